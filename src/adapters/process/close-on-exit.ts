@@ -1,0 +1,152 @@
+import { checkDuration, failOption } from '../../core/options.js'
+
+/** What {@link closeOnExit} closes: every closable component of this package, and anything shaped like one. */
+export interface Closable {
+  /** What the report of a failed close calls it. */
+  readonly name?: string
+  /** Settles what was accepted and releases what was opened, within the deadline. */
+  close(options?: { timeoutMs?: number }): PromiseLike<unknown> | unknown
+  /** Puts what is held where it belongs without waiting, for a process that is about to end. */
+  flushSync?(): void
+}
+
+/** Options of {@link closeOnExit}. */
+export interface CloseOnExitOptions {
+  /**
+   * How long all closing together may take, in milliseconds; what is left then is abandoned.
+   * @defaultValue 10_000
+   */
+  timeoutMs?: number | undefined
+  /**
+   * The signals at which to close.
+   * @defaultValue ['SIGTERM', 'SIGINT']
+   */
+  signals?: readonly NodeJS.Signals[] | undefined
+}
+
+/** The defaults of {@link CloseOnExitOptions}. */
+export const closeOnExitDefaults: { readonly timeoutMs: number; readonly signals: readonly NodeJS.Signals[] } = {
+  timeoutMs: 10_000,
+  signals: ['SIGTERM', 'SIGINT'],
+}
+
+/**
+ * Closes components, one after the other in the given order, when the process is about to end: put what takes work in
+ * before what that work flows into.
+ *
+ * - A signal: closes, then lets the signal do what it would have done, so that the exit status tells of it. Where the
+ *   application listens for the signal too, ending the process is left to the application. The same signal again ends
+ *   the process at once.
+ * - An uncaught exception or unhandled rejection that nobody else listens for: prints it, closes, and exits with 1.
+ * - `process.exit` and an empty event loop: calls `flushSync` where there is one; nothing else can be waited for then.
+ *   The exit code is kept.
+ *
+ * @returns a function that takes all listeners off again.
+ * @throws OptionError when a component has no `close`, or an option is wrong.
+ */
+export function closeOnExit(components: readonly Closable[], options: CloseOnExitOptions = {}): () => void {
+  if (!Array.isArray(components)) failOption('components', 'must be an array', components)
+  for (const component of components) {
+    if (typeof component?.close !== 'function') failOption('components', 'must have a close method each', component)
+  }
+  const exit = new ExitWatch([...components], {
+    timeoutMs: checkDuration('timeoutMs', options.timeoutMs ?? closeOnExitDefaults.timeoutMs),
+    signals: options.signals ?? closeOnExitDefaults.signals,
+  })
+  exit.start()
+  return () => exit.stop()
+}
+
+class ExitWatch {
+  readonly #components: readonly Closable[]
+  readonly #timeoutMs: number
+  readonly #signals: readonly NodeJS.Signals[]
+  #closing: Promise<void> | undefined
+
+  constructor(
+    components: readonly Closable[],
+    options: { readonly timeoutMs: number; readonly signals: readonly NodeJS.Signals[] },
+  ) {
+    this.#components = components
+    this.#timeoutMs = options.timeoutMs
+    this.#signals = options.signals
+  }
+
+  start(): void {
+    for (const signal of this.#signals) process.on(signal, this.#onSignal)
+    process.on('uncaughtException', this.#onUncaught)
+    process.on('exit', this.#onExit)
+  }
+
+  stop(): void {
+    for (const signal of this.#signals) process.off(signal, this.#onSignal)
+    process.off('uncaughtException', this.#onUncaught)
+    process.off('exit', this.#onExit)
+  }
+
+  readonly #onSignal = (signal: NodeJS.Signals): void => {
+    if (this.#closing !== undefined) return this.#raise(signal)
+    void this.#closeAll().then(() => {
+      if (process.listenerCount(signal) === 1) this.#raise(signal)
+    })
+  }
+
+  /** Without our listener the signal does what it does by default: the parent sees who ended the process. */
+  #raise(signal: NodeJS.Signals): void {
+    this.#flushSync()
+    this.stop()
+    process.kill(process.pid, signal)
+  }
+
+  readonly #onUncaught = (error: unknown): void => {
+    // Somebody else decides whether the process goes on.
+    if (process.listenerCount('uncaughtException') > 1) return
+    console.error(error)
+    process.exitCode ??= 1
+    if (this.#closing !== undefined) return
+    void this.#closeAll().then(() => process.exit())
+  }
+
+  readonly #onExit = (): void => this.#flushSync()
+
+  #closeAll(): Promise<void> {
+    this.#closing ??= this.#closeInOrder()
+    return this.#closing
+  }
+
+  async #closeInOrder(): Promise<void> {
+    const deadline = performance.now() + this.#timeoutMs
+    for (const component of this.#components) {
+      const timeoutMs = Math.max(0, deadline - performance.now())
+      try {
+        // The component keeps its own deadline; this one is for a close that doesn't.
+        await within(component.close({ timeoutMs }), timeoutMs + 100)
+      } catch (error) {
+        console.error(`closing ${component.name ?? 'a component'} failed:`, error)
+      }
+    }
+  }
+
+  #flushSync(): void {
+    for (const component of this.#components) {
+      try {
+        component.flushSync?.()
+      } catch (error) {
+        console.error(`flushing ${component.name ?? 'a component'} failed:`, error)
+      }
+    }
+  }
+}
+
+/** Waits for work, but no longer than so many milliseconds. */
+async function within(work: unknown, timeoutMs: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined
+  const timeout = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, timeoutMs)
+  })
+  try {
+    await Promise.race([work, timeout])
+  } finally {
+    clearTimeout(timer)
+  }
+}

@@ -1,0 +1,1 @@
+export { type Closable, type CloseOnExitOptions, closeOnExit } from './close-on-exit.js'

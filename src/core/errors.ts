@@ -1,0 +1,167 @@
+/** Every code that a {@link SpillwayError} can carry. */
+export type SpillwayErrorCode =
+  | 'ERR_CLOSED'
+  | 'ERR_FULL'
+  | 'ERR_TIMEOUT'
+  | 'ERR_CIRCUIT_OPEN'
+  | 'ERR_NO_INSTANCE'
+  | 'ERR_QUOTA_EXCEEDED'
+  | 'ERR_BATCH_RESULT'
+  | 'ERR_TOO_LARGE'
+  | 'ERR_INVALID_EVENT'
+  | 'ERR_STORE'
+  | 'ERR_OPTION'
+
+/** What the constructor of a {@link SpillwayError} takes beside its message. */
+export interface SpillwayErrorOptions {
+  /** The error that this one wraps. */
+  cause?: unknown
+  /** Whether the same call may succeed later. */
+  retryable?: boolean
+  /** How long to wait before the next try, in milliseconds, where that is known. */
+  retryAfterMs?: number
+  /** Whether the work may have been done in spite of the error: a timeout, a lost connection. */
+  outcomeUnknown?: boolean
+}
+
+/**
+ * The brand that tells our errors from others. It is a registered symbol because the ESM and the CJS copy of the package
+ * have different classes.
+ */
+const brand: unique symbol = Symbol.for('spillway.error') as never
+
+/**
+ * The base of every error that this package makes. Test for it with {@link isSpillwayError}, never with `instanceof`: the
+ * ESM and the CJS copy of a class differ.
+ */
+export class SpillwayError extends Error {
+  /** What kind of error this is; stable across releases. */
+  readonly code: SpillwayErrorCode
+  /** Whether the same call may succeed later. */
+  readonly retryable: boolean
+  /** How long to wait before the next try, in milliseconds, where that is known. */
+  readonly retryAfterMs: number | undefined
+  /** Whether the work may have been done in spite of the error. */
+  readonly outcomeUnknown: boolean
+
+  constructor(code: SpillwayErrorCode, message: string, options: SpillwayErrorOptions = {}) {
+    super(message, 'cause' in options ? { cause: options.cause } : undefined)
+    this.code = code
+    this.retryable = options.retryable ?? false
+    this.retryAfterMs = options.retryAfterMs
+    this.outcomeUnknown = options.outcomeUnknown ?? false
+  }
+
+  // An accessor: off the error's own keys, known when the stack is captured, safe from minifiers, and, unlike a static
+  // block, no reason for a bundler to keep a subclass that nobody uses.
+  override get name(): string {
+    return 'SpillwayError'
+  }
+
+  static {
+    Object.defineProperty(this.prototype, brand, { value: true })
+  }
+}
+
+/**
+ * Tells whether an error comes from this package, whichever copy of it.
+ *
+ * @param code - when given, the error must also carry this code.
+ */
+export function isSpillwayError(error: unknown, code?: string): error is SpillwayError {
+  return (
+    typeof error === 'object' &&
+    error !== null &&
+    (error as { [brand]?: unknown })[brand] === true &&
+    (code === undefined || (error as SpillwayError).code === code)
+  )
+}
+
+/** `ERR_CLOSED`: the component was closed, or closed before it could finish this. */
+export class ClosedError extends SpillwayError {
+  constructor(message: string, options?: SpillwayErrorOptions) {
+    super('ERR_CLOSED', message, options)
+  }
+  override get name(): string {
+    return 'ClosedError'
+  }
+}
+
+/** `ERR_FULL`: there was no room, or what was held made room for something newer. Retryable. */
+export class FullError extends SpillwayError {
+  /** How much the component holds at the most. */
+  readonly capacity: number
+
+  constructor(message: string, capacity: number, options?: SpillwayErrorOptions) {
+    super('ERR_FULL', message, { retryable: true, ...options })
+    this.capacity = capacity
+  }
+  override get name(): string {
+    return 'FullError'
+  }
+}
+
+/** `ERR_TIMEOUT`: an attempt took longer than its limit. Whether it was applied is unknown. */
+export class TimeoutError extends SpillwayError {
+  /** The limit that was passed, in milliseconds. */
+  readonly timeoutMs: number
+
+  constructor(message: string, timeoutMs: number, options?: SpillwayErrorOptions) {
+    super('ERR_TIMEOUT', message, { retryable: true, outcomeUnknown: true, ...options })
+    this.timeoutMs = timeoutMs
+  }
+  override get name(): string {
+    return 'TimeoutError'
+  }
+}
+
+/** `ERR_BATCH_RESULT`: a batch function answered with something that is not one result for each item. */
+export class BatchResultError extends SpillwayError {
+  constructor(message: string, options?: SpillwayErrorOptions) {
+    super('ERR_BATCH_RESULT', message, options)
+  }
+  override get name(): string {
+    return 'BatchResultError'
+  }
+}
+
+/** `ERR_TOO_LARGE`: one item alone is over the limit. */
+export class TooLargeError extends SpillwayError {
+  /** The limit, in bytes. */
+  readonly maxBytes: number
+
+  constructor(message: string, maxBytes: number, options?: SpillwayErrorOptions) {
+    super('ERR_TOO_LARGE', message, options)
+    this.maxBytes = maxBytes
+  }
+  override get name(): string {
+    return 'TooLargeError'
+  }
+}
+
+/**
+ * `ERR_STORE`: a store, sink or other server behind a port failed. The original error is in `cause`; adapters say by
+ * `outcomeUnknown` whether the work may have been done.
+ */
+export class StoreError extends SpillwayError {
+  constructor(message: string, options?: SpillwayErrorOptions) {
+    super('ERR_STORE', message, { retryable: true, ...options })
+  }
+  override get name(): string {
+    return 'StoreError'
+  }
+}
+
+/** `ERR_OPTION`: an option or argument is wrong. The message names the field, the rule, the value and its type. */
+export class OptionError extends SpillwayError {
+  /** The option's name. */
+  readonly field: string
+
+  constructor(field: string, message: string) {
+    super('ERR_OPTION', message)
+    this.field = field
+  }
+  override get name(): string {
+    return 'OptionError'
+  }
+}

@@ -1,0 +1,41 @@
+export {
+  AsyncBatcher,
+  type AsyncBatcherEvents,
+  type AsyncBatcherOptions,
+  type AsyncBatcherStats,
+  type BatchFunction,
+} from './batcher/async-batcher.js'
+export {
+  AsyncWriteBuffer,
+  type AsyncWriteBufferEvents,
+  type AsyncWriteBufferOptions,
+  type AsyncWriteBufferStats,
+  type WriteFunction,
+} from './batcher/async-write-buffer.js'
+export { type Clock, systemClock } from './core/clock.js'
+export {
+  ClosableComponent,
+  type CloseOptions,
+  type CloseReport,
+  Component,
+  type ComponentOptions,
+  type FlushReport,
+} from './core/component.js'
+export {
+  BatchResultError,
+  ClosedError,
+  FullError,
+  isSpillwayError,
+  OptionError,
+  SpillwayError,
+  type SpillwayErrorCode,
+  type SpillwayErrorOptions,
+  StoreError,
+  TimeoutError,
+  TooLargeError,
+} from './core/errors.js'
+export { Emitter, type Listener } from './core/events.js'
+export type { Overflow } from './core/options.js'
+export type * from './core/ports.js'
+export type { RetryOptions } from './core/retry.js'
+export type * from './core/stats.js'

@@ -1,0 +1,674 @@
+import type { Clock } from '../core/clock.js'
+import type { FlushReport } from '../core/component.js'
+import { ClosedError, FullError, type SpillwayError, TooLargeError } from '../core/errors.js'
+import type { Overflow } from '../core/options.js'
+import type { BatchContext } from '../core/ports.js'
+import { type ContextRunner, captureContext } from './async-context.js'
+import { Batch, type Entry, Group } from './batch.js'
+import { Books, type Cohort } from './batch-books.js'
+import { batchId } from './batch-id.js'
+import type { BatchPolicy } from './batch-options.js'
+import { BatchRun, type Portion, type RunHost } from './batch-run.js'
+import { LinkedList } from './linked-list.js'
+import { Room } from './room.js'
+import { TurnClock } from './turn-clock.js'
+
+/** What a face of the engine supplies: what running a batch means, and how one entry is settled. */
+export interface BatchFace<E extends Entry> {
+  /** Hands entries to the user's function, in the async context in which the component was made. */
+  call(entries: readonly E[], context: BatchContext): unknown
+  /** What is wrong with an answer as a whole; such a batch fails. */
+  check?(entries: readonly E[], answer: unknown): Error | undefined
+  /** Settles one entry of a batch that was done; returns whether this entry succeeded. */
+  complete(entry: E, index: number, answer: unknown): boolean
+  /** Settles one entry that failed, was dropped or abandoned. */
+  fail(entry: E, error: unknown): void
+  /** Another entry of this key is in flight: keep this one back until that one settles. */
+  hold?(entry: E): boolean
+  /** The entry leaves the queue, for good or bad: from now on it takes nothing in. */
+  left?(entry: E): void
+  /** The slot of these entries is free; returns those that were kept back for them. */
+  freed?(entries: readonly E[]): readonly E[]
+  onDispatched?(portion: Portion<E>, size: number): void
+  onRetried?(portion: Portion<E>, attempt: number, delayMs: number, error: unknown): void
+  onSettled?(portion: Portion<E>, succeeded: number, failed: number, durationMs: number): void
+  onFailed?(portion: Portion<E>, entries: readonly E[], error: unknown): void
+  onDropped?(entry: E, reason: 'drop-newest' | 'drop-oldest'): void
+}
+
+/** The surroundings of a queue: what its component was made with. */
+export interface QueueSetting {
+  readonly name: string
+  readonly clock: Clock
+  readonly random: () => number
+  /** Whether `random` was given by the user, so that ids must come from it too. */
+  readonly seeded: boolean
+}
+
+/**
+ * The engine under everything that batches: accept, hold, let go in batches, settle.
+ *
+ *     offer ──► open batch of the group ──due: full, maxWaitMs, flush, close, idle──► ready groups, in turn
+ *                                                                                         │ a free slot
+ *     settled ◄── release ◄── BatchRun: attempts, back-off, bisection ◄──────────────────┘
+ *
+ * Invariants: of a group's batches only the last can be not due; a group is in `#ready` exactly while its first batch is
+ * due; the timer is armed only while a batch waits for `maxWaitMs`.
+ */
+export class BatchQueue<E extends Entry> {
+  readonly books: Books = new Books()
+  readonly #setting: QueueSetting
+  readonly #policy: BatchPolicy
+  readonly #face: BatchFace<E>
+  readonly #turnClock: TurnClock
+  readonly #inContext: ContextRunner = captureContext()
+  readonly #host: RunHost<E>
+  readonly #room: Room
+
+  /** The group of all that has no key. */
+  readonly #solo: Group<E> = new Group(undefined)
+  readonly #groups = new Map<unknown, Group<E>>()
+  /** Batches that aren't due, oldest first, so that the first one's deadline is the next. */
+  readonly #waiting = new LinkedList<Batch<E>>()
+  /** Groups with a due batch, served in turn. */
+  readonly #ready = new LinkedList<Group<E>>()
+  /** Batches that were opened in this turn and may leave at its end. */
+  #fresh: Batch<E>[] = []
+  readonly #runs = new Set<BatchRun<E>>()
+  /** Entries that wait for their key's batch in flight. */
+  readonly #held = new Set<E>()
+  /** Entries accepted and not dispatched: what `capacity` bounds. */
+  #depth = 0
+  #cohort: Cohort | undefined
+  #cancelTimer: (() => void) | undefined
+  #pumpScheduled = false
+  #endOfTurnScheduled = false
+  #pumping = false
+  #calling = 0
+  #closed = false
+  #drained: (() => void) | undefined
+
+  constructor(setting: QueueSetting, policy: BatchPolicy, face: BatchFace<E>) {
+    this.#setting = setting
+    this.#policy = policy
+    this.#face = face
+    this.#turnClock = TurnClock.of(setting.clock)
+    this.#room = new Room(
+      () => policy.capacity - this.#depth,
+      (callback) => setting.clock.defer(callback),
+    )
+    this.#host = this.#makeHost()
+  }
+
+  /** Batches that hold a slot. */
+  get running(): number {
+    return this.#runs.size
+  }
+
+  get closed(): boolean {
+    return this.#closed
+  }
+
+  /** Whether the user's function is on the stack while it and its like hold every slot. */
+  get saturatedByCaller(): boolean {
+    return this.#calling > 0 && this.#runs.size >= this.#policy.concurrency
+  }
+
+  /** Whether others wait for room, so that who would wait too must join behind them. */
+  get hasRoom(): boolean {
+    return this.#depth < this.#policy.capacity && !this.#room.contended
+  }
+
+  get room(): Room {
+    return this.#room
+  }
+
+  // ── accept ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** Accepts an entry, or returns why not. Either way it is in the books. */
+  offer(entry: E, groupKey?: unknown): SpillwayError | undefined {
+    if (this.#closed) return this.#refuse(this.closedError())
+    if (entry.bytes > this.#policy.maxBatchBytes) return this.#refuse(this.#tooLargeError(entry.bytes))
+    if (this.#depth >= this.#policy.capacity) {
+      const full = this.#overflow(entry)
+      if (full !== undefined) return full
+    }
+    this.books.offered++
+    this.books.queued++
+    this.#depth++
+    this.#room.taken()
+    const cohort = this.#currentCohort()
+    cohort.epoch.pending++
+    entry.cohort = cohort
+    this.#place(entry, groupKey === undefined ? this.#solo : this.#groupOf(groupKey))
+    return undefined
+  }
+
+  /** Counts one more offer that was merged into an entry which hasn't left yet. */
+  merge(entry: E): void {
+    const books = this.books
+    books.offered++
+    books.queued++
+    books.epoch.pending++
+    const { cohort } = entry
+    if (cohort.epoch !== books.epoch) {
+      entry.earlier ??= []
+      const before = entry.earlier.reduce((sum, part) => sum + part.units, 0)
+      entry.earlier.push({ epoch: cohort.epoch, units: entry.units - before })
+      entry.cohort = { at: cohort.at, epoch: books.epoch }
+    }
+    entry.units++
+  }
+
+  /** Counts an offer that the face itself refuses. */
+  reject(): void {
+    this.books.offered++
+    this.books.rejected++
+  }
+
+  /** Counts an offer whose caller gave up before it was accepted. */
+  abortUnaccepted(): void {
+    this.books.offered++
+    this.books.accepted.aborted++
+  }
+
+  /** Takes an entry out because its caller gave up; returns whether there was still something to give up. */
+  abort(entry: E, reason: unknown): boolean {
+    if (entry.done) return false
+    entry.done = true
+    const batch = entry.batch as unknown as Batch<E>
+    const { run } = batch
+    if (run === undefined) {
+      this.#unqueue(entry, batch)
+      this.#settle(entry, 'aborted')
+      this.#room.admit()
+      this.#checkDrained()
+    } else {
+      this.books.inFlight -= entry.units
+      this.#settle(entry, 'aborted')
+      run.forsake(reason)
+    }
+    return true
+  }
+
+  // ── let go ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  flush(): Promise<FlushReport> {
+    if (this.books.queued + this.books.inFlight === 0) {
+      return Promise.resolve({ succeeded: 0, failed: 0, dropped: 0 })
+    }
+    this.#letAllGo()
+    this.#cohort = undefined
+    return this.books.flush()
+  }
+
+  /** Refuses more, lets all go, and resolves once every entry is settled and every slot free. */
+  drain(): Promise<void> {
+    this.#closed = true
+    return new Promise((resolve) => {
+      this.#drained = resolve
+      this.#room.refuseAll(() => this.closedError())
+      this.#letAllGo()
+      for (const run of [...this.#runs]) run.hurry()
+      this.#checkDrained()
+    })
+  }
+
+  /** Fails all that is left, and says how much that was. */
+  abandon(): number {
+    this.#closed = true
+    const error = new ClosedError(`${this.#setting.name} was closed before this could finish`)
+    let abandoned = 0
+    const giveUp = (entry: E): void => {
+      if (entry.done) return
+      entry.done = true
+      abandoned += entry.units
+      this.#settle(entry, 'failed')
+      this.#face.fail(entry, error)
+    }
+    const runs = [...this.#runs]
+    const queued = [...this.#queuedBatches()].flatMap((batch) => batch.take())
+    queued.push(...this.#held)
+    this.#clear()
+    for (const entry of queued) {
+      this.#face.left?.(entry)
+      giveUp(entry)
+    }
+    for (const run of runs) {
+      for (const entry of run.batch.entries) giveUp(entry)
+      run.abandon(error)
+    }
+    return abandoned
+  }
+
+  closedError(): ClosedError {
+    return new ClosedError(`${this.#setting.name} is closed`)
+  }
+
+  #letAllGo(): void {
+    for (let batch = this.#waiting.first; batch !== undefined; batch = this.#waiting.first) this.#becomeDue(batch)
+  }
+
+  // ── hold ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  #currentCohort(): Cohort {
+    const at = this.#turnClock.now()
+    const cohort = this.#cohort
+    if (cohort !== undefined && cohort.at === at) return cohort
+    this.#cohort = { at, epoch: this.books.epoch }
+    return this.#cohort
+  }
+
+  #groupOf(key: unknown): Group<E> {
+    let group = this.#groups.get(key)
+    if (group === undefined) {
+      group = new Group(key)
+      this.#groups.set(key, group)
+    }
+    return group
+  }
+
+  #place(entry: E, group: Group<E>): void {
+    const { maxBatchSize, maxBatchBytes } = this.#policy
+    let batch = group.batches.last
+    if (batch === undefined || !batch.fits(entry, maxBatchSize, maxBatchBytes)) {
+      if (batch !== undefined && !batch.due) this.#becomeDue(batch)
+      batch = this.#open(group, entry.cohort.at)
+    }
+    batch.add(entry)
+    if (!batch.due && (batch.size >= maxBatchSize || batch.bytes >= maxBatchBytes)) this.#becomeDue(batch)
+  }
+
+  #open(group: Group<E>, openedAt: number): Batch<E> {
+    const { eager, maxWaitMs, keyed } = this.#policy
+    const batch = new Batch<E>(group, openedAt, keyed)
+    batch.inGroup = group.batches.push(batch)
+    batch.waiting = this.#waiting.push(batch)
+    if (maxWaitMs === 0 || (eager && group.running === 0)) {
+      this.#fresh.push(batch)
+      if (!this.#endOfTurnScheduled) {
+        this.#endOfTurnScheduled = true
+        this.#setting.clock.defer(this.#endTurn)
+      }
+    } else if (this.#cancelTimer === undefined) {
+      this.#armTimer()
+    }
+    return batch
+  }
+
+  readonly #endTurn = (): void => {
+    this.#endOfTurnScheduled = false
+    const fresh = this.#fresh
+    this.#fresh = []
+    for (const batch of fresh) {
+      if (batch.waiting !== undefined && (this.#policy.maxWaitMs === 0 || batch.group.running === 0)) {
+        this.#becomeDue(batch, false)
+      }
+    }
+    this.#pump()
+    // What gathers behind a batch in flight waits for that one, or for its own deadline.
+    if (!this.#waiting.empty && this.#cancelTimer === undefined) this.#armTimer()
+  }
+
+  /** @param pump - false where the caller pumps right after. */
+  #becomeDue(batch: Batch<E>, pump = true): void {
+    batch.due = true
+    this.#stopWaiting(batch)
+    const { group } = batch
+    if (group.ready === undefined && group.batches.first === batch) group.ready = this.#ready.push(group)
+    if (pump) this.#schedulePump()
+  }
+
+  #stopWaiting(batch: Batch<E>): void {
+    if (batch.waiting === undefined) return
+    this.#waiting.remove(batch.waiting)
+    batch.waiting = undefined
+    if (this.#waiting.empty) {
+      this.#cancelTimer?.()
+      this.#cancelTimer = undefined
+    }
+  }
+
+  #armTimer(): void {
+    const first = this.#waiting.first
+    if (first === undefined) return
+    const leftMs = first.openedAt + this.#policy.maxWaitMs - this.#setting.clock.now()
+    this.#cancelTimer = this.#setting.clock.setTimer(this.#onTimer, Math.max(0, leftMs))
+  }
+
+  readonly #onTimer = (): void => {
+    this.#cancelTimer = undefined
+    const now = this.#setting.clock.now()
+    for (let batch = this.#waiting.first; batch !== undefined; batch = this.#waiting.first) {
+      if (batch.openedAt + this.#policy.maxWaitMs > now) break
+      this.#becomeDue(batch, false)
+    }
+    this.#armTimer()
+    this.#pump()
+  }
+
+  // ── dispatch ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** A microtask later, so that the user's function never runs inside `add`, `put`, `flush` or `close`. */
+  #schedulePump(): void {
+    if (this.#pumpScheduled || this.#pumping || this.#runs.size >= this.#policy.concurrency) return
+    this.#pumpScheduled = true
+    queueMicrotask(this.#scheduledPump)
+  }
+
+  readonly #scheduledPump = (): void => {
+    this.#pumpScheduled = false
+    this.#pump()
+  }
+
+  #pump(): void {
+    if (this.#pumping) return
+    this.#pumping = true
+    while (this.#runs.size < this.#policy.concurrency) {
+      const group = this.#ready.shift()
+      if (group === undefined) break
+      group.ready = undefined
+      const batch = group.batches.shift() as Batch<E>
+      batch.inGroup = undefined
+      // To the end of the line: one group's backlog never starves another.
+      if (group.batches.first?.due) group.ready = this.#ready.push(group)
+      this.#dispatch(batch)
+      this.#room.admit()
+    }
+    this.#pumping = false
+    this.#checkDrained()
+  }
+
+  #dispatch(batch: Batch<E>): void {
+    const { size } = batch
+    const entries = this.#takeFree(batch)
+    if (entries.length === 0) return this.#forgetIfIdle(batch.group)
+    let units = 0
+    for (const entry of entries) units += entry.units
+    this.#depth -= entries.length
+    this.books.queued -= units
+    this.books.inFlight += units
+    this.books.batches++
+    this.books.batchSizes.record(this.#policy.keyed ? size : entries.length)
+    batch.entries = entries
+    batch.group.running++
+    const run = new BatchRun(this.#host, batch, entries)
+    batch.run = run
+    this.#runs.add(run)
+    this.#face.onDispatched?.(run.portion, this.#policy.keyed ? size : entries.length)
+    run.start()
+  }
+
+  /** The batch's entries, less those that must wait for their key. */
+  #takeFree(batch: Batch<E>): E[] {
+    const entries = batch.take()
+    const face = this.#face
+    if (face.left === undefined) return entries
+    return entries.filter((entry) => {
+      if (face.hold?.(entry)) {
+        this.#held.add(entry)
+        entry.batch = undefined
+        return false
+      }
+      face.left?.(entry)
+      return true
+    })
+  }
+
+  #release(run: BatchRun<E>): void {
+    const { batch } = run
+    const { group } = batch
+    this.#runs.delete(run)
+    group.running--
+    for (const entry of this.#face.freed?.(batch.entries) ?? []) {
+      this.#held.delete(entry)
+      this.#place(entry, group)
+      // It was due when it was kept back.
+      const last = group.batches.last
+      if (last !== undefined && !last.due) this.#becomeDue(last, false)
+    }
+    const open = group.batches.last
+    if (this.#policy.eager && group.running === 0 && open !== undefined && !open.due) this.#becomeDue(open, false)
+    this.#forgetIfIdle(group)
+    this.#pump()
+  }
+
+  #forgetIfIdle(group: Group<E>): void {
+    if (group !== this.#solo && group.running === 0 && group.batches.empty) this.#groups.delete(group.key)
+  }
+
+  // ── settle ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  #recordSuccess(portion: Portion<E>, answer: unknown): void {
+    const now = this.#setting.clock.now()
+    const { entries } = portion
+    const { books } = this
+    let cohort: Cohort | undefined
+    let succeeded = 0
+    let failed = 0
+    let allSucceeded = 0
+    let allFailed = 0
+    const credit = (): void => {
+      if (cohort === undefined) return
+      if (succeeded > 0) books.settle(cohort.epoch, 'succeeded', succeeded)
+      if (failed > 0) books.settle(cohort.epoch, 'failed', failed)
+      books.inFlight -= succeeded + failed
+      books.latencyUs.record((now - cohort.at) * 1000, succeeded + failed)
+      allSucceeded += succeeded
+      allFailed += failed
+      succeeded = 0
+      failed = 0
+    }
+    // Entries of one cohort are settled in the books together: neighbours mostly came in the same turn.
+    for (let index = 0; index < entries.length; index++) {
+      const entry = entries[index] as E
+      if (entry.done) continue
+      entry.done = true
+      if (entry.cohort !== cohort || entry.units !== 1) {
+        credit()
+        cohort = entry.cohort
+      }
+      if (entry.units === 1) {
+        if (this.#face.complete(entry, index, answer)) succeeded++
+        else failed++
+      } else {
+        const outcome = this.#face.complete(entry, index, answer) ? 'succeeded' : 'failed'
+        this.books.inFlight -= entry.units
+        this.#settle(entry, outcome)
+        books.latencyUs.record((now - entry.cohort.at) * 1000)
+        if (outcome === 'succeeded') allSucceeded += entry.units
+        else allFailed += entry.units
+        cohort = undefined
+      }
+    }
+    credit()
+    this.#face.onSettled?.(portion, allSucceeded, allFailed, now - portion.startedAt)
+  }
+
+  #recordFailure(portion: Portion<E>, error: unknown): void {
+    const now = this.#setting.clock.now()
+    const failed: E[] = []
+    let units = 0
+    for (const entry of portion.entries) {
+      if (entry.done) continue
+      entry.done = true
+      failed.push(entry)
+      units += entry.units
+      this.books.inFlight -= entry.units
+      this.#settle(entry, 'failed')
+      this.books.latencyUs.record((now - entry.cohort.at) * 1000)
+      this.#face.fail(entry, error)
+    }
+    if (failed.length === 0) return
+    this.#face.onFailed?.(portion, failed, error)
+    this.#face.onSettled?.(portion, 0, units, now - portion.startedAt)
+  }
+
+  /** Records one entry's end, in each of the epochs in which parts of it were accepted. */
+  #settle(entry: E, outcome: 'succeeded' | 'failed' | 'dropped' | 'aborted'): void {
+    let left = entry.units
+    if (entry.earlier !== undefined) {
+      for (const { epoch, units } of entry.earlier) {
+        this.books.settle(epoch, outcome, units)
+        left -= units
+      }
+    }
+    this.books.settle(entry.cohort.epoch, outcome, left)
+  }
+
+  // ── full ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** Makes room, or returns why the newcomer can't have it. */
+  #overflow(newcomer: E): SpillwayError | undefined {
+    const { overflow } = this.#policy
+    if (overflow === 'reject') return this.#refuse(this.#fullError('is full'))
+    const victim = overflow === 'drop-oldest' ? this.#oldest() : undefined
+    if (victim === undefined) {
+      this.books.offered++
+      this.books.droppedAtEntry++
+      this.#face.onDropped?.(newcomer, 'drop-newest')
+      return this.#fullError('is full and dropped the newest')
+    }
+    victim.done = true
+    if (victim.batch === undefined) this.#unhold(victim)
+    else this.#unqueue(victim, victim.batch as unknown as Batch<E>)
+    this.#settle(victim, 'dropped')
+    this.#face.fail(victim, this.#fullError('is full and dropped the oldest'))
+    this.#face.onDropped?.(victim, 'drop-oldest')
+    return undefined
+  }
+
+  /** What was accepted first of all that hasn't left. */
+  #oldest(): E | undefined {
+    let oldest: E | undefined
+    const consider = (entry: E | undefined): void => {
+      if (entry !== undefined && (oldest === undefined || entry.cohort.at < oldest.cohort.at)) oldest = entry
+    }
+    consider(this.#held.values().next().value)
+    consider(this.#solo.batches.first?.oldest)
+    for (const group of this.#groups.values()) consider(group.batches.first?.oldest)
+    return oldest
+  }
+
+  /** Takes an entry, already marked as done, out of a batch that hasn't left. */
+  #unqueue(entry: E, batch: Batch<E>): void {
+    this.#depth--
+    this.books.queued -= entry.units
+    this.#face.left?.(entry)
+    batch.withdraw(entry)
+    if (batch.live > 0) return
+    const { group } = batch
+    this.#stopWaiting(batch)
+    if (batch.inGroup !== undefined) group.batches.remove(batch.inGroup)
+    batch.inGroup = undefined
+    if (group.ready !== undefined && !group.batches.first?.due) {
+      this.#ready.remove(group.ready)
+      group.ready = undefined
+    }
+    this.#forgetIfIdle(group)
+  }
+
+  #unhold(entry: E): void {
+    this.#depth--
+    this.books.queued -= entry.units
+    this.#held.delete(entry)
+    this.#face.left?.(entry)
+  }
+
+  #refuse(error: SpillwayError): SpillwayError {
+    this.reject()
+    return error
+  }
+
+  /** Made without a stack trace: when the load is too high, errors must be cheap. */
+  #fullError(what: string): FullError {
+    const { capacity } = this.#policy
+    const limit = Error.stackTraceLimit
+    try {
+      Error.stackTraceLimit = 0
+      return new FullError(`${this.#setting.name} ${what} (capacity ${capacity})`, capacity)
+    } finally {
+      Error.stackTraceLimit = limit
+    }
+  }
+
+  #tooLargeError(bytes: number): TooLargeError {
+    const { maxBatchBytes } = this.#policy
+    return new TooLargeError(
+      `${this.#setting.name}: an item of ${bytes} bytes is over maxBatchBytes (${maxBatchBytes})`,
+      maxBatchBytes,
+    )
+  }
+
+  // ── close ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  #checkDrained(): void {
+    if (this.#drained === undefined || this.#depth > 0 || this.#runs.size > 0) return
+    const drained = this.#drained
+    this.#drained = undefined
+    this.#clear()
+    drained()
+  }
+
+  *#queuedBatches(): IterableIterator<Batch<E>> {
+    yield* this.#solo.batches
+    for (const group of this.#groups.values()) yield* group.batches
+  }
+
+  /** Forgets everything that was held; who calls it has settled it. */
+  #clear(): void {
+    this.#cancelTimer?.()
+    this.#cancelTimer = undefined
+    for (let batch = this.#waiting.shift(); batch !== undefined; batch = this.#waiting.shift())
+      batch.waiting = undefined
+    for (let group = this.#ready.shift(); group !== undefined; group = this.#ready.shift()) group.ready = undefined
+    while (this.#solo.batches.shift() !== undefined);
+    this.#groups.clear()
+    this.#held.clear()
+    this.#fresh = []
+    this.#runs.clear()
+    this.#depth = 0
+    this.books.queued = 0
+    this.books.inFlight = 0
+  }
+
+  #makeHost(): RunHost<E> {
+    const { clock, random, seeded, name } = this.#setting
+    const { timeoutMs, timeoutGraceMs, retry, idempotent, bisect } = this.#policy
+    const face = this.#face
+    const books = this.books
+    const isClosed = (): boolean => this.#closed
+    return {
+      policy: { name, timeoutMs, timeoutGraceMs, retry, idempotent, bisect },
+      clock,
+      random,
+      inContext: this.#inContext,
+      get closing() {
+        return isClosed()
+      },
+      newBatchId: () => batchId(clock.wallNow(), seeded ? random : undefined),
+      call: (entries, context) => {
+        this.#calling++
+        try {
+          return face.call(entries, context)
+        } finally {
+          this.#calling--
+        }
+      },
+      check: (entries, answer) => face.check?.(entries, answer),
+      recordTimeout: () => {
+        books.timeouts++
+      },
+      recordOverrun: () => {
+        books.overruns++
+      },
+      recordRetry: (portion, attempt, delayMs, error) => {
+        books.retries++
+        face.onRetried?.(portion, attempt, delayMs, error)
+      },
+      recordSuccess: (portion, answer) => this.#recordSuccess(portion, answer),
+      recordFailure: (portion, error) => this.#recordFailure(portion, error),
+      release: (run) => this.#release(run),
+    }
+  }
+}

@@ -1,0 +1,142 @@
+import type { Cohort, Epoch } from './batch-books.js'
+import type { BatchRun } from './batch-run.js'
+import { LinkedList, type ListNode } from './linked-list.js'
+
+/** How many withdrawn entries a batch keeps before it closes the gaps. */
+const gapsAllowed = 32
+
+/** One thing that the engine holds. Faces extend it with what they need to run and settle it. */
+export abstract class Entry {
+  /** When it was accepted; set by the engine. */
+  cohort: Cohort = undefined as never
+  /** Where it is, queued or in flight; undefined while its key is held back. */
+  batch: Batch<Entry> | undefined = undefined
+  /** Settled, dropped or aborted: whatever comes later for it is ignored. */
+  done = false
+  /** How many offers it stands for; more than one when offers were merged. */
+  units = 1
+  /** What it adds to `maxBatchBytes`. */
+  bytes = 0
+  /** Equal keys within a batch are one item; undefined is no key. */
+  key: unknown = undefined
+  /** Of `units`, those that were accepted before a flush that came before the cohort's epoch. */
+  earlier: { readonly epoch: Epoch; readonly units: number }[] | undefined = undefined
+}
+
+/** Batches of one group: only the last may have room, all before it are full and due. */
+export class Group<E extends Entry> {
+  readonly key: unknown
+  readonly batches: LinkedList<Batch<E>> = new LinkedList()
+  /** Batches of this group that hold a slot. */
+  running = 0
+  /** Its place among the groups that have a due batch. */
+  ready: ListNode<Group<E>> | undefined
+
+  constructor(key: unknown) {
+    this.key = key
+  }
+}
+
+/** Entries that leave together. */
+export class Batch<E extends Entry> {
+  readonly group: Group<E>
+  entries: E[] = []
+  /** Entries that weren't withdrawn. */
+  live = 0
+  /** What counts towards `maxBatchSize`: live entries, equal keys once. */
+  size = 0
+  bytes = 0
+  /** Ready to leave, waiting for a slot at most. It still takes entries while it has room. */
+  due = false
+  /** When its first entry was accepted. */
+  readonly openedAt: number
+  /** How many live entries bear each key; only where keys are used. */
+  readonly keys: Map<unknown, number> | undefined
+  /** Set once it has left. */
+  run: BatchRun<E> | undefined
+  /** Its place among the batches of its group. */
+  inGroup: ListNode<Batch<E>> | undefined
+  /** Its place among the batches that wait to become due. */
+  waiting: ListNode<Batch<E>> | undefined
+  /** Entries before it are withdrawn. */
+  #head = 0
+
+  constructor(group: Group<E>, openedAt: number, keyed: boolean) {
+    this.group = group
+    this.openedAt = openedAt
+    this.keys = keyed ? new Map() : undefined
+  }
+
+  /** Whether an entry can join without passing a limit. */
+  fits(entry: E, maxSize: number, maxBytes: number): boolean {
+    if (this.keys?.has(entry.key)) return true
+    return this.size < maxSize && this.bytes + entry.bytes <= maxBytes
+  }
+
+  add(entry: E): void {
+    this.entries.push(entry)
+    this.live++
+    entry.batch = this as unknown as Batch<Entry>
+    if (this.keys !== undefined) {
+      const same = this.keys.get(entry.key) ?? 0
+      this.keys.set(entry.key, same + 1)
+      if (same > 0) {
+        // The item is sent once, so its bytes count once, with the entry that brought them.
+        entry.bytes = 0
+        return
+      }
+    }
+    this.size++
+    this.bytes += entry.bytes
+  }
+
+  /** Takes an entry out that is already marked as done. */
+  withdraw(entry: E): void {
+    this.live--
+    this.bytes -= entry.bytes
+    if (this.keys !== undefined) {
+      const same = (this.keys.get(entry.key) as number) - 1
+      if (same > 0) {
+        this.keys.set(entry.key, same)
+        this.#inherit(entry)
+      } else {
+        this.keys.delete(entry.key)
+        this.size--
+      }
+    } else {
+      this.size--
+    }
+    if (this.entries.length > 2 * this.live + gapsAllowed) this.#closeGaps()
+  }
+
+  /** The entry that has waited longest. */
+  get oldest(): E | undefined {
+    while (this.entries[this.#head]?.done) this.#head++
+    return this.entries[this.#head]
+  }
+
+  /** The entries that weren't withdrawn. */
+  take(): E[] {
+    if (this.live !== this.entries.length) this.#closeGaps()
+    return this.entries
+  }
+
+  #closeGaps(): void {
+    this.entries = this.entries.filter((entry) => !entry.done)
+    this.#head = 0
+  }
+
+  /** When the entry that brought a shared item's bytes goes, another one of its key bears them. */
+  #inherit(gone: E): void {
+    if (gone.bytes === 0) return
+    const heir = this.entries.find((entry) => !entry.done && sameKey(entry.key, gone.key))
+    if (heir === undefined) return
+    heir.bytes = gone.bytes
+    this.bytes += gone.bytes
+  }
+}
+
+/** Whether two keys are the same to a Map: NaN equals itself, and 0 equals -0. */
+export function sameKey(a: unknown, b: unknown): boolean {
+  return a === b || (Number.isNaN(a) && Number.isNaN(b))
+}

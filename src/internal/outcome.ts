@@ -1,0 +1,49 @@
+import { isSpillwayError } from '../core/errors.js'
+
+/** Codes of a connection that broke after the request may have been sent. A refused connection is not among them. */
+const lostConnectionCodes: ReadonlySet<unknown> = new Set([
+  // Node's sockets
+  'ECONNRESET',
+  'ECONNABORTED',
+  'EPIPE',
+  'ETIMEDOUT',
+  'ESOCKETTIMEDOUT',
+  'ERR_STREAM_PREMATURE_CLOSE',
+  // undici: closed by the other side, no answer in time
+  'UND_ERR_SOCKET',
+  'UND_ERR_HEADERS_TIMEOUT',
+  'UND_ERR_BODY_TIMEOUT',
+  // HTTP/2
+  'ERR_HTTP2_STREAM_ERROR',
+  'ERR_HTTP2_SESSION_ERROR',
+  // SQLSTATE class 08, and 57P01 to 57P03: the server went away under the session
+  '08000',
+  '08003',
+  '08006',
+  '08007',
+  '57P01',
+  '57P02',
+])
+
+/** How far a chain of causes is followed; wrapped errors are rarely wrapped more than twice. */
+const maxDepth = 4
+
+/**
+ * Whether an error leaves open if the work was done: a timeout, a lost connection. Work with such an outcome may be
+ * done again only where doing it twice does no harm.
+ */
+export function isOutcomeUnknown(error: unknown): boolean {
+  let current = error
+  for (let depth = 0; depth < maxDepth && typeof current === 'object' && current !== null; depth++) {
+    if (isSpillwayError(current)) {
+      if (current.outcomeUnknown) return true
+    } else {
+      const { name, code, message } = current as { name?: unknown; code?: unknown; message?: unknown }
+      // AbortSignal.timeout() and aborted fetches; `pg` tells a broken connection by its message alone.
+      if (name === 'TimeoutError' || name === 'AbortError' || lostConnectionCodes.has(code)) return true
+      if (typeof message === 'string' && message.startsWith('Connection terminated')) return true
+    }
+    current = (current as { cause?: unknown }).cause
+  }
+  return false
+}

@@ -1,0 +1,43 @@
+import type { Clock } from '../core/clock.js'
+
+const shared = new WeakMap<Clock, TurnClock>()
+
+/**
+ * A clock that is read once a turn of the event loop. A clock read costs as much as all else on a hot path, and within
+ * one turn the time that matters, when the turn's input came in, is the same for every call.
+ */
+export class TurnClock {
+  readonly #clock: Clock
+  #read = false
+  #now = 0
+
+  private constructor(clock: Clock) {
+    this.#clock = clock
+  }
+
+  /** The one that all components on this clock share, so that a turn costs one read in all. */
+  static of(clock: Clock): TurnClock {
+    let turnClock = shared.get(clock)
+    if (turnClock === undefined) {
+      turnClock = new TurnClock(clock)
+      shared.set(clock, turnClock)
+    }
+    return turnClock
+  }
+
+  /** Monotonic milliseconds, as of the first call in this turn. */
+  now(): number {
+    return this.#read ? this.#now : this.#readClock()
+  }
+
+  #readClock(): number {
+    this.#now = this.#clock.now()
+    this.#read = true
+    this.#clock.defer(this.#forget)
+    return this.#now
+  }
+
+  readonly #forget = (): void => {
+    this.#read = false
+  }
+}

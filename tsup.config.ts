@@ -1,0 +1,18 @@
+import { defineConfig } from 'tsup'
+
+export default defineConfig({
+  entry: {
+    index: 'src/index.ts',
+    process: 'src/adapters/process/index.ts',
+    testing: 'src/testing/index.ts',
+  },
+  format: ['esm', 'cjs'],
+  target: 'es2022',
+  platform: 'neutral',
+  // One copy of each error class, whichever sub-path it is imported from.
+  splitting: true,
+  sourcemap: true,
+  clean: true,
+  treeshake: false,
+  dts: { compilerOptions: { ignoreDeprecations: '6.0' } },
+})
