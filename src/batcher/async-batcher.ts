@@ -6,7 +6,8 @@ import type { BatchContext } from '../core/ports.js'
 import type { RetryOptions } from '../core/retry.js'
 import type { BatchStats } from '../core/stats.js'
 import { onAbort } from '../internal/abort.js'
-import { Entry } from '../internal/batch.js'
+import { type Batch, type Entry, noCohort } from '../internal/batch.js'
+import type { Cohort } from '../internal/batch-books.js'
 import { resolveBatchOptions } from '../internal/batch-options.js'
 import { type BatchFace, BatchQueue } from '../internal/batch-queue.js'
 import { type Deferred, handled, openPromise, rejected } from '../internal/deferred.js'
@@ -150,7 +151,7 @@ export class AsyncBatcher<Item, Result> extends ClosableComponent<AsyncBatcherEv
   readonly #keyOf: ((item: Item) => unknown) | undefined
   readonly #groupBy: ((item: Item) => unknown) | undefined
   readonly #sizeOf: ((item: Item) => number) | undefined
-  /** Whether an item needs no more than a place in the queue. */
+  /** Whether an item needs no more than a place in the queue: no key, group or size, and nobody takes it out again. */
   readonly #plain: boolean
   #nestingReported = false
 
@@ -164,11 +165,13 @@ export class AsyncBatcher<Item, Result> extends ClosableComponent<AsyncBatcherEv
     this.#keyOf = checkOptionalFunction('keyOf', options.keyOf)
     this.#groupBy = checkOptionalFunction('groupBy', options.groupBy)
     this.#sizeOf = checkOptionalFunction('sizeOf', options.sizeOf)
-    this.#plain = this.#keyOf === undefined && this.#groupBy === undefined && this.#sizeOf === undefined
     const keyed = this.#keyOf !== undefined
+    const sized = this.#sizeOf !== undefined
+    const policy = resolveBatchOptions(options, AsyncBatcher.defaults, { keyed, sized })
+    this.#plain = !keyed && !sized && this.#groupBy === undefined && policy.overflow !== 'drop-oldest'
     this.#queue = new BatchQueue(
       { name: this.name, clock: this.clock, random: this.random, seeded: options.random !== undefined },
-      resolveBatchOptions(options, AsyncBatcher.defaults, { keyed, sized: this.#sizeOf !== undefined }),
+      policy,
       this.#face(process, keyed),
     )
   }
@@ -182,10 +185,11 @@ export class AsyncBatcher<Item, Result> extends ClosableComponent<AsyncBatcherEv
    * nobody looks at is no `unhandledRejection`; it is in the stats and events.
    */
   add(item: Item, options?: { signal?: AbortSignal | undefined }): Promise<Result> {
-    const call = new Call<Item, Result>(item)
     if (this.#queue.saturatedByCaller) this.#reportNesting()
-    const error = this.#plain && options === undefined ? this.#queue.offer(call) : this.#offer(call, options?.signal)
-    if (error !== undefined) call.fail(error)
+    if (!this.#plain || options !== undefined) return this.#add(item, options?.signal)
+    const call = new PlainCall<Item, Result>(item)
+    const error = this.#queue.offer(call)
+    if (error !== undefined) fail(call, error)
     return call.promise
   }
 
@@ -246,7 +250,14 @@ export class AsyncBatcher<Item, Result> extends ClosableComponent<AsyncBatcherEv
   }
 
   /** The long way in: keys, groups, sizes and signals. */
-  #offer(call: Call<Item, Result>, signal: AbortSignal | undefined): unknown {
+  #add(item: Item, signal: AbortSignal | undefined): Promise<Result> {
+    const call = new FullCall<Item, Result>(item)
+    const error = this.#offer(call, signal)
+    if (error !== undefined) fail(call, error)
+    return call.promise
+  }
+
+  #offer(call: FullCall<Item, Result>, signal: AbortSignal | undefined): unknown {
     let group: unknown
     try {
       if (checkSignal(signal)?.aborted) {
@@ -263,7 +274,7 @@ export class AsyncBatcher<Item, Result> extends ClosableComponent<AsyncBatcherEv
     const refusal = this.#queue.offer(call, group)
     if (refusal === undefined && signal !== undefined) {
       call.stopListening = onAbort(signal, () => {
-        if (this.#queue.abort(call, signal.reason)) call.fail(signal.reason)
+        if (this.#queue.abort(call, signal.reason)) fail(call, signal.reason)
       })
     }
     return refusal
@@ -285,13 +296,13 @@ export class AsyncBatcher<Item, Result> extends ClosableComponent<AsyncBatcherEv
       complete: (call, index, answer) => {
         const result = (answer as readonly (Result | Error)[])[keyed ? call.position : index] as Result | Error
         if (result instanceof Error) {
-          call.fail(result)
+          fail(call, result)
           return false
         }
-        call.succeed(result)
+        succeed(call, result)
         return true
       },
-      fail: (call, error) => call.fail(error),
+      fail: (call, error) => fail(call, error),
       onDispatched: (portion, size) => {
         if (events.has('dispatched')) events.emit('dispatched', { batchId: portion.id, size })
       },
@@ -325,37 +336,98 @@ export class AsyncBatcher<Item, Result> extends ClosableComponent<AsyncBatcherEv
 }
 
 /** One `add`: the item, and the promise that waits for its answer. */
-class Call<Item, Result> extends Entry implements Deferred<Result> {
+interface Call<Item, Result> extends Entry, Deferred<Result> {
   readonly item: Item
-  readonly promise!: Promise<Result>
-  readonly resolve!: (result: Result | PromiseLike<Result>) => void
-  readonly reject!: (reason: unknown) => void
   /** Where its item is in what the batch function gets; only kept with `keyOf`. */
+  readonly position: number
+  readonly stopListening: (() => void) | undefined
+}
+
+/** An item that only needs a place in the queue. */
+class PlainCall<Item, Result> implements Call<Item, Result> {
+  declare readonly item: Item
+  declare readonly promise: Promise<Result>
+  declare readonly resolve: (result: Result | PromiseLike<Result>) => void
+  declare readonly reject: (reason: unknown) => void
+  declare cohort: Cohort
+  declare done: boolean
+
+  constructor(item: Item) {
+    this.item = item
+    this.cohort = noCohort
+    this.done = false
+    openPromise(this)
+  }
+
+  /** Nobody takes it out of its batch again. */
+  get batch(): undefined {
+    return undefined
+  }
+
+  set batch(_batch: unknown) {}
+
+  get units(): number {
+    return 1
+  }
+
+  get earlier(): undefined {
+    return undefined
+  }
+
+  get bytes(): number {
+    return 0
+  }
+
+  get key(): undefined {
+    return undefined
+  }
+
+  get position(): number {
+    return 0
+  }
+
+  get stopListening(): undefined {
+    return undefined
+  }
+}
+
+/** An item that may have a key, a size and a signal. */
+class FullCall<Item, Result> implements Call<Item, Result> {
+  declare readonly promise: Promise<Result>
+  declare readonly resolve: (result: Result | PromiseLike<Result>) => void
+  declare readonly reject: (reason: unknown) => void
+  readonly item: Item
+  readonly units = 1
+  readonly earlier = undefined
+  cohort: Cohort = noCohort
+  batch: Batch<Entry> | undefined = undefined
+  done = false
+  bytes = 0
+  key: unknown = undefined
   position = 0
   stopListening: (() => void) | undefined = undefined
 
   constructor(item: Item) {
-    super()
     this.item = item
     openPromise(this)
   }
+}
 
-  succeed(result: Result): void {
-    this.stopListening?.()
-    this.resolve(result)
-  }
+function succeed<Item, Result>(call: Call<Item, Result>, result: Result): void {
+  call.stopListening?.()
+  call.resolve(result)
+}
 
-  fail(error: unknown): void {
-    this.stopListening?.()
-    handled(this.promise)
-    this.reject(error)
-  }
+function fail<Item, Result>(call: Call<Item, Result>, error: unknown): void {
+  call.stopListening?.()
+  handled(call.promise)
+  call.reject(error)
 }
 
 /** What {@link ManyCalls} needs of its batcher. */
 interface Admission<Item, Result> {
-  offer(call: Call<Item, Result>): unknown
-  abort(call: Call<Item, Result>, reason: unknown): void
+  offer(call: FullCall<Item, Result>): unknown
+  abort(call: FullCall<Item, Result>, reason: unknown): void
   abortUnaccepted(): void
   reject(): void
   hasRoom(): boolean
@@ -368,7 +440,7 @@ class ManyCalls<Item, Result> {
   readonly #items: readonly Item[]
   readonly #admission: Admission<Item, Result>
   readonly #results: PromiseSettledResult<Result>[]
-  readonly #calls = new Set<Call<Item, Result>>()
+  readonly #calls = new Set<FullCall<Item, Result>>()
   #resolve!: (results: PromiseSettledResult<Result>[]) => void
   #next = 0
   #unsettled: number
@@ -409,7 +481,7 @@ class ManyCalls<Item, Result> {
 
   #admitNext(): void {
     const index = this.#next++
-    const call = new Call<Item, Result>(this.#items[index] as Item)
+    const call = new FullCall<Item, Result>(this.#items[index] as Item)
     const error = this.#admission.offer(call)
     if (error !== undefined) return this.#settle(index, { status: 'rejected', reason: error })
     this.#calls.add(call)
@@ -423,7 +495,7 @@ class ManyCalls<Item, Result> {
     const waiting = this.#items.length - this.#next
     for (const call of this.#calls) {
       this.#admission.abort(call, reason)
-      call.fail(reason)
+      fail(call, reason)
     }
     if (waiting > 0) {
       this.#endRest(() => this.#admission.abortUnaccepted(), reason)
@@ -439,7 +511,7 @@ class ManyCalls<Item, Result> {
     }
   }
 
-  #settleCall(call: Call<Item, Result>, index: number, result: PromiseSettledResult<Result>): void {
+  #settleCall(call: FullCall<Item, Result>, index: number, result: PromiseSettledResult<Result>): void {
     this.#calls.delete(call)
     this.#settle(index, result)
   }
@@ -468,7 +540,7 @@ function distinctItems<Item, Result>(calls: readonly Call<Item, Result>[]): Item
       position = items.push(call.item) - 1
       positions.set(call.key, position)
     }
-    call.position = position
+    ;(call as FullCall<Item, Result>).position = position
   }
   return items
 }

@@ -1,9 +1,10 @@
 import { ClosableComponent, type ComponentOptions, type FlushReport } from '../core/component.js'
-import { checkFunction, checkOptionalFunction, failOption, type Overflow } from '../core/options.js'
+import { checkFunction, checkOptionalFunction, type Overflow } from '../core/options.js'
 import type { BatchContext } from '../core/ports.js'
 import type { RetryOptions } from '../core/retry.js'
 import type { BatchStats } from '../core/stats.js'
-import { Entry } from '../internal/batch.js'
+import { type Batch, type EarlierUnits, type Entry, type MergingEntry, noCohort } from '../internal/batch.js'
+import type { Cohort } from '../internal/batch-books.js'
 import { resolveBatchOptions } from '../internal/batch-options.js'
 import { type BatchFace, BatchQueue } from '../internal/batch-queue.js'
 
@@ -238,6 +239,7 @@ export class AsyncWriteBuffer<K, V> extends ClosableComponent<AsyncWriteBufferEv
       call: (entries, context) => write(mapOf(entries), context),
       complete: () => true,
       fail: () => undefined,
+      unitsOf: writesIn,
       left: (entry) => void this.#entries.delete(entry.key),
       onRetried: (portion, attempt, delayMs, error) => {
         if (events.has('retried')) events.emit('retried', { batchId: portion.id, attempt, delayMs, error })
@@ -284,15 +286,20 @@ export class AsyncWriteBuffer<K, V> extends ClosableComponent<AsyncWriteBufferEv
 }
 
 /** All writes to one key that haven't left yet. */
-class KeyEntry<K, V> extends Entry {
-  declare key: K
+class KeyEntry<K, V> implements MergingEntry {
+  readonly key: K
   value: V
+  cohort: Cohort = noCohort
+  batch: Batch<Entry> | undefined = undefined
+  done = false
+  units = 1
+  bytes = 0
+  earlier: EarlierUnits[] | undefined = undefined
   dropped = false
   /** Guards against a `merge` that writes to its own key: the inner write would be overwritten by the outer one. */
   merging = false
 
   constructor(key: K, value: V) {
-    super()
     this.key = key
     this.value = value
   }

@@ -54,12 +54,13 @@ export class SpillwayError extends Error {
 
   // An accessor: off the error's own keys, known when the stack is captured, safe from minifiers, and, unlike a static
   // block, no reason for a bundler to keep a subclass that nobody uses.
+  /** The class's name. */
   override get name(): string {
     return 'SpillwayError'
   }
 
   static {
-    Object.defineProperty(this.prototype, brand, { value: true })
+    Object.defineProperty(SpillwayError.prototype, brand, { value: true })
   }
 }
 

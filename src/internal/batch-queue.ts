@@ -1,10 +1,9 @@
 import type { Clock } from '../core/clock.js'
 import type { FlushReport } from '../core/component.js'
 import { ClosedError, FullError, type SpillwayError, TooLargeError } from '../core/errors.js'
-import type { Overflow } from '../core/options.js'
 import type { BatchContext } from '../core/ports.js'
 import { type ContextRunner, captureContext } from './async-context.js'
-import { Batch, type Entry, Group } from './batch.js'
+import { Batch, type Entry, Group, type MergingEntry } from './batch.js'
 import { Books, type Cohort } from './batch-books.js'
 import { batchId } from './batch-id.js'
 import type { BatchPolicy } from './batch-options.js'
@@ -25,6 +24,8 @@ export interface BatchFace<E extends Entry> {
   fail(entry: E, error: unknown): void
   /** Another entry of this key is in flight: keep this one back until that one settles. */
   hold?(entry: E): boolean
+  /** How many offers the entries stand for, where that isn't one each. */
+  unitsOf?(entries: readonly E[]): number
   /** The entry leaves the queue, for good or bad: from now on it takes nothing in. */
   left?(entry: E): void
   /** The slot of these entries is free; returns those that were kept back for them. */
@@ -51,6 +52,9 @@ export interface QueueSetting {
  *     offer ──► open batch of the group ──due: full, maxWaitMs, flush, close, idle──► ready groups, in turn
  *                                                                                         │ a free slot
  *     settled ◄── release ◄── BatchRun: attempts, back-off, bisection ◄──────────────────┘
+ *
+ * Every way in from a caller's turn (the end of it, a timer, a microtask, an abort, a close) enters the component's own
+ * async context before anything is dispatched; what follows from a batch is in that context already.
  *
  * Invariants: of a group's batches only the last can be not due; a group is in `#ready` exactly while its first batch is
  * due; the timer is armed only while a batch waits for `maxWaitMs`.
@@ -79,6 +83,8 @@ export class BatchQueue<E extends Entry> {
   readonly #held = new Set<E>()
   /** Entries accepted and not dispatched: what `capacity` bounds. */
   #depth = 0
+  /** How many entries the latest batch had. */
+  #latestSize = 0
   #cohort: Cohort | undefined
   #cancelTimer: (() => void) | undefined
   #pumpScheduled = false
@@ -133,11 +139,14 @@ export class BatchQueue<E extends Entry> {
       const full = this.#overflow(entry)
       if (full !== undefined) return full
     }
-    this.books.offered++
-    this.books.queued++
+    const { books } = this
+    books.offered++
+    books.queued++
     this.#depth++
-    this.#room.taken()
-    const cohort = this.#currentCohort()
+    if (this.#room.promised > 0) this.#room.taken()
+    const at = this.#turnClock.now()
+    let cohort = this.#cohort
+    if (cohort === undefined || cohort.at !== at) this.#cohort = cohort = { at, epoch: books.epoch }
     cohort.epoch.pending++
     entry.cohort = cohort
     this.#place(entry, groupKey === undefined ? this.#solo : this.#groupOf(groupKey))
@@ -145,7 +154,7 @@ export class BatchQueue<E extends Entry> {
   }
 
   /** Counts one more offer that was merged into an entry which hasn't left yet. */
-  merge(entry: E): void {
+  merge(entry: E & MergingEntry): void {
     const books = this.books
     books.offered++
     books.queued++
@@ -186,7 +195,7 @@ export class BatchQueue<E extends Entry> {
     } else {
       this.books.inFlight -= entry.units
       this.#settle(entry, 'aborted')
-      run.forsake(reason)
+      this.#inContext(() => run.forsake(reason))
     }
     return true
   }
@@ -209,7 +218,9 @@ export class BatchQueue<E extends Entry> {
       this.#drained = resolve
       this.#room.refuseAll(() => this.closedError())
       this.#letAllGo()
-      for (const run of [...this.#runs]) run.hurry()
+      this.#inContext(() => {
+        for (const run of [...this.#runs]) run.hurry()
+      })
       this.#checkDrained()
     })
   }
@@ -235,7 +246,7 @@ export class BatchQueue<E extends Entry> {
       giveUp(entry)
     }
     for (const run of runs) {
-      for (const entry of run.batch.entries) giveUp(entry)
+      for (const entry of run.entries) giveUp(entry)
       run.abandon(error)
     }
     return abandoned
@@ -250,14 +261,6 @@ export class BatchQueue<E extends Entry> {
   }
 
   // ── hold ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-  #currentCohort(): Cohort {
-    const at = this.#turnClock.now()
-    const cohort = this.#cohort
-    if (cohort !== undefined && cohort.at === at) return cohort
-    this.#cohort = { at, epoch: this.books.epoch }
-    return this.#cohort
-  }
 
   #groupOf(key: unknown): Group<E> {
     let group = this.#groups.get(key)
@@ -281,7 +284,7 @@ export class BatchQueue<E extends Entry> {
 
   #open(group: Group<E>, openedAt: number): Batch<E> {
     const { eager, maxWaitMs, keyed } = this.#policy
-    const batch = new Batch<E>(group, openedAt, keyed)
+    const batch = new Batch<E>(group, openedAt, keyed, this.#latestSize)
     batch.inGroup = group.batches.push(batch)
     batch.waiting = this.#waiting.push(batch)
     if (maxWaitMs === 0 || (eager && group.running === 0)) {
@@ -296,7 +299,9 @@ export class BatchQueue<E extends Entry> {
     return batch
   }
 
-  readonly #endTurn = (): void => {
+  readonly #endTurn = (): void => this.#inContext(this.#letFreshGo)
+
+  readonly #letFreshGo = (): void => {
     this.#endOfTurnScheduled = false
     const fresh = this.#fresh
     this.#fresh = []
@@ -336,7 +341,9 @@ export class BatchQueue<E extends Entry> {
     this.#cancelTimer = this.#setting.clock.setTimer(this.#onTimer, Math.max(0, leftMs))
   }
 
-  readonly #onTimer = (): void => {
+  readonly #onTimer = (): void => this.#inContext(this.#letOverdueGo)
+
+  readonly #letOverdueGo = (): void => {
     this.#cancelTimer = undefined
     const now = this.#setting.clock.now()
     for (let batch = this.#waiting.first; batch !== undefined; batch = this.#waiting.first) {
@@ -358,10 +365,10 @@ export class BatchQueue<E extends Entry> {
 
   readonly #scheduledPump = (): void => {
     this.#pumpScheduled = false
-    this.#pump()
+    this.#inContext(this.#pump)
   }
 
-  #pump(): void {
+  readonly #pump = (): void => {
     if (this.#pumping) return
     this.#pumping = true
     while (this.#runs.size < this.#policy.concurrency) {
@@ -383,16 +390,15 @@ export class BatchQueue<E extends Entry> {
     const { size } = batch
     const entries = this.#takeFree(batch)
     if (entries.length === 0) return this.#forgetIfIdle(batch.group)
-    let units = 0
-    for (const entry of entries) units += entry.units
+    const units = this.#face.unitsOf?.(entries) ?? entries.length
     this.#depth -= entries.length
     this.books.queued -= units
     this.books.inFlight += units
     this.books.batches++
     this.books.batchSizes.record(this.#policy.keyed ? size : entries.length)
-    batch.entries = entries
+    this.#latestSize = entries.length
     batch.group.running++
-    const run = new BatchRun(this.#host, batch, entries)
+    const run = new BatchRun(this.#host, batch, entries, this.#turnClock.now())
     batch.run = run
     this.#runs.add(run)
     this.#face.onDispatched?.(run.portion, this.#policy.keyed ? size : entries.length)
@@ -420,7 +426,7 @@ export class BatchQueue<E extends Entry> {
     const { group } = batch
     this.#runs.delete(run)
     group.running--
-    for (const entry of this.#face.freed?.(batch.entries) ?? []) {
+    for (const entry of this.#face.freed?.(run.entries) ?? []) {
       this.#held.delete(entry)
       this.#place(entry, group)
       // It was due when it was kept back.
@@ -642,7 +648,6 @@ export class BatchQueue<E extends Entry> {
       policy: { name, timeoutMs, timeoutGraceMs, retry, idempotent, bisect },
       clock,
       random,
-      inContext: this.#inContext,
       get closing() {
         return isClosed()
       },

@@ -2,7 +2,6 @@ import type { Clock } from '../core/clock.js'
 import { isSpillwayError, TimeoutError } from '../core/errors.js'
 import type { BatchContext } from '../core/ports.js'
 import { backoffMs, type RetryPolicy } from '../core/retry.js'
-import type { ContextRunner } from './async-context.js'
 import { type Batch, type Entry, sameKey } from './batch.js'
 import { isOutcomeUnknown } from './outcome.js'
 
@@ -21,7 +20,6 @@ export interface RunHost<E extends Entry> {
   readonly policy: RunPolicy
   readonly clock: Clock
   readonly random: () => number
-  readonly inContext: ContextRunner
   /** Whether the queue is closing, so that nothing should wait longer than it must. */
   readonly closing: boolean
   newBatchId(): string
@@ -114,6 +112,8 @@ class Attempt implements BatchContext {
  */
 export class BatchRun<E extends Entry> {
   readonly batch: Batch<E>
+  /** What took the slot, in its order. */
+  readonly entries: readonly E[]
   /** How many entries somebody still waits for. */
   live: number
   readonly #host: RunHost<E>
@@ -129,11 +129,12 @@ export class BatchRun<E extends Entry> {
   #backingOff = false
   #over = false
 
-  constructor(host: RunHost<E>, batch: Batch<E>, entries: readonly E[]) {
+  constructor(host: RunHost<E>, batch: Batch<E>, entries: readonly E[], startedAt: number) {
     this.#host = host
     this.batch = batch
+    this.entries = entries
     this.live = entries.length
-    this.#portion = new Portion(entries, host.clock.now(), () => host.newBatchId())
+    this.#portion = new Portion(entries, startedAt, () => host.newBatchId())
   }
 
   /** What is being tried now. */
@@ -143,7 +144,7 @@ export class BatchRun<E extends Entry> {
 
   /** Makes the next attempt. */
   start(): void {
-    const { policy, clock, inContext } = this.#host
+    const { policy, clock } = this.#host
     const portion = this.#portion
     const attempt = new Attempt(portion, ++portion.attempts)
     this.#current = attempt
@@ -152,7 +153,7 @@ export class BatchRun<E extends Entry> {
     }
     let work: Promise<unknown>
     try {
-      work = Promise.resolve(inContext(this.#call, portion.entries, attempt))
+      work = Promise.resolve(this.#host.call(portion.entries, attempt))
     } catch (error) {
       work = Promise.reject(error)
     }
@@ -189,8 +190,6 @@ export class BatchRun<E extends Entry> {
     this.#current?.abort(reason)
     this.#current = undefined
   }
-
-  readonly #call = (entries: readonly E[], attempt: Attempt): unknown => this.#host.call(entries, attempt)
 
   #answered(attempt: Attempt, answer: unknown): void {
     if (attempt !== this.#current) return

@@ -16,7 +16,7 @@ export class Room {
   readonly #free: () => number
   readonly #defer: (callback: () => void) => void
   /** Room that was promised to a `ready` and not taken yet; it is kept for the rest of the turn. */
-  #promised = 0
+  promised = 0
   #admitting = false
 
   /** @param free - how much room there is now. */
@@ -55,7 +55,7 @@ export class Room {
   /** Resolves once there is room for one. */
   ready(signal: AbortSignal | undefined): Promise<void> {
     if (signal?.aborted) return rejected(signal.reason)
-    if (!this.contended && this.#free() > this.#promised) return Promise.resolve()
+    if (!this.contended && this.#free() > this.promised) return Promise.resolve()
     const wait: Deferred<void> = deferred()
     let stopListening: (() => void) | undefined
     const leave = this.join({
@@ -84,7 +84,7 @@ export class Room {
     if (this.#waiters.empty || this.#admitting) return
     this.#admitting = true
     for (let head = this.#waiters.first; head !== undefined; head = this.#waiters.first) {
-      if (this.#free() <= this.#promised) break
+      if (this.#free() <= this.promised) break
       // The head may have left the line while it took room; then the next one is already the first.
       if (head.take() && this.#waiters.first === head) this.#waiters.shift()
     }
@@ -93,7 +93,7 @@ export class Room {
 
   /** Somebody took room who may have been promised it. */
   taken(): void {
-    if (this.#promised > 0) this.#promised--
+    this.promised--
   }
 
   /** Turns everybody away. */
@@ -103,10 +103,10 @@ export class Room {
   }
 
   #promise(): void {
-    if (this.#promised++ > 0) return
+    if (this.promised++ > 0) return
     // Who was woken adds within this turn; room that is left over then goes to the next in line.
     this.#defer(() => {
-      this.#promised = 0
+      this.promised = 0
       this.admit()
     })
   }
