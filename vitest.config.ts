@@ -1,15 +1,20 @@
+import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { defineConfig } from 'vitest/config'
 
-const source = (path: string): string => fileURLToPath(new URL(path, import.meta.url))
+const local = (path: string): string => fileURLToPath(new URL(path, import.meta.url))
+
+// Tests import the package by its public names, which mean src here: one list for the compiler and for vitest.
+const { compilerOptions } = JSON.parse(readFileSync(local('./tsconfig.check.json'), 'utf8')) as {
+  compilerOptions: { paths: Record<string, [string]> }
+}
 
 export default defineConfig({
   resolve: {
-    alias: [
-      { find: /^spillway$/, replacement: source('./src/index.ts') },
-      { find: /^spillway\/process$/, replacement: source('./src/adapters/process/index.ts') },
-      { find: /^spillway\/testing$/, replacement: source('./src/testing/index.ts') },
-    ],
+    alias: Object.entries(compilerOptions.paths).map(([name, [path]]) => ({
+      find: new RegExp(`^${name}$`),
+      replacement: local(path),
+    })),
   },
   test: {
     include: ['test/**/*.test.ts'],

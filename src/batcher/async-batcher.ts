@@ -50,7 +50,7 @@ export interface AsyncBatcherOptions<Item> extends ComponentOptions {
    * @defaultValue 'reject'
    */
   overflow?: Overflow | undefined
-  /** The longest that one attempt may take, in milliseconds. The default is no limit. */
+  /** The longest that one attempt may take, in milliseconds, at least 1. The default is no limit. */
   timeoutMs?: number | undefined
   /**
    * How long a timed-out attempt keeps its slot while it goes on, in milliseconds.
@@ -213,7 +213,7 @@ export class AsyncBatcher<Item, Result> extends ClosableComponent<AsyncBatcherEv
       abort: (call, reason) => void this.#queue.abort(call, reason),
       abortUnaccepted: () => this.#queue.abortUnaccepted(),
       reject: () => this.#queue.reject(),
-      hasRoom: () => this.#queue.hasRoom || this.#queue.closed,
+      hasRoom: () => this.#queue.room.open || this.#queue.closed,
       join: (waiter) => this.#queue.room.join(waiter),
     }).outcome
   }
@@ -294,7 +294,7 @@ export class AsyncBatcher<Item, Result> extends ClosableComponent<AsyncBatcherEv
       call: (calls, context) => process(keyed ? distinctItems(calls) : itemsOf(calls), context),
       check: (calls, answer) => this.#check(calls, answer, keyed),
       complete: (call, index, answer) => {
-        const result = (answer as readonly (Result | Error)[])[keyed ? call.position : index] as Result | Error
+        const result = resultAt(answer as readonly (Result | Error)[], keyed ? call.position : index)
         if (result instanceof Error) {
           fail(call, result)
           return false
@@ -543,6 +543,15 @@ function distinctItems<Item, Result>(calls: readonly Call<Item, Result>[]): Item
     ;(call as FullCall<Item, Result>).position = position
   }
   return items
+}
+
+/** Reads one result; an array whose elements throw when they are read fails those items alone. */
+function resultAt<Result>(results: readonly (Result | Error)[], index: number): Result | Error {
+  try {
+    return results[index] as Result | Error
+  } catch (error) {
+    return error instanceof Error ? error : new BatchResultError('a result could not be read', { cause: error })
+  }
 }
 
 function checkSize(bytes: number): number {

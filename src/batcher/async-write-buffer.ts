@@ -44,7 +44,7 @@ export interface AsyncWriteBufferOptions<K, V> extends ComponentOptions {
    * @defaultValue 'reject'
    */
   overflow?: Overflow | undefined
-  /** The longest that one attempt may take, in milliseconds. The default is no limit. */
+  /** The longest that one attempt may take, in milliseconds, at least 1. The default is no limit. */
   timeoutMs?: number | undefined
   /**
    * How long a timed-out attempt keeps its slot while it goes on, in milliseconds.

@@ -79,7 +79,7 @@ export function resolveBatchOptions(
     eager: checkBoolean('eager', options.eager ?? defaults.eager),
     concurrency: checkCount('concurrency', options.concurrency ?? defaults.concurrency),
     overflow: checkOneOf('overflow', options.overflow ?? defaults.overflow, overflows),
-    timeoutMs: options.timeoutMs === undefined ? undefined : checkDuration('timeoutMs', options.timeoutMs),
+    timeoutMs: options.timeoutMs === undefined ? undefined : checkDuration('timeoutMs', options.timeoutMs, 1),
     timeoutGraceMs: checkDuration('timeoutGraceMs', options.timeoutGraceMs ?? defaults.timeoutGraceMs),
     retry: resolveRetry(options.retry, defaults.retry),
     idempotent: checkBoolean('idempotent', options.idempotent ?? defaults.idempotent),

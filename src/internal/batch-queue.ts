@@ -120,11 +120,6 @@ export class BatchQueue<E extends Entry> {
     return this.#calling > 0 && this.#runs.size >= this.#policy.concurrency
   }
 
-  /** Whether others wait for room, so that who would wait too must join behind them. */
-  get hasRoom(): boolean {
-    return this.#depth < this.#policy.capacity && !this.#room.contended
-  }
-
   get room(): Room {
     return this.#room
   }
@@ -448,47 +443,50 @@ export class BatchQueue<E extends Entry> {
   #recordSuccess(portion: Portion<E>, answer: unknown): void {
     const now = this.#setting.clock.now()
     const { entries } = portion
-    const { books } = this
+    const face = this.#face
     let cohort: Cohort | undefined
     let succeeded = 0
     let failed = 0
     let allSucceeded = 0
     let allFailed = 0
-    const credit = (): void => {
-      if (cohort === undefined) return
-      if (succeeded > 0) books.settle(cohort.epoch, 'succeeded', succeeded)
-      if (failed > 0) books.settle(cohort.epoch, 'failed', failed)
-      books.inFlight -= succeeded + failed
-      books.latencyUs.record((now - cohort.at) * 1000, succeeded + failed)
-      allSucceeded += succeeded
-      allFailed += failed
-      succeeded = 0
-      failed = 0
-    }
-    // Entries of one cohort are settled in the books together: neighbours mostly came in the same turn.
+    // Neighbours mostly came in the same turn: the books take them together, a cohort at a time.
     for (let index = 0; index < entries.length; index++) {
       const entry = entries[index] as E
       if (entry.done) continue
       entry.done = true
-      if (entry.cohort !== cohort || entry.units !== 1) {
-        credit()
+      if (entry.cohort !== cohort) {
+        if (cohort !== undefined) this.#credit(cohort, succeeded, failed, now)
+        allSucceeded += succeeded
+        allFailed += failed
+        succeeded = 0
+        failed = 0
         cohort = entry.cohort
       }
-      if (entry.units === 1) {
-        if (this.#face.complete(entry, index, answer)) succeeded++
-        else failed++
-      } else {
-        const outcome = this.#face.complete(entry, index, answer) ? 'succeeded' : 'failed'
-        this.books.inFlight -= entry.units
-        this.#settle(entry, outcome)
-        books.latencyUs.record((now - entry.cohort.at) * 1000)
-        if (outcome === 'succeeded') allSucceeded += entry.units
+      const success = face.complete(entry, index, answer)
+      if (entry.units !== 1) {
+        this.#creditMerged(entry, success, now)
+        if (success) allSucceeded += entry.units
         else allFailed += entry.units
-        cohort = undefined
-      }
+      } else if (success) succeeded++
+      else failed++
     }
-    credit()
-    this.#face.onSettled?.(portion, allSucceeded, allFailed, now - portion.startedAt)
+    if (cohort !== undefined) this.#credit(cohort, succeeded, failed, now)
+    face.onSettled?.(portion, allSucceeded + succeeded, allFailed + failed, now - portion.startedAt)
+  }
+
+  /** Records entries of one cohort, each of which stands for one offer. */
+  #credit(cohort: Cohort, succeeded: number, failed: number, now: number): void {
+    const { books } = this
+    books.inFlight -= succeeded + failed
+    if (succeeded > 0) books.settle(cohort.epoch, 'succeeded', succeeded)
+    if (failed > 0) books.settle(cohort.epoch, 'failed', failed)
+    if (succeeded + failed > 0) books.latencyUs.record((now - cohort.at) * 1000, succeeded + failed)
+  }
+
+  #creditMerged(entry: E, success: boolean, now: number): void {
+    this.books.inFlight -= entry.units
+    this.#settle(entry, success ? 'succeeded' : 'failed')
+    this.books.latencyUs.record((now - entry.cohort.at) * 1000)
   }
 
   #recordFailure(portion: Portion<E>, error: unknown): void {

@@ -142,8 +142,9 @@ export class BatchRun<E extends Entry> {
     return this.#portion
   }
 
-  /** Makes the next attempt. */
+  /** Makes the next attempt, unless nobody waits for it any more. */
   start(): void {
+    if (this.#forsaken) return this.#next()
     const { policy, clock } = this.#host
     const portion = this.#portion
     const attempt = new Attempt(portion, ++portion.attempts)

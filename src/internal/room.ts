@@ -25,9 +25,9 @@ export class Room {
     this.#defer = defer
   }
 
-  /** Whether somebody waits, so that newcomers must queue behind. */
-  get contended(): boolean {
-    return !this.#waiters.empty
+  /** Whether a newcomer can have room without overtaking anybody. */
+  get open(): boolean {
+    return this.#waiters.empty && this.#free() > this.promised
   }
 
   /** Waits in line; returns the function that leaves the line. */
@@ -55,7 +55,7 @@ export class Room {
   /** Resolves once there is room for one. */
   ready(signal: AbortSignal | undefined): Promise<void> {
     if (signal?.aborted) return rejected(signal.reason)
-    if (!this.contended && this.#free() > this.promised) return Promise.resolve()
+    if (this.open) return Promise.resolve()
     const wait: Deferred<void> = deferred()
     let stopListening: (() => void) | undefined
     const leave = this.join({
