@@ -7,7 +7,7 @@ import { Batch, type Entry, Group, type MergingEntry } from './batch.js'
 import { Books, type Cohort } from './batch-books.js'
 import { batchId } from './batch-id.js'
 import type { BatchPolicy } from './batch-options.js'
-import { BatchRun, type Portion, type RunHost } from './batch-run.js'
+import { BatchRun, Portion, type RunHost } from './batch-run.js'
 import { LinkedList } from './linked-list.js'
 import { Room } from './room.js'
 import { TurnClock } from './turn-clock.js'
@@ -225,25 +225,27 @@ export class BatchQueue<E extends Entry> {
     this.#closed = true
     const error = new ClosedError(`${this.#setting.name} was closed before this could finish`)
     let abandoned = 0
-    const giveUp = (entry: E): void => {
-      if (entry.done) return
-      entry.done = true
-      abandoned += entry.units
-      this.#settle(entry, 'failed')
-      this.#face.fail(entry, error)
+    const giveUp = (portion: Portion<E>, entries: readonly E[]): void => {
+      const left = entries.filter((entry) => !entry.done)
+      for (const entry of left) {
+        entry.done = true
+        abandoned += entry.units
+        this.#settle(entry, 'failed')
+        this.#face.fail(entry, error)
+      }
+      if (left.length > 0) this.#face.onFailed?.(portion, left, error)
     }
     const runs = [...this.#runs]
     const queued = [...this.#queuedBatches()].flatMap((batch) => batch.take())
     queued.push(...this.#held)
     this.#clear()
-    for (const entry of queued) {
-      this.#face.left?.(entry)
-      giveUp(entry)
-    }
     for (const run of runs) {
-      for (const entry of run.entries) giveUp(entry)
+      giveUp(run.portion, run.entries)
       run.abandon(error)
     }
+    for (const entry of queued) this.#face.left?.(entry)
+    // What never left is given up as if it had been one last batch.
+    giveUp(new Portion(queued, this.#setting.clock.now(), this.#host.newBatchId), queued)
     return abandoned
   }
 

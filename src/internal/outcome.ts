@@ -16,7 +16,7 @@ const lostConnectionCodes: ReadonlySet<unknown> = new Set([
   // HTTP/2
   'ERR_HTTP2_STREAM_ERROR',
   'ERR_HTTP2_SESSION_ERROR',
-  // SQLSTATE class 08, and 57P01 to 57P03: the server went away under the session
+  // SQLSTATE class 08, 57P01 and 57P02: the server went away under the session
   '08000',
   '08003',
   '08006',
@@ -24,6 +24,9 @@ const lostConnectionCodes: ReadonlySet<unknown> = new Set([
   '57P01',
   '57P02',
 ])
+
+/** gRPC's DEADLINE_EXCEEDED and UNAVAILABLE: the server may have done the work all the same. */
+const uncertainGrpcStatus: ReadonlySet<unknown> = new Set([4, 14])
 
 /** How far a chain of causes is followed; wrapped errors are rarely wrapped more than twice. */
 const maxDepth = 4
@@ -39,6 +42,8 @@ export function isOutcomeUnknown(error: unknown): boolean {
       if (current.outcomeUnknown) return true
     } else {
       const { name, code, message } = current as { name?: unknown; code?: unknown; message?: unknown }
+      // A gRPC status is a small number, so it counts only on an error that looks like one of gRPC's.
+      if (uncertainGrpcStatus.has(code) && 'details' in current && 'metadata' in current) return true
       // AbortSignal.timeout() and aborted fetches; `pg` tells a broken connection by its message alone.
       if (name === 'TimeoutError' || name === 'AbortError' || lostConnectionCodes.has(code)) return true
       if (typeof message === 'string' && message.startsWith('Connection terminated')) return true

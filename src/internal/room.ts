@@ -55,7 +55,10 @@ export class Room {
   /** Resolves once there is room for one. */
   ready(signal: AbortSignal | undefined): Promise<void> {
     if (signal?.aborted) return rejected(signal.reason)
-    if (this.open) return Promise.resolve()
+    if (this.open) {
+      this.#promise()
+      return Promise.resolve()
+    }
     const wait: Deferred<void> = deferred()
     let stopListening: (() => void) | undefined
     const leave = this.join({
