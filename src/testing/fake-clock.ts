@@ -80,7 +80,9 @@ export class FakeClock implements Clock {
    * @returns rejects with the first error that a timer or a deferred callback threw, after everything has run.
    */
   advance(ms: number): Promise<void> {
-    if (!(ms >= 0)) return Promise.reject(new RangeError(`advance takes a number of 0 or more, got ${ms}`))
+    if (!Number.isFinite(ms) || ms < 0) {
+      return Promise.reject(new RangeError(`advance takes a finite number of 0 or more, got ${ms}`))
+    }
     const run = this.#advancing.then(() => this.#run(ms))
     this.#advancing = run.catch(() => undefined)
     return run

@@ -1,4 +1,5 @@
-import { checkDuration, failOption } from '../../core/options.js'
+import { constants } from 'node:os'
+import { checkDuration, checkOptions, failOption, maxDurationMs } from '../../core/options.js'
 
 /** What {@link closeOnExit} closes: every closable component of this package, and anything shaped like one. */
 export interface Closable {
@@ -34,12 +35,15 @@ export const closeOnExitDefaults: { readonly timeoutMs: number; readonly signals
  * Closes components, one after the other in the given order, when the process is about to end: put what takes work in
  * before what that work flows into.
  *
- * - A signal: closes, then lets the signal do what it would have done, so that the exit status tells of it. Where the
- *   application listens for the signal too, ending the process is left to the application. The same signal again ends
- *   the process at once.
+ * - A signal: closes, then lets the signal do what it would have done, so that the exit status tells of it. The same
+ *   signal again ends the process at once. Where the application listens for the signal too, ending the process is left
+ *   to the application, both times.
  * - An uncaught exception or unhandled rejection that nobody else listens for: prints it, closes, and exits with 1.
  * - `process.exit` and an empty event loop: calls `flushSync` where there is one; nothing else can be waited for then.
  *   The exit code is kept.
+ *
+ * Several calls, say of several parts of an application, close their components side by side; the process ends when the
+ * last of them is done.
  *
  * @returns a function that takes all listeners off again.
  * @throws OptionError when a component has no `close`, or an option is wrong.
@@ -49,18 +53,23 @@ export function closeOnExit(components: readonly Closable[], options: CloseOnExi
   for (const component of components) {
     if (typeof component?.close !== 'function') failOption('components', 'must have a close method each', component)
   }
+  checkOptions('options', options)
   const exit = new ExitWatch([...components], {
     timeoutMs: checkDuration('timeoutMs', options.timeoutMs ?? closeOnExitDefaults.timeoutMs),
-    signals: options.signals ?? closeOnExitDefaults.signals,
+    signals: checkSignals(options.signals ?? closeOnExitDefaults.signals),
   })
   exit.start()
   return () => exit.stop()
 }
 
+/** Marks the listeners of every watch, whichever copy of this package it comes from: an application's are all others. */
+const mark: unique symbol = Symbol.for('spillway.closeOnExit') as never
+
 class ExitWatch {
   readonly #components: readonly Closable[]
   readonly #timeoutMs: number
   readonly #signals: readonly NodeJS.Signals[]
+  readonly #seen = new Set<NodeJS.Signals>()
   #closing: Promise<void> | undefined
 
   constructor(
@@ -70,6 +79,7 @@ class ExitWatch {
     this.#components = components
     this.#timeoutMs = options.timeoutMs
     this.#signals = options.signals
+    for (const listener of [this.#onSignal, this.#onUncaught]) Object.defineProperty(listener, mark, { value: true })
   }
 
   start(): void {
@@ -85,9 +95,18 @@ class ExitWatch {
   }
 
   readonly #onSignal = (signal: NodeJS.Signals): void => {
-    if (this.#closing !== undefined) return this.#raise(signal)
+    if (this.#seen.has(signal)) {
+      if (!applicationListens(signal)) this.#raise(signal)
+      return
+    }
+    this.#seen.add(signal)
+    // Another end is under way, and this signal changes nothing about it.
+    if (this.#closing !== undefined) return
     void this.#closeAll().then(() => {
-      if (process.listenerCount(signal) === 1) this.#raise(signal)
+      if (applicationListens(signal)) return
+      process.off(signal, this.#onSignal)
+      // Another watch that is still closing ends the process when it is done.
+      if (process.listenerCount(signal) === 0) this.#raise(signal)
     })
   }
 
@@ -100,11 +119,15 @@ class ExitWatch {
 
   readonly #onUncaught = (error: unknown): void => {
     // Somebody else decides whether the process goes on.
-    if (process.listenerCount('uncaughtException') > 1) return
-    console.error(error)
-    process.exitCode ??= 1
+    if (applicationListens('uncaughtException')) return
+    const isFirstWatch = process.listeners('uncaughtException')[0] === this.#onUncaught
+    if (isFirstWatch) console.error(error)
+    process.exitCode ||= 1
     if (this.#closing !== undefined) return
-    void this.#closeAll().then(() => process.exit())
+    void this.#closeAll().then(() => {
+      process.off('uncaughtException', this.#onUncaught)
+      if (process.listenerCount('uncaughtException') === 0) process.exit()
+    })
   }
 
   readonly #onExit = (): void => this.#flushSync()
@@ -120,7 +143,7 @@ class ExitWatch {
       const timeoutMs = Math.max(0, deadline - performance.now())
       try {
         // The component keeps its own deadline; this one is for a close that doesn't.
-        await within(component.close({ timeoutMs }), timeoutMs + 100)
+        await within(component.close({ timeoutMs }), Math.min(timeoutMs + 100, maxDurationMs))
       } catch (error) {
         console.error(`closing ${component.name ?? 'a component'} failed:`, error)
       }
@@ -149,4 +172,18 @@ async function within(work: unknown, timeoutMs: number): Promise<void> {
   } finally {
     clearTimeout(timer)
   }
+}
+
+/** Whether anybody but a watch of this module listens. */
+function applicationListens(event: NodeJS.Signals | 'uncaughtException'): boolean {
+  return process.listeners(event as 'uncaughtException').some((listener) => !(mark in listener))
+}
+
+function checkSignals(signals: readonly NodeJS.Signals[]): readonly NodeJS.Signals[] {
+  const known = (signal: unknown): boolean =>
+    typeof signal === 'string' && signal in constants.signals && signal !== 'SIGKILL' && signal !== 'SIGSTOP'
+  if (!Array.isArray(signals) || !signals.every(known)) {
+    failOption('signals', 'must be an array of signals that can be listened for', signals)
+  }
+  return [...signals]
 }
