@@ -1,0 +1,109 @@
+// The root entry, bundled as an edge runtime's tools do, in a context that has what the web has and nothing of Node. Needs
+// `npm run build` first.
+import assert from 'node:assert/strict'
+import { fileURLToPath } from 'node:url'
+import vm from 'node:vm'
+import { build } from 'esbuild'
+
+const here = fileURLToPath(new URL('.', import.meta.url))
+const targets = [
+  { platform: 'neutral', conditions: ['worker', 'edge-light', 'import'] },
+  { platform: 'browser', conditions: ['worker', 'edge-light'] },
+]
+
+/** Bundles for a target and uses the bundle. */
+async function check(target) {
+  const code = await bundle(target)
+  const timers = new Timers()
+  const context = vm.createContext(webGlobals(timers))
+  for (const name of ['process', 'Buffer', 'setImmediate', 'require', 'global']) {
+    assert.equal(vm.runInContext(`typeof ${name}`, context), 'undefined')
+  }
+
+  const done = await vm.runInContext(`${code};\nanswer.done`, context, { timeout: 10_000 })
+
+  // Where there is no setImmediate, a timer of 0 ms ends the turn; none but such a one may be left.
+  await new Promise((resolve) => setTimeout(resolve, 20))
+  assert.equal(timers.pending, 0, 'a timer was left')
+  console.log(`${target.platform} (${target.conditions.join(', ')}), ${code.length} bytes: ${done}`)
+}
+
+async function bundle({ platform, conditions }) {
+  const { outputFiles, metafile } = await build({
+    stdin: {
+      contents: `
+        import * as spillway from 'spillway'
+        import { exercise } from './exercise.mjs'
+        export const done = exercise(spillway)`,
+      resolveDir: here,
+    },
+    bundle: true,
+    write: false,
+    metafile: true,
+    minify: true,
+    platform,
+    conditions,
+    format: 'iife',
+    globalName: 'answer',
+    target: 'es2022',
+    logLevel: 'silent',
+  })
+  const inputs = Object.keys(metafile.inputs)
+  assert.ok(
+    inputs.some((input) => /(?:^|\/)dist\/index\.js$/.test(input)),
+    `the built package is not in the bundle: ${inputs}`,
+  )
+  const imports = Object.values(metafile.outputs).flatMap((output) => output.imports.map((one) => one.path))
+  assert.deepEqual(imports, [], 'the bundle imports something')
+  const [{ text }] = outputFiles
+  assert.doesNotMatch(text, /\brequire\s*\(|\bimport\s*[("']|\bfrom\s*["']/, 'the bundle has an import left')
+  return text
+}
+
+/** What the web has: https://common-min-api.proposal.wintertc.org, as far as it is of use here. */
+function webGlobals(timers) {
+  return {
+    AbortController,
+    AbortSignal,
+    DOMException,
+    Event,
+    EventTarget,
+    TextDecoder,
+    TextEncoder,
+    URL,
+    console,
+    crypto,
+    performance,
+    queueMicrotask,
+    structuredClone,
+    setTimeout: (callback, delayMs) => timers.set(callback, delayMs),
+    clearTimeout: (id) => timers.clear(id),
+  }
+}
+
+/** Timers as the web has them: a timer is a number, without `unref`. */
+class Timers {
+  #last = 0
+  #handles = new Map()
+
+  get pending() {
+    return this.#handles.size
+  }
+
+  set(callback, delayMs) {
+    const id = ++this.#last
+    const fire = () => {
+      this.#handles.delete(id)
+      callback()
+    }
+    this.#handles.set(id, setTimeout(fire, delayMs))
+    return id
+  }
+
+  clear(id) {
+    clearTimeout(this.#handles.get(id))
+    this.#handles.delete(id)
+  }
+}
+
+for (const target of targets) await check(target)

@@ -1,0 +1,72 @@
+/**
+ * Uses both primitives of a copy of the package, and throws unless every answer is right. It needs nothing but what every
+ * JavaScript runtime has, so that it is the same for Node, Bun and an edge runtime.
+ *
+ * @param {typeof import('spillway')} spillway - the copy.
+ * @returns {Promise<string>} what was done, in a line.
+ */
+export async function exercise(spillway) {
+  const { AsyncBatcher, AsyncWriteBuffer, isSpillwayError } = spillway
+
+  let calls = 0
+  const square = new AsyncBatcher(
+    async (numbers, { signal, attempt, batchId }) => {
+      calls++
+      equal(signal.aborted, false)
+      equal(attempt, 1)
+      equal(/^[\da-f]{8}-[\da-f]{4}-7[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/.test(batchId), true)
+      return numbers.map((n) => (n === 13 ? new Error('thirteen') : n * n))
+    },
+    { capacity: 200 },
+  )
+  const settled = await Promise.allSettled(Array.from({ length: 150 }, (_, n) => square.add(n)))
+  equal(calls, 2)
+  settled.forEach((one, n) => {
+    equal(one.status, n === 13 ? 'rejected' : 'fulfilled')
+    equal(n === 13 ? one.reason.message : one.value, n === 13 ? 'thirteen' : n * n)
+  })
+  const many = await square.addMany([1, 2, 3])
+  equal(many.map((one) => one.value).join(), '1,4,9')
+
+  const lone = new AbortController()
+  lone.abort('no longer needed')
+  equal(await square.add(1, { signal: lone.signal }).catch((reason) => reason), 'no longer needed')
+
+  const report = await square.close()
+  equal(report.drained, true)
+  const refused = await square.add(1).catch((error) => error)
+  equal(isSpillwayError(refused, 'ERR_CLOSED'), true)
+  const { offered, succeeded, failed, dropped, rejected, aborted, pending } = square.stats()
+  equal(offered, 155)
+  equal(offered, succeeded + failed + dropped + rejected + aborted + pending)
+
+  const stored = new Map()
+  const writes = new AsyncWriteBuffer(
+    async (entries) => {
+      for (const [key, value] of entries) stored.set(key, (stored.get(key) ?? 0) + value)
+    },
+    { merge: (old, value) => old + value, maxWaitMs: 5, maxBatchSize: 2 },
+  )
+  for (let n = 0; n < 300; n++) equal(writes.put(`key ${n % 3}`, 1), true)
+  // What is full leaves by itself, and the rest by its timer.
+  for (let tries = 0; stored.size < 3 && tries < 1000; tries++) await new Promise((resolve) => setTimeout(resolve, 1))
+  equal((await writes.close()).drained, true)
+  equal([...stored.values()].join(), '100,100,100')
+  equal(writes.stats().succeeded, 300)
+
+  let wrongOption
+  try {
+    new AsyncBatcher(async () => [], { maxWaitMs: '10' })
+  } catch (error) {
+    wrongOption = error
+  }
+  equal(isSpillwayError(wrongOption, 'ERR_OPTION'), true)
+  equal(wrongOption.message, 'maxWaitMs must be a number between 0 and 2147483647, got "10" (string)')
+
+  return `${offered} items in ${square.stats().batches} batches, 300 writes in ${writes.stats().batches}`
+}
+
+/** `node:assert` is not everywhere. */
+function equal(actual, expected) {
+  if (!Object.is(actual, expected)) throw new Error(`expected ${String(expected)}, got ${String(actual)}`)
+}

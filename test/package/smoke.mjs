@@ -1,0 +1,50 @@
+// The built package, by its own name, as ESM. Needs `npm run build` first.
+import assert from 'node:assert/strict'
+import { createRequire } from 'node:module'
+import * as spillway from 'spillway'
+import { closeOnExit } from 'spillway/process'
+import { commitThenDrop, FakeClock, seededRandom } from 'spillway/testing'
+import { exercise } from './exercise.mjs'
+
+const require = createRequire(import.meta.url)
+const copy = require('spillway')
+
+assert.match(import.meta.resolve('spillway'), /\/dist\/index\.js$/)
+console.log('esm:', await exercise(spillway))
+
+// Two copies of each class, one brand.
+assert.notEqual(spillway.ClosedError, copy.ClosedError)
+const ours = new spillway.FullError('jobs is full (capacity 1)', 1)
+const theirs = new copy.FullError('jobs is full (capacity 1)', 1)
+assert.ok(!(theirs instanceof spillway.FullError))
+assert.ok(spillway.isSpillwayError(theirs, 'ERR_FULL') && copy.isSpillwayError(ours, 'ERR_FULL'))
+assert.ok(!spillway.isSpillwayError(theirs, 'ERR_CLOSED') && !copy.isSpillwayError(new Error('another'), 'ERR_FULL'))
+assert.equal(ours.name, 'FullError')
+console.log('esm and cjs: each knows the errors of the other')
+
+// One copy of each class within a format, whichever sub-path it comes from.
+assert.throws(
+  () => closeOnExit([{}]),
+  (error) => error instanceof spillway.OptionError,
+)
+const lost = commitThenDrop(async () => 1, { failureRate: 1 })
+await assert.rejects(lost, (error) => error instanceof spillway.StoreError && error.outcomeUnknown)
+
+const clock = new FakeClock()
+const batcher = new spillway.AsyncBatcher(async (items) => items, {
+  clock,
+  random: seededRandom(1),
+  eager: false,
+  maxWaitMs: 50,
+})
+const before = process.listenerCount('SIGTERM')
+const off = closeOnExit([batcher])
+assert.equal(process.listenerCount('SIGTERM'), before + 1)
+const answer = batcher.add('late')
+await clock.advance(50)
+assert.equal(await answer, 'late')
+await batcher.close()
+off()
+assert.equal(process.listenerCount('SIGTERM'), before)
+assert.equal(clock.pending, 0)
+console.log('esm: spillway/process and spillway/testing work')
