@@ -1,0 +1,54 @@
+import { type ParseArgsConfig, parseArgs } from 'node:util'
+
+type Flags = NonNullable<ParseArgsConfig['options']>
+type Values<F extends Flags> = ReturnType<typeof parseArgs<{ options: F }>>['values']
+
+/** A command line that can't be meant. */
+export class UsageError extends Error {}
+
+/** Reads the flags; on a wrong one, or on --help, prints what there is to say and ends the process. */
+export function readFlags<F extends Flags, Options>(
+  flags: F,
+  help: string,
+  check: (values: Values<F>) => Options,
+): Options {
+  try {
+    const { values } = parseArgs({ args: process.argv.slice(2), options: { ...flags, help: { type: 'boolean' } } })
+    if ((values as { help?: boolean }).help) {
+      process.stdout.write(`${help}\n`)
+      process.exit(0)
+    }
+    return check(values as Values<F>)
+  } catch (error) {
+    const { code, message } = error as { code?: string; message: string }
+    if (!(error instanceof UsageError) && !code?.startsWith('ERR_PARSE_ARGS')) throw error
+    // Node's second sentence explains how to escape a leading dash, which is never what is wrong here.
+    process.stderr.write(`${message.split('. ')[0]}; --help lists the flags\n`)
+    process.exit(2)
+  }
+}
+
+/** A whole number within bounds. */
+export function count(flag: string, value: string | undefined, min: number, max: number): number | undefined {
+  if (value === undefined) return undefined
+  const number = /^\d+$/.test(value) ? Number(value) : Number.NaN
+  if (number >= min && number <= max) return number
+  throw new UsageError(`--${flag} must be a whole number from ${min} to ${max}, got "${value}"`)
+}
+
+/** Which database the environment and the flags name. */
+export function databaseOf(dataDir: string | undefined): { url?: string | undefined; dataDir?: string | undefined } {
+  const url = process.env['DATABASE_URL'] || undefined
+  if (url !== undefined && dataDir !== undefined) {
+    throw new UsageError('--data-dir is for PGlite, but DATABASE_URL names a server: take one of them away')
+  }
+  return { url, dataDir }
+}
+
+/** An error that ends a program, for people: the text alone, with what a failed connection hides in its parts. */
+export function describe(error: unknown): string {
+  const { message, errors, cause, code } = error as Error & { errors?: unknown[]; code?: string }
+  const parts = (errors ?? []).map(describe).join(', ')
+  const own = message || parts || code || String(error)
+  return cause === undefined || own.includes(String((cause as Error).message)) ? own : `${own}: ${describe(cause)}`
+}

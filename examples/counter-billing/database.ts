@@ -1,0 +1,69 @@
+import { mkdir } from 'node:fs/promises'
+
+/** The little of SQL that the service needs, the same for a server and for PGlite. */
+export interface Database {
+  readonly name: 'database'
+  /** What it is, for people. */
+  readonly title: string
+  /** Runs one statement with parameters. */
+  query<Row>(statement: string, values?: readonly unknown[]): Promise<Row[]>
+  /** Runs a script in one transaction. */
+  script(statements: string): Promise<void>
+  close(): Promise<void>
+}
+
+export interface DatabaseOptions {
+  /** A PostgreSQL server: `postgres://user:password@host:port/database`. Without it, PGlite runs inside the process. */
+  url?: string | undefined
+  /** Where PGlite keeps its data. Without it, in memory only. */
+  dataDir?: string | undefined
+  /** Told of connections that break while nobody uses them. */
+  onError?: ((error: Error) => void) | undefined
+}
+
+/** How many connections a service holds. Writers are few by design, so this is plenty. */
+const maxConnections = 8
+
+export function openDatabase(options: DatabaseOptions = {}): Promise<Database> {
+  return options.url === undefined ? openPGlite(options.dataDir) : openServer(options.url, options.onError)
+}
+
+async function openServer(url: string, onError: (error: Error) => void = () => undefined): Promise<Database> {
+  const { default: pg } = await import('pg')
+  const pool = new pg.Pool({
+    connectionString: url,
+    max: maxConnections,
+    connectionTimeoutMillis: 5_000,
+    keepAlive: true,
+    application_name: 'counter-billing',
+  })
+  // Without a listener, a server that restarts would end the process.
+  pool.on('error', onError)
+  return {
+    name: 'database',
+    title: `PostgreSQL at ${hostOf(url)}`,
+    query: async (statement, values = []) => (await pool.query(statement, [...values])).rows,
+    // Statements sent together without parameters are one transaction on one connection.
+    script: async (statements) => void (await pool.query(statements)),
+    close: () => pool.end(),
+  }
+}
+
+async function openPGlite(dataDir: string | undefined): Promise<Database> {
+  const { PGlite } = await import('@electric-sql/pglite')
+  if (dataDir !== undefined) await mkdir(dataDir, { recursive: true })
+  const database = await PGlite.create(dataDir)
+  return {
+    name: 'database',
+    title: dataDir === undefined ? 'PGlite in memory' : `PGlite in ${dataDir}`,
+    query: async <Row>(statement: string, values: readonly unknown[] = []) =>
+      (await database.query<Row>(statement, [...values])).rows,
+    script: async (statements) => void (await database.exec(statements)),
+    close: () => database.close(),
+  }
+}
+
+/** The part of a URL that may be shown: no user, no password. */
+function hostOf(url: string): string {
+  return URL.canParse(url) ? `${new URL(url).host}${new URL(url).pathname}` : 'DATABASE_URL'
+}

@@ -1,0 +1,116 @@
+import type { Counters } from './counters.ts'
+import type { LoadMessage, LoadReport } from './load.ts'
+
+/** What the database holds of a run, by resource id. */
+export type StoredSums = ReadonlyMap<string, number>
+
+const barWidth = 30
+
+/** A bar on a terminal, a line a second anywhere else. */
+export class Progress {
+  readonly #totalMs: number
+  readonly #isTerminal = process.stdout.isTTY === true
+  #nextLineMs = 1_000
+
+  constructor(seconds: number) {
+    this.#totalMs = seconds * 1_000
+  }
+
+  show({ requests, elapsedMs }: Extract<LoadMessage, { type: 'progress' }>): void {
+    const share = Math.min(1, elapsedMs / this.#totalMs)
+    const state = `${seconds(elapsedMs)}  ${whole(requests)} requests`
+    if (this.#isTerminal) {
+      const done = Math.round(share * barWidth)
+      process.stdout.write(`\r  [${'█'.repeat(done)}${'░'.repeat(barWidth - done)}]  ${state}  `)
+    } else if (elapsedMs >= this.#nextLineMs) {
+      this.#nextLineMs += 1_000
+      console.log(`  ${state}`)
+    }
+  }
+
+  end(): void {
+    if (this.#isTerminal) process.stdout.write(`\r${' '.repeat(barWidth + 40)}\r`)
+  }
+}
+
+/** Prints what a run was like, and tells whether everything that was sent is stored. */
+export function printReport(
+  report: LoadReport,
+  counters: Counters,
+  { prefix, stored }: { prefix: string; stored: StoredSums },
+): boolean {
+  printRequests(report)
+  printWork(report, counters)
+  return printSums(report, prefix, stored)
+}
+
+function printRequests({ kinds, elapsedMs, refusals, unanswered }: LoadReport): void {
+  console.log()
+  row('latency in ms', 'requests', 'QPS', 'p50', 'p95', 'p99')
+  for (const { kind, requests, p50, p95, p99 } of kinds) {
+    row(kind, whole(requests), whole(ratio(requests * 1_000, elapsedMs)), tenths(p50), tenths(p95), tenths(p99))
+  }
+  for (const [status, count] of Object.entries(refusals)) console.log(`  ${whole(count)} answers were ${status}`)
+  if (unanswered > 0) console.log(`  ${whole(unanswered)} requests got no answer: what became of them is unknown`)
+}
+
+function printWork({ increments }: LoadReport, counters: Counters): void {
+  const [buffer, commits, reads] = [counters.buffer.stats(), counters.commits.stats(), counters.reads.stats()]
+  const { writes } = counters.statements
+  console.log()
+  row('batches', 'calls', 'batches', 'mean size', 'p95', 'max')
+  for (const { batches, batchSize, succeeded, name } of [buffer, commits, reads]) {
+    row(name, whole(succeeded), whole(batches), tenths(batchSize.mean), whole(batchSize.p95), whole(batchSize.max))
+  }
+  const merged = tenths(ratio(buffer.succeeded, buffer.batches))
+  console.log(`
+  The write buffer merged ${merged} increments into a batch of ${tenths(buffer.batchSize.mean)} counters, on average.
+  ${whole(increments)} increments took ${whole(writes)} statements, each a transaction.
+  A write for each would have taken ${whole(increments)}, ${tenths(ratio(increments, writes))} times as many.`)
+}
+
+function printSums({ sent, increments, unanswered }: LoadReport, prefix: string, stored: StoredSums): boolean {
+  const wrong = sent.filter(([id, sum]) => stored.get(id) !== sum)
+  const extra = [...stored.keys()].filter((id) => !new Map(sent).has(id))
+  const passed = increments > 0 && wrong.length === 0 && extra.length === 0
+  console.log(`
+  sent    ${whole(sumOf(sent))}  in ${whole(increments)} increments of ${whole(sent.length)} counters, as answered
+  stored  ${whole(sumOf(stored))}  SELECT sum(value) FROM spillway_counters WHERE starts_with(key, '${prefix}')`)
+  if (passed) {
+    console.log('  PASS: every counter holds exactly what was sent to it')
+    return true
+  }
+  console.log(
+    `  FAIL: ${wrong.length} counters hold something else, ${extra.length} were never sent, ${increments} were sent`,
+  )
+  for (const [id, sum] of wrong.slice(0, 5)) console.log(`    ${id}: sent ${sum}, stored ${stored.get(id) ?? 0}`)
+  if (unanswered > 0) console.log('    requests without an answer may be the reason')
+  return false
+}
+
+/** A line of a table: the first column to the left, numbers to the right. */
+function row(title: string, ...cells: readonly string[]): void {
+  console.log(`  ${title.padEnd(14)}${cells.map((cell) => cell.padStart(11)).join('')}`)
+}
+
+function sumOf(sums: Iterable<readonly [string, number]>): number {
+  let sum = 0
+  for (const [, value] of sums) sum += value
+  return sum
+}
+
+function ratio(a: number, b: number): number {
+  return b === 0 ? 0 : a / b
+}
+
+function whole(value: number): string {
+  return Math.round(value).toLocaleString('en-US')
+}
+
+function tenths(value: number): string {
+  return value.toLocaleString('en-US', { minimumFractionDigits: 1, maximumFractionDigits: 1 })
+}
+
+function seconds(ms: number): string {
+  return `${(ms / 1_000).toFixed(0).padStart(3)} s`
+}

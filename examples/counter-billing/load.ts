@@ -1,0 +1,201 @@
+// The load of the demo, in a process of its own: `fork`ed with its options as JSON, it answers with messages.
+import { setTimeout as delay } from 'node:timers/promises'
+import { Pool } from 'undici'
+
+export interface LoadOptions {
+  readonly url: string
+  readonly seconds: number
+  readonly connections: number
+  /** The load ends early when it has sent so many requests. */
+  readonly maxRequests: number
+  /** What all resource ids begin with, so that this run's counters are its own. */
+  readonly prefix: string
+}
+
+export type RequestKind = 'increment' | 'batch async' | 'batch sync' | 'get'
+
+export interface Percentiles {
+  readonly p50: number
+  readonly p95: number
+  readonly p99: number
+}
+
+/** What one kind of request was like, from sending until the whole answer was there. */
+export interface KindReport extends Percentiles {
+  readonly kind: RequestKind | 'all'
+  readonly requests: number
+}
+
+export interface LoadReport {
+  readonly elapsedMs: number
+  readonly kinds: readonly KindReport[]
+  /** Increments that the service accepted or committed. */
+  readonly increments: number
+  /** The sum of their deltas by resource id: what must be stored. */
+  readonly sent: readonly (readonly [string, number])[]
+  /** Answers that said no, by status. */
+  readonly refusals: Readonly<Record<string, number>>
+  /** Requests without an answer: whether they counted is unknown. */
+  readonly unanswered: number
+}
+
+export type LoadMessage =
+  | { readonly type: 'progress'; readonly requests: number; readonly elapsedMs: number }
+  | { readonly type: 'report'; readonly report: LoadReport }
+
+export const counterType = 'view'
+const keys = 1_000
+const hotShare = 0.2
+const batchSize = 10
+/** Of a hundred requests: 88 increments, 4 asynchronous batches, 2 synchronous ones, 6 reads. */
+const kindAt: readonly [number, RequestKind][] = [
+  [0.88, 'increment'],
+  [0.92, 'batch async'],
+  [0.94, 'batch sync'],
+  [1, 'get'],
+]
+
+interface Operation {
+  readonly resource_id: string
+  readonly counter_type: string
+  readonly delta: number
+}
+
+interface Answer {
+  readonly accepted?: boolean | number
+  readonly results?: readonly { readonly value?: number }[]
+}
+
+class Load {
+  readonly #options: LoadOptions
+  readonly #pool: Pool
+  readonly #startedAt = performance.now()
+  readonly #latencies = new Map<RequestKind, number[]>()
+  readonly #sent = new Map<string, number>()
+  readonly #refusals: Record<string, number> = {}
+  #started = 0
+  #requests = 0
+  #increments = 0
+  #unanswered = 0
+
+  constructor(options: LoadOptions) {
+    this.#options = options
+    this.#pool = new Pool(options.url, { connections: options.connections })
+  }
+
+  get progress(): LoadMessage {
+    return { type: 'progress', requests: this.#requests, elapsedMs: performance.now() - this.#startedAt }
+  }
+
+  /** One client a connection, each sending its next request when the last one was answered. */
+  async run(): Promise<LoadReport> {
+    await Promise.all(Array.from({ length: this.#options.connections }, () => this.#client()))
+    const elapsedMs = performance.now() - this.#startedAt
+    await this.#pool.close()
+    return {
+      elapsedMs,
+      kinds: this.#reportKinds(),
+      increments: this.#increments,
+      sent: [...this.#sent],
+      refusals: this.#refusals,
+      unanswered: this.#unanswered,
+    }
+  }
+
+  async #client(): Promise<void> {
+    const endsAt = this.#startedAt + this.#options.seconds * 1_000
+    while (performance.now() < endsAt && this.#started < this.#options.maxRequests) {
+      this.#started++
+      await this.#send()
+    }
+  }
+
+  async #send(): Promise<void> {
+    const chance = Math.random()
+    const kind = kindAt.find(([below]) => chance < below)?.[1] ?? 'increment'
+    const operations = Array.from({ length: kind.startsWith('batch') ? batchSize : 1 }, () => this.#operation())
+    const sentAt = performance.now()
+    try {
+      const { statusCode, body } = await this.#pool.request(requestFor(kind, operations))
+      const answer = (await body.json()) as Answer
+      this.#record(kind, performance.now() - sentAt)
+      if (kind !== 'get') this.#count(takenOf(operations, statusCode, answer))
+      if (statusCode >= 300 || statusCode === 207) await this.#refused(statusCode)
+    } catch {
+      this.#unanswered++
+      await delay(100)
+    }
+  }
+
+  #operation(): Operation {
+    const key = Math.random() < hotShare ? 'hot' : Math.floor(Math.random() * keys)
+    const delta = 1 + Math.floor(Math.random() * 3)
+    return { resource_id: `${this.#options.prefix}${key}`, counter_type: counterType, delta }
+  }
+
+  #record(kind: RequestKind, latencyMs: number): void {
+    this.#requests++
+    const latencies = this.#latencies.get(kind)
+    if (latencies === undefined) this.#latencies.set(kind, [latencyMs])
+    else latencies.push(latencyMs)
+  }
+
+  #count(operations: readonly Operation[]): void {
+    this.#increments += operations.length
+    for (const { resource_id, delta } of operations) {
+      this.#sent.set(resource_id, (this.#sent.get(resource_id) ?? 0) + delta)
+    }
+  }
+
+  async #refused(status: number): Promise<void> {
+    this.#refusals[status] = (this.#refusals[status] ?? 0) + 1
+    await delay(100)
+  }
+
+  #reportKinds(): KindReport[] {
+    const all = [...this.#latencies].map(([kind, latencies]) => reportKind(kind, latencies))
+    return [...all.sort((a, b) => b.requests - a.requests), reportKind('all', [...this.#latencies.values()].flat())]
+  }
+}
+
+function requestFor(kind: RequestKind, operations: readonly Operation[]) {
+  const [first] = operations
+  if (kind === 'get') {
+    return { method: 'GET', path: `/api/v1/counter/${first?.resource_id}/${counterType}` } as const
+  }
+  const batch = { operations, async: kind === 'batch async' }
+  return {
+    method: 'POST',
+    path: kind === 'increment' ? '/api/v1/counter/increment' : '/api/v1/counter/batch-increment',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify(kind === 'increment' ? first : batch),
+  } as const
+}
+
+/** Which operations the service took, as its answer says: a batch may be taken in part. */
+function takenOf(
+  operations: readonly Operation[],
+  status: number,
+  { accepted, results }: Answer,
+): readonly Operation[] {
+  if (results !== undefined) return operations.filter((_, index) => results[index]?.value !== undefined)
+  if (typeof accepted === 'number') return operations.slice(0, accepted)
+  return accepted === true && status === 202 ? operations : []
+}
+
+function reportKind(kind: KindReport['kind'], latencies: readonly number[]): KindReport {
+  const sorted = Float64Array.from(latencies).sort()
+  const at = (share: number): number => sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)] ?? 0
+  return { kind, requests: sorted.length, p50: at(0.5), p95: at(0.95), p99: at(0.99) }
+}
+
+const [json] = process.argv.slice(2)
+if (json !== undefined && process.send !== undefined) {
+  const tell = (message: LoadMessage): void => void process.send?.(message)
+  process.on('disconnect', () => process.exit(1))
+  const load = new Load(JSON.parse(json) as LoadOptions)
+  const timer = setInterval(() => tell(load.progress), 250)
+  const report = await load.run()
+  clearInterval(timer)
+  process.send({ type: 'report', report } satisfies LoadMessage, () => process.disconnect())
+}

@@ -1,0 +1,116 @@
+import type { FastifySchemaValidationError } from 'fastify/types/schema.js'
+
+/** The most operations in one batch. */
+export const maxOperations = 1_000
+
+/** A schema whose description is the rule in words: what follows "must be" when it is broken. */
+type Rule = Readonly<Record<string, unknown>> & { readonly description: string }
+
+const resourceId: Rule = {
+  type: 'string',
+  minLength: 1,
+  maxLength: 256,
+  // PostgreSQL can't store NUL, UTF-8 can't carry half a surrogate pair, and nobody means the other control characters.
+  pattern: '^[^\\p{Cc}\\p{Cs}]*$',
+  description: 'a string of 1 to 256 characters, none of them a control character',
+}
+
+const counterType: Rule = {
+  type: 'string',
+  minLength: 1,
+  maxLength: 64,
+  // No colon: see keyOf.
+  pattern: '^[A-Za-z0-9_.-]*$',
+  description: 'a string of 1 to 64 letters, digits and _ . -',
+}
+
+const delta: Rule = {
+  type: 'integer',
+  minimum: -Number.MAX_SAFE_INTEGER,
+  maximum: Number.MAX_SAFE_INTEGER,
+  default: 1,
+  description: `a whole number from -${Number.MAX_SAFE_INTEGER} to ${Number.MAX_SAFE_INTEGER}`,
+}
+
+export const counterParams: Rule = {
+  type: 'object',
+  required: ['resource_id', 'counter_type'],
+  properties: { resource_id: resourceId, counter_type: counterType },
+  description: 'an object',
+}
+
+export const incrementBody: Rule = {
+  type: 'object',
+  required: ['resource_id', 'counter_type'],
+  additionalProperties: false,
+  properties: { resource_id: resourceId, counter_type: counterType, delta },
+  description: 'a JSON object',
+}
+
+export const batchIncrementBody: Rule = {
+  type: 'object',
+  required: ['operations'],
+  additionalProperties: false,
+  properties: {
+    operations: {
+      type: 'array',
+      minItems: 1,
+      maxItems: maxOperations,
+      items: incrementBody,
+      description: `an array of 1 to ${maxOperations} operations`,
+    },
+    async: { type: 'boolean', default: false, description: 'true or false' },
+  },
+  description: 'a JSON object',
+}
+
+/** One counter in a URL. */
+export interface CounterParams {
+  resource_id: string
+  counter_type: string
+}
+
+/** One increment in a body, after validation. */
+export interface IncrementBody extends CounterParams {
+  delta: number
+}
+
+export interface BatchIncrementBody {
+  operations: IncrementBody[]
+  async: boolean
+}
+
+/** A counter's key in the store. A counter type has no colon, so no two counters share a key. */
+export function keyOf({ resource_id, counter_type }: CounterParams): string {
+  return `${resource_id}:${counter_type}`
+}
+
+/** Says which field broke which rule, and with what. */
+export function explain(error: FastifySchemaValidationError): { field: string; message: string } {
+  const { keyword, params, parentSchema, data } = error as typeof error & { parentSchema?: Rule; data?: unknown }
+  const at = error.instancePath
+    .slice(1)
+    .replace(/\/(\d+)/g, '[$1]')
+    .replaceAll('/', '.')
+  const inside = (name: unknown): string => (at === '' ? String(name) : `${at}.${name}`)
+  if (keyword === 'required') {
+    const field = inside(params['missingProperty'])
+    return { field, message: `${field} is missing` }
+  }
+  if (keyword === 'additionalProperties') {
+    const field = inside(params['additionalProperty'])
+    const known = Object.keys((parentSchema?.['properties'] as object | undefined) ?? {}).join(', ')
+    return { field, message: `${field} is not a known field; there are ${known}` }
+  }
+  const field = at === '' ? 'body' : at
+  return { field, message: `${field} must be ${parentSchema?.description}, got ${show(data)}` }
+}
+
+/** A value and its type, cut short. */
+function show(value: unknown): string {
+  if (value === null || value === undefined) return 'nothing'
+  if (Array.isArray(value)) return `an array of ${value.length}`
+  if (typeof value === 'object') return 'an object'
+  const json = JSON.stringify(value)
+  return `${json.length > 50 ? `${json.slice(0, 50)}…` : json} (${typeof value})`
+}

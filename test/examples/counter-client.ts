@@ -1,0 +1,63 @@
+import { onTestFinished } from 'vitest'
+import { type Service, type ServiceOptions, startService } from '../../examples/counter-billing/service.ts'
+
+/** What the service answered. */
+export interface Answer {
+  readonly status: number
+  readonly headers: Headers
+  // biome-ignore lint/suspicious/noExplicitAny: each test knows the answer that it asks for
+  readonly body: any
+}
+
+export interface Client {
+  readonly service: Service
+  /** What the service logged. */
+  readonly log: string[]
+  get(path: string): Promise<Answer>
+  post(path: string, body: unknown): Promise<Answer>
+  /** Sends a body as it is. */
+  send(path: string, body: string, contentType?: string): Promise<Answer>
+  increment(resource: string, delta?: number): Promise<Answer>
+  value(resource: string): Promise<number>
+}
+
+export const increments = '/api/v1/counter/increment'
+export const batches = '/api/v1/counter/batch-increment'
+
+/** Starts a service on a free port that ends with the test. */
+export async function startClient(options: ServiceOptions): Promise<Client> {
+  const log: string[] = []
+  const service = await startService({
+    ports: [0],
+    log: (level, message) => log.push(`${level} ${message}`),
+    ...options,
+  })
+  onTestFinished(() => service.close())
+  return clientOf(service, log)
+}
+
+export function clientOf(service: Service, log: string[]): Client {
+  const get = (path: string): Promise<Answer> => request(service.url + path)
+  const send = (path: string, body: string, contentType = 'application/json'): Promise<Answer> =>
+    request(service.url + path, { method: 'POST', body, headers: { 'content-type': contentType } })
+  const post = (path: string, body: unknown): Promise<Answer> => send(path, JSON.stringify(body))
+  return {
+    service,
+    log,
+    get,
+    post,
+    send,
+    increment: (resource, delta) => post(increments, { resource_id: resource, counter_type: 'like', delta }),
+    value: async (resource) => (await get(`/api/v1/counter/${encodeURIComponent(resource)}/like`)).body.value,
+  }
+}
+
+/** Operations on counters of type `like`, as a batch wants them. */
+export function operations(...deltas: readonly (readonly [string, number])[]): unknown[] {
+  return deltas.map(([resource_id, delta]) => ({ resource_id, counter_type: 'like', delta }))
+}
+
+async function request(url: string, init?: RequestInit): Promise<Answer> {
+  const response = await fetch(url, init)
+  return { status: response.status, headers: response.headers, body: await response.json() }
+}

@@ -1,0 +1,248 @@
+import { randomUUID } from 'node:crypto'
+import { connect } from 'node:net'
+import { StoreError } from 'spillway'
+import { commitThenDrop, seededRandom } from 'spillway/testing'
+import { afterAll, describe, expect, test, vi } from 'vitest'
+import { maxCounter, PostgresCounterStore } from '../../examples/counter-billing/counter-store.ts'
+import type { CountersOptions } from '../../examples/counter-billing/counters.ts'
+import { type Database, openDatabase } from '../../examples/counter-billing/database.ts'
+import { batches, operations, startClient } from './counter-client.ts'
+
+const database = await openDatabase()
+
+afterAll(() => database.close())
+
+const fresh = (name: string): string => `${name}-${randomUUID()}`
+const atOnce = { attempts: 30, delayMs: 0 }
+
+/** A store that commits, and then loses four of ten answers on their way back. */
+class LossyStore extends PostgresCounterStore {
+  losses = 0
+  override readonly increment: PostgresCounterStore['increment']
+  override readonly add: PostgresCounterStore['add']
+
+  constructor(real: Database, seed: string) {
+    super(real)
+    const error = (): Error => {
+      this.losses++
+      return new StoreError('the connection was lost after the commit', { outcomeUnknown: true })
+    }
+    const faults = { failureRate: 0.4, random: seededRandom(seed), error }
+    this.increment = commitThenDrop(super.increment.bind(this), faults)
+    this.add = commitThenDrop(super.add.bind(this), faults)
+  }
+}
+
+/** A store that can be taken down. */
+class SwitchedStore extends PostgresCounterStore {
+  down = false
+  #held: Promise<void> = Promise.resolve()
+
+  /** Makes flushes wait until the function that it returns is called. */
+  hold(): () => void {
+    let release = (): void => undefined
+    this.#held = new Promise((resolve) => {
+      release = resolve
+    })
+    return release
+  }
+
+  override async increment(...batch: Parameters<PostgresCounterStore['increment']>): Promise<number[]> {
+    this.#check()
+    return super.increment(...batch)
+  }
+
+  override async add(...batch: Parameters<PostgresCounterStore['add']>): Promise<void> {
+    this.#check()
+    await this.#held
+    return super.add(...batch)
+  }
+
+  override async getMany(keys: readonly string[]): Promise<number[]> {
+    this.#check()
+    return super.getMany(keys)
+  }
+
+  #check(): void {
+    if (this.down) throw new StoreError('the database is down')
+  }
+}
+
+const switched = async ({ attempts }: { attempts: number }, options: CountersOptions = {}) => {
+  const store = new SwitchedStore(database)
+  const retry = { attempts, delayMs: 1 }
+  const client = await startClient({ database, createStore: () => store, retry, ...options })
+  return { store, ...client }
+}
+
+describe('a lost answer', () => {
+  test('of a flush counts nothing twice', async () => {
+    const store = new LossyStore(database, 'flush')
+    const { increment, value, service } = await startClient({ database, createStore: () => store, retry: atOnce })
+    const keys = Array.from({ length: 5 }, () => fresh('key'))
+
+    for (let round = 0; round < 20; round++) {
+      await Promise.all(keys.map((key) => increment(key, 3)))
+      await service.counters.buffer.flush()
+    }
+
+    expect(store.losses).toBeGreaterThan(5)
+    expect(await Promise.all(keys.map(value))).toEqual(keys.map(() => 60))
+  })
+
+  test('of a committed batch costs no caller its exact values', async () => {
+    const store = new LossyStore(database, 'commit')
+    const { post, value } = await startClient({ database, createStore: () => store, retry: atOnce })
+    const a = fresh('a')
+
+    const answers = await Promise.all(
+      Array.from({ length: 60 }, () => post(batches, { operations: operations([a, 1], [a, 1]) })),
+    )
+
+    const values: number[] = answers.flatMap(({ body }) =>
+      body.results.map((result: { value: number }) => result.value),
+    )
+    expect(values.sort((x, y) => x - y)).toEqual(Array.from({ length: 120 }, (_, index) => index + 1))
+    expect(await value(a)).toBe(120)
+    expect(store.losses).toBeGreaterThan(0)
+  })
+})
+
+describe('while the database is down', () => {
+  test('accepted increments that were given up are logged, counted, and show in the health until a write succeeds', async () => {
+    const { store, increment, service, log, get } = await switched({ attempts: 3 })
+    const a = fresh('a')
+    store.down = true
+
+    await increment(a, 2)
+    await increment(a, 3)
+    await service.counters.buffer.flush()
+
+    expect(log.filter((line) => line.startsWith('warn increments: the database is down'))).toHaveLength(2)
+    expect(log.at(-1)).toBe(
+      `error LOST: accepted increments of 1 counters (the database is down): ${JSON.stringify({ [`${a}:like`]: 5 })}`,
+    )
+    const sick = await get('/healthz')
+    expect([sick.status, sick.body]).toEqual([503, { status: 'failing', reason: 'the database is down', lost: 1 }])
+
+    store.down = false
+    await increment(a, 1)
+    await service.counters.buffer.flush()
+
+    const healthy = await get('/healthz')
+    expect([healthy.status, healthy.body]).toEqual([200, { status: 'ok', lost: 1 }])
+  })
+
+  test('a short outage costs nothing', async () => {
+    const { store, increment, service, value, log } = await switched({ attempts: 1_000 })
+    const a = fresh('a')
+    store.down = true
+    await increment(a, 2)
+    const flushed = service.counters.buffer.flush()
+    await vi.waitUntil(() => log.length > 0)
+
+    store.down = false
+    await flushed
+
+    expect(await value(a)).toBe(2)
+    expect(service.counters.losses).toMatchObject({ lost: 0, failing: false })
+  })
+
+  test('who waits for an answer gets a 503 that says when to come back', async () => {
+    const { store, post, get } = await switched({ attempts: 2 })
+    store.down = true
+
+    const answers = [
+      await post(batches, { operations: operations([fresh('a'), 1]) }),
+      await get('/api/v1/counter/a/like'),
+      await get('/healthz'),
+    ]
+
+    expect(answers.map(({ status }) => status)).toEqual([503, 503, 503])
+    expect(answers.slice(0, 2).map(({ headers }) => headers.get('retry-after'))).toEqual(['1', '1'])
+    expect(answers[0]?.body.results[0].error).toEqual({
+      error: 'unavailable',
+      message: 'the database is down',
+      applied: 'no',
+    })
+  })
+})
+
+describe('when no more counters fit', () => {
+  /** A service with room for two counters, whose only writer waits with two others. */
+  const full = async () => {
+    const { store, ...client } = await switched({ attempts: 1 }, { capacity: 2 })
+    const [a, b] = [fresh('a'), fresh('b')]
+    const release = store.hold()
+    for (const resource of [fresh('x'), fresh('y'), a, b]) await client.increment(resource)
+    return { a, b, release, ...client }
+  }
+
+  test('a new one gets a 503 that says when to come back, and those that wait still count', async () => {
+    const { a, increment, release, service, value } = await full()
+    const c = fresh('c')
+
+    const answers = [await increment(c), await increment(a, 5)]
+    release()
+    await service.counters.buffer.flush()
+
+    expect(answers.map(({ status }) => status)).toEqual([503, 202])
+    expect(answers[0]?.headers.get('retry-after')).toBe('1')
+    expect(answers[0]?.body).toMatchObject({ error: 'overloaded', accepted: false })
+    expect([await value(c), await value(a)]).toEqual([0, 6])
+  })
+
+  test('an asynchronous batch is refused as a whole', async () => {
+    const { a, post, release, service, value } = await full()
+    const c = fresh('c')
+
+    const { status, headers, body } = await post(batches, { operations: operations([a, 5], [c, 5]), async: true })
+    release()
+    await service.counters.buffer.flush()
+
+    expect([status, headers.get('retry-after')]).toEqual([503, '1'])
+    expect(body).toMatchObject({ error: 'overloaded', accepted: 0, refused: 2 })
+    expect([await value(a), await value(c)]).toEqual([1, 0])
+  })
+})
+
+test('an asynchronous batch whose sums no longer stay exact says how far it was accepted', async () => {
+  const { post, service, value } = await switched({ attempts: 1 })
+  const [a, b, c] = [fresh('a'), fresh('b'), fresh('c')]
+  const some = operations([a, 1], [b, maxCounter], [b, 1], [c, 1])
+
+  const { status, body } = await post(batches, { operations: some, async: true })
+  await service.counters.buffer.flush()
+
+  expect(status).toBe(503)
+  expect(body).toMatchObject({ error: 'overloaded', accepted: 2, refused: 2 })
+  expect([await value(a), await value(b), await value(c)]).toEqual([1, maxCounter, 0])
+})
+
+describe('closing with a deadline', () => {
+  test('a client that never finishes its request leaves time for the writes', async () => {
+    const { increment, service } = await switched({ attempts: 1 })
+    const a = fresh('a')
+    await increment(a, 4)
+    const { hostname, port } = new URL(service.url)
+    const slow = connect(Number(port), hostname, () => slow.write('POST /api/v1/counter/increment HTTP/1.1\r\nhost: x'))
+    slow.on('error', () => undefined)
+    await vi.waitUntil(() => slow.bytesWritten > 0)
+
+    for (const part of service.parts) await part.close({ timeoutMs: 300 })
+
+    expect(await new PostgresCounterStore(database).getMany([`${a}:like`])).toEqual([4])
+  })
+
+  test('what could not be written in time is logged', async () => {
+    const { store, increment, service, log } = await switched({ attempts: 1 })
+    const release = store.hold()
+    await increment(fresh('a'))
+    await increment(fresh('a'))
+
+    for (const part of service.parts) await part.close({ timeoutMs: 20 })
+    release()
+
+    expect(log).toEqual(['error LOST: 2 accepted increments had no time left to be written'])
+  })
+})
