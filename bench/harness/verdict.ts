@@ -1,0 +1,69 @@
+import type { Aim, Measurement } from './contest.ts'
+
+/** How spillway stands beside one peer. */
+export interface Verdict {
+  readonly peer: string
+  /** Spillway's time as a share of the peer's: below 1 it is faster. */
+  readonly ratio: number
+  readonly aim: Aim | null
+  /** Whether the aim is reached; null without an aim. */
+  readonly ok: boolean | null
+}
+
+/** Compares the first measurement with each of the others; `aims` are those of all contenders, in the same order. */
+export function judge(measurements: readonly Measurement[], aims: readonly (Aim | undefined)[]): Verdict[] {
+  const [ours, ...peers] = measurements
+  if (ours === undefined) return []
+  return peers.map((peer, index) => {
+    const ratio = ours.medianNs / peer.medianNs
+    const aim = aims[index + 1] ?? null
+    return { peer: peer.name, ratio, aim, ok: aim === null ? null : reaches(ratio, aim) }
+  })
+}
+
+function reaches(ratio: number, aim: Aim): boolean {
+  return 'atMost' in aim ? ratio <= aim.atMost : 1 / ratio >= aim.timesFaster
+}
+
+/** A contest's measurements and verdicts as lines of text. */
+export function tableOf(operation: string, measurements: readonly Measurement[], verdicts: readonly Verdict[]): string {
+  const header = ['', `ns/${operation}`, 'mean', 'spillway beside it', 'aim', '']
+  const rows = measurements.map(({ name, medianNs, meanNs }, index) => {
+    const verdict = verdicts[index - 1]
+    const text = verdict === undefined ? ['', '', ''] : [ratioText(verdict), aimText(verdict.aim), okText(verdict.ok)]
+    return [name, nsText(medianNs), nsText(meanNs), ...text]
+  })
+  const table = [header, ...rows]
+  const widths = header.map((_, column) => Math.max(...table.map((row) => (row[column] ?? '').length)))
+  const numeric = new Set([1, 2, 3])
+  return table
+    .map((row) =>
+      row
+        .map((cell, column) => {
+          const width = widths[column] ?? 0
+          return numeric.has(column) ? cell.padStart(width) : cell.padEnd(width)
+        })
+        .join('  ')
+        .trimEnd(),
+    )
+    .map((line) => `  ${line}`)
+    .join('\n')
+}
+
+function nsText(ns: number): string {
+  return ns < 100 ? ns.toFixed(1) : String(Math.round(ns))
+}
+
+function ratioText({ ratio, aim }: Verdict): string {
+  const faster = aim === null ? ratio < 0.5 : 'timesFaster' in aim
+  return faster ? `${(1 / ratio).toFixed(1)} x faster` : `${ratio.toFixed(2)} x`
+}
+
+function aimText(aim: Aim | null): string {
+  if (aim === null) return ''
+  return 'atMost' in aim ? `<= ${aim.atMost} x` : `>= ${aim.timesFaster} x faster`
+}
+
+function okText(ok: boolean | null): string {
+  return ok === null ? '' : ok ? 'ok' : 'MISSED'
+}

@@ -1,0 +1,190 @@
+import { fork } from 'node:child_process'
+import { mkdirSync, readdirSync, writeFileSync } from 'node:fs'
+import { dirname, join, resolve } from 'node:path'
+import { fileURLToPath, pathToFileURL } from 'node:url'
+import { parseArgs } from 'node:util'
+import { build } from 'esbuild'
+import { buildIfStale } from './harness/built-package.ts'
+import type { Measurement } from './harness/contest.ts'
+import { type Facts, factsText, readFacts } from './harness/facts.ts'
+import type { ContestOutline, SuiteMessage } from './harness/suite-process.ts'
+import { judge, tableOf, type Verdict } from './harness/verdict.ts'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+const cache = join(root, '.cache/bench')
+/** A contest takes seconds; one that takes this long hangs. */
+const contestLimitMs = 300_000
+
+const help = `Usage: npm run bench -- [options]
+
+Measures the built package (built first, if dist is missing or older than src) beside its peers. Every contest runs in a
+process of its own and takes its contenders in turns; every contender's answers are checked.
+
+  --suite NAME   only this suite; may be given more than once: ${suiteNames().join(', ')}
+  --only TEXT    only contests whose name contains this text
+  --smoke        a few turns each, to see that it works and answers right; no ratios
+  --check        exit with 1 when an aim is missed
+  --json FILE    where the results go (default .cache/bench/results.json)
+  --help         this text
+
+ns/add and the like: the median of the rounds' medians, from the first call of a turn until the last answer is there,
+divided by the operations. Mean: the same with the rounds' means, which garbage collection and noise are part of.
+Exit code: 0, or 1 when an answer was wrong or a contest failed, or 2 when an argument is.`
+
+interface ContestReport {
+  readonly suite: string
+  readonly name: string
+  readonly operation: string
+  readonly operations: number
+  readonly measurements: readonly Measurement[]
+  readonly verdicts: readonly Verdict[]
+}
+
+const { suites, only, smoke, check, json } = readArguments()
+await main()
+
+async function main(): Promise<void> {
+  if (await buildIfStale(root)) console.log('built dist, which was missing or older than src')
+  const { files, packages } = await bundle(suites)
+  const facts = readFacts(root, packages)
+  console.log(factsText(facts))
+  const reports: ContestReport[] = []
+  const failures: string[] = []
+  for (const [suite, file] of files) {
+    const { contests, spillway } = await contentsOf(file)
+    if (spillway !== pathToFileURL(join(root, 'dist/index.js')).href) {
+      throw new Error(`${suite} would measure ${spillway}, not the built package`)
+    }
+    for (const [index, contest] of contests.entries()) {
+      if (!contest.name.includes(only)) continue
+      console.log(`\n${suite}: ${contest.name}`)
+      try {
+        reports.push(await runContest(suite, file, index, contest))
+      } catch (error) {
+        failures.push(`${suite}: ${contest.name}`)
+        console.log(`  FAILED: ${error instanceof Error ? error.message : error}`)
+      }
+    }
+  }
+  finish(facts, reports, failures)
+}
+
+async function runContest(suite: string, file: string, index: number, contest: ContestOutline): Promise<ContestReport> {
+  const message = await ask(file, [String(index), smoke ? 'smoke' : 'full'])
+  if (message.kind !== 'result') throw new Error(`expected a result, got ${message.kind}`)
+  const { measurements } = message
+  const { name, operation, operations, contenders } = contest
+  const verdicts = smoke
+    ? []
+    : judge(
+        measurements,
+        contenders.map(({ aim }) => aim),
+      )
+  if (smoke) console.log(`  ${measurements.length} contenders answered right`)
+  else console.log(tableOf(operation, measurements, verdicts))
+  return { suite, name, operation, operations, measurements, verdicts }
+}
+
+function finish(facts: Facts, reports: readonly ContestReport[], failures: readonly string[]): void {
+  const verdicts = reports.flatMap((report) => report.verdicts)
+  const reached = verdicts.filter(({ ok }) => ok === true).length
+  const missed = verdicts.filter(({ ok }) => ok === false).length
+  mkdirSync(dirname(json), { recursive: true })
+  writeFileSync(json, `${JSON.stringify({ facts, smoke, contests: reports, failures }, undefined, 2)}\n`)
+  console.log()
+  if (reports.length + failures.length === 0) console.log(`no contest's name contains '${only}'`)
+  if (!smoke) console.log(`aims reached: ${reached}, missed: ${missed}`)
+  if (failures.length > 0) console.log(`failed:\n  ${failures.join('\n  ')}`)
+  console.log(`results: ${json}`)
+  if (failures.length > 0 || reports.length === 0 || (check && missed > 0)) process.exitCode = 1
+}
+
+/** Bundles each suite with the harness; packages stay outside, so that node itself resolves them, spillway to its own dist. */
+async function bundle(names: readonly string[]): Promise<{ files: Map<string, string>; packages: string[] }> {
+  const { metafile } = await build({
+    absWorkingDir: root,
+    entryPoints: names.map((name) => ({ in: `bench/${name}.bench.ts`, out: name })),
+    outdir: cache,
+    outExtension: { '.js': '.mjs' },
+    bundle: true,
+    packages: 'external',
+    platform: 'node',
+    format: 'esm',
+    target: `node${process.versions.node}`,
+    sourcemap: 'inline',
+    metafile: true,
+    tsconfigRaw: {},
+  })
+  const imports = Object.values(metafile.outputs).flatMap((output) => output.imports)
+  const packages = imports.map(({ path }) => path).filter((path) => !path.startsWith('node:'))
+  return {
+    files: new Map(names.map((name) => [name, join(cache, `${name}.mjs`)])),
+    packages: [...new Set(packages)].sort(),
+  }
+}
+
+async function contentsOf(file: string): Promise<Extract<SuiteMessage, { kind: 'contents' }>> {
+  const message = await ask(file, [])
+  if (message.kind !== 'contents') throw new Error(`expected contents, got ${message.kind}`)
+  return message
+}
+
+/** Starts a suite's process with plain node, and waits for its one message and its end. */
+function ask(file: string, args: readonly string[]): Promise<SuiteMessage> {
+  return new Promise((resolve, reject) => {
+    const child = fork(file, args, {
+      execArgv: ['--expose-gc', '--enable-source-maps'],
+      timeout: contestLimitMs,
+      env: { ...process.env, NODE_ENV: 'production', NODE_OPTIONS: '' },
+    })
+    let message: SuiteMessage | undefined
+    child.on('message', (received) => {
+      message = received as SuiteMessage
+    })
+    child.on('error', reject)
+    child.on('exit', (code, signal) => {
+      if (message?.kind === 'error') reject(new Error(message.error))
+      else if (message === undefined) reject(new Error(`it ended without a result (${signal ?? `code ${code}`})`))
+      else resolve(message)
+    })
+  })
+}
+
+function suiteNames(): string[] {
+  const ending = '.bench.ts'
+  const files = readdirSync(join(root, 'bench')).filter((name) => name.endsWith(ending))
+  return files.map((name) => name.slice(0, -ending.length)).sort()
+}
+
+function readArguments(): { suites: string[]; only: string; smoke: boolean; check: boolean; json: string } {
+  try {
+    const { values } = parseArgs({
+      options: {
+        suite: { type: 'string', multiple: true },
+        only: { type: 'string', default: '' },
+        smoke: { type: 'boolean', default: false },
+        check: { type: 'boolean', default: false },
+        json: { type: 'string' },
+        help: { type: 'boolean', default: false },
+      },
+    })
+    if (values.help) {
+      console.log(help)
+      process.exit(0)
+    }
+    const known = suiteNames()
+    const unknown = values.suite?.find((name) => !known.includes(name))
+    if (unknown !== undefined) throw new Error(`there is no suite '${unknown}'; there are ${known.join(', ')}`)
+    return {
+      suites: values.suite ?? known,
+      only: values.only,
+      smoke: values.smoke,
+      check: values.check,
+      json: values.json === undefined ? join(cache, 'results.json') : resolve(values.json),
+    }
+  } catch (error) {
+    console.error(error instanceof Error ? error.message : error)
+    console.error('npm run bench -- --help says what there is.')
+    process.exit(2)
+  }
+}
