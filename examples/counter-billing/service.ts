@@ -39,7 +39,7 @@ export async function startService(options: ServiceOptions): Promise<Service> {
   const stopForgetting = forgetOldBatches(store, log)
   const parts: Closable[] = [
     { name: 'gateway', close: ({ timeoutMs } = {}) => closeGateway(app, timeoutMs) },
-    closeBuffer(counters, log),
+    counters.buffer,
     counters.commits,
     counters.reads,
     { name: 'batch ids', close: stopForgetting },
@@ -80,17 +80,6 @@ async function closeGateway(app: FastifyInstance, timeoutMs: number | undefined)
   )
   await Promise.race([closed, cut])
   patience.abort()
-}
-
-/** Writes what was accepted, and says so if time ran out. */
-function closeBuffer({ buffer }: Counters, log: Log): Closable {
-  return {
-    name: buffer.name,
-    async close(options) {
-      const { abandoned } = await buffer.close(options)
-      if (abandoned > 0) log('error', `LOST: ${abandoned} accepted increments had no time left to be written`)
-    },
-  }
 }
 
 /** Keeps the table of batch ids small, for as long as the service runs. */

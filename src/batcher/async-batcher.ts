@@ -11,6 +11,8 @@ import type { Cohort } from '../internal/batch-books.js'
 import { resolveBatchOptions } from '../internal/batch-options.js'
 import { type BatchFace, BatchQueue } from '../internal/batch-queue.js'
 import { type Deferred, handled, openPromise, rejected } from '../internal/deferred.js'
+import type { ListNode } from '../internal/linked-list.js'
+import type { RoomWaiter } from '../internal/room.js'
 
 /** Options of {@link AsyncBatcher}. */
 export interface AsyncBatcherOptions<Item> extends ComponentOptions {
@@ -252,32 +254,33 @@ export class AsyncBatcher<Item, Result> extends ClosableComponent<AsyncBatcherEv
   /** The long way in: keys, groups, sizes and signals. */
   #add(item: Item, signal: AbortSignal | undefined): Promise<Result> {
     const call = new FullCall<Item, Result>(item)
-    const error = this.#offer(call, signal)
-    if (error !== undefined) fail(call, error)
+    const refusal = this.#offer(call, signal)
+    if (refusal !== undefined) fail(call, refusal.reason)
     return call.promise
   }
 
-  #offer(call: FullCall<Item, Result>, signal: AbortSignal | undefined): unknown {
+  #offer(call: FullCall<Item, Result>, signal: AbortSignal | undefined): Refusal | undefined {
     let group: unknown
     try {
       if (checkSignal(signal)?.aborted) {
         this.#queue.reject()
-        return signal?.reason
+        return new Refusal(signal?.reason)
       }
       if (this.#keyOf !== undefined) call.key = this.#keyOf(call.item)
       if (this.#groupBy !== undefined) group = this.#groupBy(call.item)
       if (this.#sizeOf !== undefined) call.bytes = checkSize(this.#sizeOf(call.item))
     } catch (error) {
       this.#queue.reject()
-      return error
+      return new Refusal(error)
     }
-    const refusal = this.#queue.offer(call, group)
-    if (refusal === undefined && signal !== undefined) {
+    const error = this.#queue.offer(call, group)
+    if (error !== undefined) return new Refusal(error)
+    if (signal !== undefined && !call.done) {
       call.stopListening = onAbort(signal, () => {
         if (this.#queue.abort(call, signal.reason)) fail(call, signal.reason)
       })
     }
-    return refusal
+    return undefined
   }
 
   #reportNesting(): void {
@@ -343,6 +346,11 @@ interface Call<Item, Result> extends Entry, Deferred<Result> {
   readonly stopListening: (() => void) | undefined
 }
 
+/** Why an item was not accepted; an object, since what a callback throws can be anything, undefined included. */
+class Refusal {
+  constructor(readonly reason: unknown) {}
+}
+
 /** An item that only needs a place in the queue. */
 class PlainCall<Item, Result> implements Call<Item, Result> {
   declare readonly item: Item
@@ -382,6 +390,12 @@ class PlainCall<Item, Result> implements Call<Item, Result> {
     return undefined
   }
 
+  get place(): undefined {
+    return undefined
+  }
+
+  set place(_place: unknown) {}
+
   get position(): number {
     return 0
   }
@@ -404,6 +418,7 @@ class FullCall<Item, Result> implements Call<Item, Result> {
   done = false
   bytes = 0
   key: unknown = undefined
+  place: ListNode<Entry> | undefined = undefined
   position = 0
   stopListening: (() => void) | undefined = undefined
 
@@ -415,6 +430,8 @@ class FullCall<Item, Result> implements Call<Item, Result> {
 
 function succeed<Item, Result>(call: Call<Item, Result>, result: Result): void {
   call.stopListening?.()
+  // A promise among the results may reject when nobody looks.
+  if (typeof result === 'object' && result !== null && 'then' in result) handled(call.promise)
   call.resolve(result)
 }
 
@@ -426,12 +443,12 @@ function fail<Item, Result>(call: Call<Item, Result>, error: unknown): void {
 
 /** What {@link ManyCalls} needs of its batcher. */
 interface Admission<Item, Result> {
-  offer(call: FullCall<Item, Result>): unknown
+  offer(call: FullCall<Item, Result>): Refusal | undefined
   abort(call: FullCall<Item, Result>, reason: unknown): void
   abortUnaccepted(): void
   reject(): void
   hasRoom(): boolean
-  join(waiter: { take(): boolean; refuse(error: unknown): void }): () => void
+  join(waiter: RoomWaiter): () => void
 }
 
 /** One `addMany`: admits its items one by one as there is room, and collects their outcomes. */
@@ -468,6 +485,7 @@ class ManyCalls<Item, Result> {
     while (this.#next < this.#items.length && this.#admission.hasRoom()) this.#admitNext()
     if (this.#next < this.#items.length) {
       this.#leave = this.#admission.join({
+        signal,
         take: () => {
           this.#admitNext()
           return this.#next >= this.#items.length
@@ -482,8 +500,8 @@ class ManyCalls<Item, Result> {
   #admitNext(): void {
     const index = this.#next++
     const call = new FullCall<Item, Result>(this.#items[index] as Item)
-    const error = this.#admission.offer(call)
-    if (error !== undefined) return this.#settle(index, { status: 'rejected', reason: error })
+    const refusal = this.#admission.offer(call)
+    if (refusal !== undefined) return this.#settle(index, { status: 'rejected', reason: refusal.reason })
     this.#calls.add(call)
     call.promise.then(
       (value) => this.#settleCall(call, index, { status: 'fulfilled', value }),

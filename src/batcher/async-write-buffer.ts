@@ -7,6 +7,7 @@ import { type Batch, type EarlierUnits, type Entry, type MergingEntry, noCohort 
 import type { Cohort } from '../internal/batch-books.js'
 import { resolveBatchOptions } from '../internal/batch-options.js'
 import { type BatchFace, BatchQueue } from '../internal/batch-queue.js'
+import type { ListNode } from '../internal/linked-list.js'
 
 /** Options of {@link AsyncWriteBuffer}. */
 export interface AsyncWriteBufferOptions<K, V> extends ComponentOptions {
@@ -176,13 +177,16 @@ export class AsyncWriteBuffer<K, V> extends ClosableComponent<AsyncWriteBufferEv
     if (this.#queue.closed) return this.#reject(key, value, this.#queue.closedError())
     if (entry.merging) return this.#reject(key, value, new Error('merge wrote to the key that it was merging'))
     entry.merging = true
+    let merged: V
     try {
-      entry.value = this.#merge(entry.value, value)
+      merged = this.#merge(entry.value, value)
     } catch (error) {
       return this.#reject(key, value, error)
     } finally {
       entry.merging = false
     }
+    if (entry.done) return this.#reject(key, value, new Error('merge made the buffer drop the key that it was merging'))
+    entry.value = merged
     this.#queue.merge(entry)
     return true
   }
@@ -204,7 +208,6 @@ export class AsyncWriteBuffer<K, V> extends ClosableComponent<AsyncWriteBufferEv
   }
 
   #putNew(key: K, value: V): boolean {
-    const entry = new KeyEntry(key, value)
     let group: unknown
     if (this.#groupBy !== undefined) {
       try {
@@ -212,14 +215,16 @@ export class AsyncWriteBuffer<K, V> extends ClosableComponent<AsyncWriteBufferEv
       } catch (error) {
         return this.#reject(key, value, error)
       }
+      // It may have written to this very key.
+      if (this.#entries.has(key)) return this.put(key, value)
     }
+    const entry = new KeyEntry(key, value)
     const refusal = this.#queue.offer(entry, group)
     if (refusal !== undefined) {
       // A newest that was dropped has had its event.
       if (!entry.dropped) this.#recordRejected(key, value, refusal)
       return false
     }
-    this.#entries.set(key, entry)
     return true
   }
 
@@ -240,6 +245,7 @@ export class AsyncWriteBuffer<K, V> extends ClosableComponent<AsyncWriteBufferEv
       complete: () => true,
       fail: () => undefined,
       unitsOf: writesIn,
+      entered: (entry) => void this.#entries.set(entry.key, entry),
       left: (entry) => void this.#entries.delete(entry.key),
       onRetried: (portion, attempt, delayMs, error) => {
         if (events.has('retried')) events.emit('retried', { batchId: portion.id, attempt, delayMs, error })
@@ -293,7 +299,8 @@ class KeyEntry<K, V> implements MergingEntry {
   batch: Batch<Entry> | undefined = undefined
   done = false
   units = 1
-  bytes = 0
+  readonly bytes = 0
+  place: ListNode<Entry> | undefined = undefined
   earlier: EarlierUnits[] | undefined = undefined
   dropped = false
   /** Guards against a `merge` that writes to its own key: the inner write would be overwritten by the outer one. */

@@ -1,6 +1,6 @@
 import { type Clock, systemClock } from './clock.js'
 import { Emitter, type Listener } from './events.js'
-import { checkDuration, checkFunction, checkOptions, failOption } from './options.js'
+import { checkDuration, checkFunction, checkOptions, failOption, valueOr } from './options.js'
 
 /** What every component's options have in common. */
 export interface ComponentOptions {
@@ -50,10 +50,10 @@ export abstract class Component<Events, Stats> {
   /** @param defaultName - its name where the options give none. */
   protected constructor(defaultName: string, options: ComponentOptions | undefined) {
     checkOptions('options', options)
-    this.name = options?.name ?? defaultName
+    this.name = valueOr(options?.name, defaultName)
     if (typeof this.name !== 'string') failOption('name', 'must be a string', this.name)
-    this.clock = checkClock(options?.clock ?? systemClock)
-    this.random = checkFunction('random', options?.random ?? Math.random)
+    this.clock = checkClock(valueOr(options?.clock, systemClock))
+    this.random = checkFunction('random', valueOr(options?.random, Math.random))
     this.events = new Emitter<Events>(this.name)
   }
 
@@ -89,7 +89,9 @@ export abstract class ClosableComponent<Events, Stats> extends Component<Events,
       checkOptions('options', options)
       if (options?.timeoutMs !== undefined) checkDuration('timeoutMs', options.timeoutMs)
     } catch (error) {
-      return Promise.reject(error)
+      const refused = Promise.reject(error)
+      refused.catch(() => undefined)
+      return refused
     }
     if (this.#closing === undefined) {
       this.#closing = new Closing(this.clock)

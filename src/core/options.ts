@@ -29,6 +29,11 @@ export function failOption(field: string, rule: string, value: unknown): never {
   throw new OptionError(field, `${field} ${rule}, got ${describe(value)}`)
 }
 
+/** An option's value, or its default where there is none: `null` is a value, and a wrong one. */
+export function valueOr<T>(value: T | undefined, fallback: T): T {
+  return value === undefined ? fallback : value
+}
+
 /** Checks a duration in milliseconds, fractions allowed. */
 export function checkDuration(field: string, value: number, min = 0, max: number = maxDurationMs): number {
   if (typeof value !== 'number' || !(value >= min && value <= max)) {
@@ -82,10 +87,18 @@ export function checkOptions(field: string, value: unknown): void {
 
 /** Checks an `AbortSignal` that may be left out. */
 export function checkSignal(value: AbortSignal | undefined): AbortSignal | undefined {
-  if (value !== undefined && (typeof value !== 'object' || value === null || typeof value.aborted !== 'boolean')) {
-    failOption('signal', 'must be an AbortSignal', value)
-  }
+  if (value !== undefined && !isSignal(value)) failOption('signal', 'must be an AbortSignal', value)
   return value
+}
+
+/** By its shape: signals come from other realms and from polyfills. */
+function isSignal(value: AbortSignal): boolean {
+  return (
+    typeof value === 'object' &&
+    value !== null &&
+    typeof value.aborted === 'boolean' &&
+    typeof value.addEventListener === 'function'
+  )
 }
 
 /** What happens to new work when there is no room: refuse it, drop it and count it, or drop the oldest for it. */

@@ -1,4 +1,4 @@
-import { checkCount, checkDuration, checkOptionalFunction, checkOptions } from './options.js'
+import { checkCount, checkDuration, checkOptionalFunction, checkOptions, valueOr } from './options.js'
 
 /** When and how often a failed attempt is made again. */
 export interface RetryOptions {
@@ -31,9 +31,9 @@ export function resolveRetry(
 ): RetryPolicy {
   checkOptions('retry', options)
   return {
-    attempts: checkCount('retry.attempts', options?.attempts ?? defaults.attempts),
-    delayMs: checkDuration('retry.delayMs', options?.delayMs ?? defaults.delayMs),
-    maxDelayMs: checkDuration('retry.maxDelayMs', options?.maxDelayMs ?? defaults.maxDelayMs),
+    attempts: checkCount('retry.attempts', valueOr(options?.attempts, defaults.attempts)),
+    delayMs: checkDuration('retry.delayMs', valueOr(options?.delayMs, defaults.delayMs)),
+    maxDelayMs: checkDuration('retry.maxDelayMs', valueOr(options?.maxDelayMs, defaults.maxDelayMs)),
     retryable: checkOptionalFunction('retry.retryable', options?.retryable) ?? isRetryable,
   }
 }

@@ -6,6 +6,7 @@ import {
   failOption,
   type Overflow,
   overflows,
+  valueOr,
 } from '../core/options.js'
 import { type RetryOptions, type RetryPolicy, resolveRetry } from '../core/retry.js'
 
@@ -62,8 +63,11 @@ export function resolveBatchOptions(
   defaults: BatchDefaults,
   face: { keyed: boolean; sized: boolean },
 ): BatchPolicy {
-  const capacity = checkCount('capacity', options.capacity ?? defaults.capacity)
-  const maxBatchSize = checkCount('maxBatchSize', options.maxBatchSize ?? Math.min(defaults.maxBatchSize, capacity))
+  const capacity = checkCount('capacity', valueOr(options.capacity, defaults.capacity))
+  const maxBatchSize = checkCount(
+    'maxBatchSize',
+    valueOr(options.maxBatchSize, Math.min(defaults.maxBatchSize, capacity)),
+  )
   if (maxBatchSize > capacity) failOption('maxBatchSize', `must be at most capacity (${capacity})`, maxBatchSize)
   if (options.maxBatchBytes !== undefined && !face.sized) {
     failOption('maxBatchBytes', 'needs sizeOf', options.maxBatchBytes)
@@ -75,15 +79,15 @@ export function resolveBatchOptions(
       options.maxBatchBytes === undefined
         ? Number.POSITIVE_INFINITY
         : checkCount('maxBatchBytes', options.maxBatchBytes),
-    maxWaitMs: checkDuration('maxWaitMs', options.maxWaitMs ?? defaults.maxWaitMs),
-    eager: checkBoolean('eager', options.eager ?? defaults.eager),
-    concurrency: checkCount('concurrency', options.concurrency ?? defaults.concurrency),
-    overflow: checkOneOf('overflow', options.overflow ?? defaults.overflow, overflows),
+    maxWaitMs: checkDuration('maxWaitMs', valueOr(options.maxWaitMs, defaults.maxWaitMs)),
+    eager: checkBoolean('eager', valueOr(options.eager, defaults.eager)),
+    concurrency: checkCount('concurrency', valueOr(options.concurrency, defaults.concurrency)),
+    overflow: checkOneOf('overflow', valueOr(options.overflow, defaults.overflow), overflows),
     timeoutMs: options.timeoutMs === undefined ? undefined : checkDuration('timeoutMs', options.timeoutMs, 1),
-    timeoutGraceMs: checkDuration('timeoutGraceMs', options.timeoutGraceMs ?? defaults.timeoutGraceMs),
+    timeoutGraceMs: checkDuration('timeoutGraceMs', valueOr(options.timeoutGraceMs, defaults.timeoutGraceMs)),
     retry: resolveRetry(options.retry, defaults.retry),
-    idempotent: checkBoolean('idempotent', options.idempotent ?? defaults.idempotent),
-    bisect: checkBoolean('bisect', options.bisect ?? false),
+    idempotent: checkBoolean('idempotent', valueOr(options.idempotent, defaults.idempotent)),
+    bisect: checkBoolean('bisect', valueOr(options.bisect, false)),
     keyed: face.keyed,
   }
 }

@@ -22,6 +22,8 @@ export interface BatchFace<E extends Entry> {
   complete(entry: E, index: number, answer: unknown): boolean
   /** Settles one entry that failed, was dropped or abandoned. */
   fail(entry: E, error: unknown): void
+  /** The entry was accepted and has its place. */
+  entered?(entry: E): void
   /** Another entry of this key is in flight: keep this one back until that one settles. */
   hold?(entry: E): boolean
   /** How many offers the entries stand for, where that isn't one each. */
@@ -81,6 +83,8 @@ export class BatchQueue<E extends Entry> {
   readonly #runs = new Set<BatchRun<E>>()
   /** Entries that wait for their key's batch in flight. */
   readonly #held = new Set<E>()
+  /** All that was accepted and hasn't left, oldest first; only kept where the oldest is dropped. */
+  readonly #line: LinkedList<Entry> | undefined
   /** Entries accepted and not dispatched: what `capacity` bounds. */
   #depth = 0
   /** How many entries the latest batch had. */
@@ -99,6 +103,7 @@ export class BatchQueue<E extends Entry> {
     this.#policy = policy
     this.#face = face
     this.#turnClock = TurnClock.of(setting.clock)
+    this.#line = policy.overflow === 'drop-oldest' ? new LinkedList() : undefined
     this.#room = new Room(
       () => policy.capacity - this.#depth,
       (callback) => setting.clock.defer(callback),
@@ -130,9 +135,10 @@ export class BatchQueue<E extends Entry> {
   offer(entry: E, groupKey?: unknown): SpillwayError | undefined {
     if (this.#closed) return this.#refuse(this.closedError())
     if (entry.bytes > this.#policy.maxBatchBytes) return this.#refuse(this.#tooLargeError(entry.bytes))
+    let dropped: E | undefined
     if (this.#depth >= this.#policy.capacity) {
-      const full = this.#overflow(entry)
-      if (full !== undefined) return full
+      dropped = this.#evictOldest()
+      if (dropped === undefined) return this.#refuseFull(entry)
     }
     const { books } = this
     books.offered++
@@ -144,7 +150,11 @@ export class BatchQueue<E extends Entry> {
     if (cohort === undefined || cohort.at !== at) this.#cohort = cohort = { at, epoch: books.epoch }
     cohort.epoch.pending++
     entry.cohort = cohort
+    if (this.#line !== undefined) entry.place = this.#line.push(entry)
     this.#place(entry, groupKey === undefined ? this.#solo : this.#groupOf(groupKey))
+    this.#face.entered?.(entry)
+    // Told last: a listener that offers something finds the room taken that this made.
+    if (dropped !== undefined) this.#tellDropped(dropped)
     return undefined
   }
 
@@ -190,7 +200,13 @@ export class BatchQueue<E extends Entry> {
     } else {
       this.books.inFlight -= entry.units
       this.#settle(entry, 'aborted')
+      // What this makes leave leaves a microtask later: the same signal may be about to take some of it out.
+      const pumping = this.#pumping
+      this.#pumping = true
       this.#inContext(() => run.forsake(reason))
+      this.#pumping = pumping
+      if (!pumping) this.#schedulePump()
+      this.#checkDrained()
     }
     return true
   }
@@ -223,29 +239,32 @@ export class BatchQueue<E extends Entry> {
   /** Fails all that is left, and says how much that was. */
   abandon(): number {
     this.#closed = true
-    const error = new ClosedError(`${this.#setting.name} was closed before this could finish`)
-    let abandoned = 0
-    const giveUp = (portion: Portion<E>, entries: readonly E[]): void => {
-      const left = entries.filter((entry) => !entry.done)
-      for (const entry of left) {
-        entry.done = true
-        abandoned += entry.units
-        this.#settle(entry, 'failed')
-        this.#face.fail(entry, error)
-      }
-      if (left.length > 0) this.#face.onFailed?.(portion, left, error)
-    }
+    const message = `${this.#setting.name} was closed before this could finish`
+    const neverDone = new ClosedError(message)
+    const maybeDone = new ClosedError(message, { outcomeUnknown: true })
     const runs = [...this.#runs]
     const queued = [...this.#queuedBatches()].flatMap((batch) => batch.take())
     queued.push(...this.#held)
-    this.#clear()
-    for (const run of runs) {
-      giveUp(run.portion, run.entries)
-      run.abandon(error)
-    }
-    for (const entry of queued) this.#face.left?.(entry)
+    const lots = runs.map(({ portion, entries, attempting }) => {
+      return { portion, left: entries.filter((entry) => !entry.done), error: attempting ? maybeDone : neverDone }
+    })
     // What never left is given up as if it had been one last batch.
-    giveUp(new Portion(queued, this.#setting.clock.now(), this.#host.newBatchId), queued)
+    const rest = new Portion(queued, this.#setting.clock.now(), this.#host.newBatchId)
+    lots.push({ portion: rest, left: queued, error: neverDone })
+    // First the books, all of them, then whoever may look at them.
+    let abandoned = 0
+    for (const entry of lots.flatMap(({ left }) => left)) {
+      entry.done = true
+      abandoned += entry.units
+      this.#settle(entry, 'failed')
+    }
+    this.#clear()
+    for (const entry of queued) this.#face.left?.(entry)
+    for (const { portion, left, error } of lots) {
+      for (const entry of left) this.#face.fail(entry, error)
+      if (left.length > 0) this.#face.onFailed?.(portion, left, error)
+    }
+    for (const run of runs) run.abandon(maybeDone)
     return abandoned
   }
 
@@ -388,6 +407,7 @@ export class BatchQueue<E extends Entry> {
     const entries = this.#takeFree(batch)
     if (entries.length === 0) return this.#forgetIfIdle(batch.group)
     const units = this.#face.unitsOf?.(entries) ?? entries.length
+    if (this.#line !== undefined) for (const entry of entries) this.#leaveLine(entry)
     this.#depth -= entries.length
     this.books.queued -= units
     this.books.inFlight += units
@@ -416,6 +436,12 @@ export class BatchQueue<E extends Entry> {
       face.left?.(entry)
       return true
     })
+  }
+
+  #leaveLine(entry: E): void {
+    if (entry.place === undefined) return
+    this.#line?.remove(entry.place)
+    entry.place = undefined
   }
 
   #release(run: BatchRun<E>): void {
@@ -524,42 +550,35 @@ export class BatchQueue<E extends Entry> {
 
   // ── full ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  /** Makes room, or returns why the newcomer can't have it. */
-  #overflow(newcomer: E): SpillwayError | undefined {
-    const { overflow } = this.#policy
-    if (overflow === 'reject') return this.#refuse(this.#fullError('is full'))
-    const victim = overflow === 'drop-oldest' ? this.#oldest() : undefined
-    if (victim === undefined) {
-      this.books.offered++
-      this.books.droppedAtEntry++
-      this.#face.onDropped?.(newcomer, 'drop-newest')
-      return this.#fullError('is full and dropped the newest')
-    }
-    victim.done = true
-    if (victim.batch === undefined) this.#unhold(victim)
-    else this.#unqueue(victim, victim.batch as unknown as Batch<E>)
-    this.#settle(victim, 'dropped')
-    this.#face.fail(victim, this.#fullError('is full and dropped the oldest'))
-    this.#face.onDropped?.(victim, 'drop-oldest')
-    return undefined
+  /** Takes out what was accepted first of all that hasn't left, where the policy says so. */
+  #evictOldest(): E | undefined {
+    const oldest = this.#line?.first as E | undefined
+    if (oldest === undefined) return undefined
+    oldest.done = true
+    if (oldest.batch === undefined) this.#unhold(oldest)
+    else this.#unqueue(oldest, oldest.batch as unknown as Batch<E>)
+    this.#settle(oldest, 'dropped')
+    return oldest
   }
 
-  /** What was accepted first of all that hasn't left. */
-  #oldest(): E | undefined {
-    let oldest: E | undefined
-    const consider = (entry: E | undefined): void => {
-      if (entry !== undefined && (oldest === undefined || entry.cohort.at < oldest.cohort.at)) oldest = entry
-    }
-    consider(this.#held.values().next().value)
-    consider(this.#solo.batches.first?.oldest)
-    for (const group of this.#groups.values()) consider(group.batches.first?.oldest)
-    return oldest
+  #tellDropped(oldest: E): void {
+    this.#face.fail(oldest, this.#fullError('is full and dropped the oldest'))
+    this.#face.onDropped?.(oldest, 'drop-oldest')
+  }
+
+  #refuseFull(newcomer: E): SpillwayError {
+    if (this.#policy.overflow === 'reject') return this.#refuse(this.#fullError('is full'))
+    this.books.offered++
+    this.books.droppedAtEntry++
+    this.#face.onDropped?.(newcomer, 'drop-newest')
+    return this.#fullError('is full and dropped the newest')
   }
 
   /** Takes an entry, already marked as done, out of a batch that hasn't left. */
   #unqueue(entry: E, batch: Batch<E>): void {
     this.#depth--
     this.books.queued -= entry.units
+    this.#leaveLine(entry)
     this.#face.left?.(entry)
     batch.withdraw(entry)
     if (batch.live > 0) return
@@ -577,6 +596,7 @@ export class BatchQueue<E extends Entry> {
   #unhold(entry: E): void {
     this.#depth--
     this.books.queued -= entry.units
+    this.#leaveLine(entry)
     this.#held.delete(entry)
     this.#face.left?.(entry)
   }
@@ -646,7 +666,8 @@ export class BatchQueue<E extends Entry> {
     const isClosed = (): boolean => this.#closed
     return {
       policy: { name, timeoutMs, timeoutGraceMs, retry, idempotent, bisect },
-      clock,
+      now: () => clock.now(),
+      setTimer: (callback, delayMs) => clock.setTimer(() => this.#inContext(callback), delayMs),
       random,
       get closing() {
         return isClosed()

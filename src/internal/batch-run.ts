@@ -1,4 +1,3 @@
-import type { Clock } from '../core/clock.js'
 import { isSpillwayError, TimeoutError } from '../core/errors.js'
 import type { BatchContext } from '../core/ports.js'
 import { backoffMs, type RetryPolicy } from '../core/retry.js'
@@ -18,7 +17,9 @@ export interface RunPolicy {
 /** What a run needs of the queue that it came from. */
 export interface RunHost<E extends Entry> {
   readonly policy: RunPolicy
-  readonly clock: Clock
+  now(): number
+  /** Calls back in the component's own async context. */
+  setTimer(callback: () => void, delayMs: number): () => void
   readonly random: () => number
   /** Whether the queue is closing, so that nothing should wait longer than it must. */
   readonly closing: boolean
@@ -142,15 +143,21 @@ export class BatchRun<E extends Entry> {
     return this.#portion
   }
 
+  /** Whether the user's function may still be at work on it. */
+  get attempting(): boolean {
+    return this.#current !== undefined
+  }
+
   /** Makes the next attempt, unless nobody waits for it any more. */
   start(): void {
     if (this.#forsaken) return this.#next()
-    const { policy, clock } = this.#host
+    const host = this.#host
+    const { policy } = host
     const portion = this.#portion
     const attempt = new Attempt(portion, ++portion.attempts)
     this.#current = attempt
     if (policy.timeoutMs !== undefined) {
-      this.#cancelTimer = clock.setTimer(() => this.#expire(attempt), policy.timeoutMs)
+      this.#cancelTimer = host.setTimer(() => this.#expire(attempt), policy.timeoutMs)
     }
     let work: Promise<unknown>
     try {
@@ -216,7 +223,8 @@ export class BatchRun<E extends Entry> {
   }
 
   #expire(attempt: Attempt): void {
-    const { policy, clock } = this.#host
+    const host = this.#host
+    const { policy } = host
     const timeoutMs = policy.timeoutMs as number
     const error = new TimeoutError(
       `${policy.name}: attempt ${attempt.attempt} at batch ${attempt.batchId} took longer than ${timeoutMs} ms`,
@@ -224,7 +232,7 @@ export class BatchRun<E extends Entry> {
     )
     this.#host.recordTimeout()
     attempt.expired = true
-    this.#cancelTimer = clock.setTimer(() => {
+    this.#cancelTimer = host.setTimer(() => {
       this.#host.recordOverrun()
       this.#afterExpiry()
     }, policy.timeoutGraceMs)
@@ -260,13 +268,14 @@ export class BatchRun<E extends Entry> {
   }
 
   #backOff(error: unknown): void {
-    const { policy, random, closing, clock } = this.#host
+    const host = this.#host
+    const { policy, random, closing } = host
     const delayMs = closing ? 0 : backoffMs(this.#portion.attempts, policy.retry, random)
     this.#host.recordRetry(this.#portion, this.#portion.attempts + 1, delayMs, error)
     if (this.#over || this.#forsaken) return this.#next()
     if (delayMs <= 0) return this.start()
     this.#backingOff = true
-    this.#cancelTimer = clock.setTimer(() => this.hurry(), delayMs)
+    this.#cancelTimer = host.setTimer(() => this.hurry(), delayMs)
   }
 
   #fail(error: unknown): void {
@@ -298,7 +307,7 @@ export class BatchRun<E extends Entry> {
     const half = (part: readonly E[], index: number): Portion<E> =>
       new Portion(
         part.filter((entry) => !entry.done),
-        this.#host.clock.now(),
+        this.#host.now(),
         () => `${whole.id}/${index}`,
       )
     return [half(entries.slice(middle), 1), half(entries.slice(0, middle), 0)]

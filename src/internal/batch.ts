@@ -1,5 +1,4 @@
 import type { Cohort, Epoch } from './batch-books.js'
-import type { BatchRun } from './batch-run.js'
 import { LinkedList, type ListNode } from './linked-list.js'
 
 /** How many withdrawn entries a batch keeps before it closes the gaps. */
@@ -22,9 +21,11 @@ export interface Entry {
   /** Of `units`, those that were accepted before a flush that came before the cohort's epoch. */
   readonly earlier: readonly EarlierUnits[] | undefined
   /** What it adds to `maxBatchBytes`. */
-  bytes: number
+  readonly bytes: number
   /** Equal keys within a batch are one item; undefined is no key. */
   readonly key: unknown
+  /** Its place in the line of those that haven't left; only kept where the oldest is dropped. */
+  place: ListNode<Entry> | undefined
 }
 
 /** The cohort of an entry that wasn't accepted yet. */
@@ -56,6 +57,19 @@ export class Group<E extends Entry> {
   }
 }
 
+/** What a batch needs to know of the run that it became: that one of its entries' callers has gone. */
+export interface Forsakable {
+  forsake(reason: unknown): void
+}
+
+/** Equal keys of a batch: one item. */
+interface SharedItem {
+  /** How many entries that weren't withdrawn bear the key. */
+  entries: number
+  /** The size of the largest of all that joined, so that no batch passes the limit whichever of them is sent in the end. */
+  bytes: number
+}
+
 /** Entries that leave together. */
 export class Batch<E extends Entry> {
   readonly group: Group<E>
@@ -71,28 +85,27 @@ export class Batch<E extends Entry> {
   due = false
   /** When its first entry was accepted. */
   readonly openedAt: number
-  /** How many live entries bear each key; only where keys are used. */
-  readonly keys: Map<unknown, number> | undefined
+  /** The item of each key; only where keys are used. */
+  readonly #shared: Map<unknown, SharedItem> | undefined
   /** Set once it has left. */
-  run: BatchRun<E> | undefined
+  run: Forsakable | undefined
   /** Its place among the batches of its group. */
   inGroup: ListNode<Batch<E>> | undefined
   /** Its place among the batches that wait to become due. */
   waiting: ListNode<Batch<E>> | undefined
-  /** Entries before it are withdrawn. */
-  #head = 0
 
   /** @param sizeHint - how large it will probably get: growing an array bit by bit costs more than filling it. */
   constructor(group: Group<E>, openedAt: number, keyed: boolean, sizeHint: number) {
     this.group = group
     this.#entries = new Array(sizeHint)
     this.openedAt = openedAt
-    this.keys = keyed ? new Map() : undefined
+    this.#shared = keyed ? new Map() : undefined
   }
 
   /** Whether an entry can join without passing a limit. */
   fits(entry: E, maxSize: number, maxBytes: number): boolean {
-    if (this.keys?.has(entry.key)) return true
+    const shared = this.#shared?.get(entry.key)
+    if (shared !== undefined) return this.bytes + Math.max(0, entry.bytes - shared.bytes) <= maxBytes
     return this.size < maxSize && this.bytes + entry.bytes <= maxBytes
   }
 
@@ -100,14 +113,15 @@ export class Batch<E extends Entry> {
     this.#entries[this.#length++] = entry
     this.live++
     entry.batch = this as unknown as Batch<Entry>
-    if (this.keys !== undefined) {
-      const same = this.keys.get(entry.key) ?? 0
-      this.keys.set(entry.key, same + 1)
-      if (same > 0) {
-        // The item is sent once, so its bytes count once, with the entry that brought them.
-        entry.bytes = 0
+    if (this.#shared !== undefined) {
+      const shared = this.#shared.get(entry.key)
+      if (shared !== undefined) {
+        shared.entries++
+        this.bytes += Math.max(0, entry.bytes - shared.bytes)
+        shared.bytes = Math.max(shared.bytes, entry.bytes)
         return
       }
+      this.#shared.set(entry.key, { entries: 1, bytes: entry.bytes })
     }
     this.size++
     this.bytes += entry.bytes
@@ -116,26 +130,14 @@ export class Batch<E extends Entry> {
   /** Takes an entry out that is already marked as done. */
   withdraw(entry: E): void {
     this.live--
-    this.bytes -= entry.bytes
-    if (this.keys !== undefined) {
-      const same = (this.keys.get(entry.key) as number) - 1
-      if (same > 0) {
-        this.keys.set(entry.key, same)
-        this.#inherit(entry)
-      } else {
-        this.keys.delete(entry.key)
-        this.size--
-      }
-    } else {
-      this.size--
-    }
     if (this.#length > 2 * this.live + gapsAllowed) this.#closeGaps()
-  }
-
-  /** The entry that has waited longest. */
-  get oldest(): E | undefined {
-    while (this.#entries[this.#head]?.done) this.#head++
-    return this.#entries[this.#head]
+    const shared = this.#shared?.get(entry.key)
+    if (shared !== undefined) {
+      if (--shared.entries > 0) return
+      this.#shared?.delete(entry.key)
+    }
+    this.size--
+    this.bytes -= shared?.bytes ?? entry.bytes
   }
 
   /** The entries that weren't withdrawn. */
@@ -148,16 +150,6 @@ export class Batch<E extends Entry> {
   #closeGaps(): void {
     this.#entries = this.#entries.filter((entry) => !entry.done)
     this.#length = this.#entries.length
-    this.#head = 0
-  }
-
-  /** When the entry that brought a shared item's bytes goes, another one of its key bears them. */
-  #inherit(gone: E): void {
-    if (gone.bytes === 0) return
-    const heir = this.#entries.find((entry) => !entry.done && sameKey(entry.key, gone.key))
-    if (heir === undefined) return
-    heir.bytes = gone.bytes
-    this.bytes += gone.bytes
   }
 }
 

@@ -36,6 +36,15 @@ const maxDepth = 4
  * done again only where doing it twice does no harm.
  */
 export function isOutcomeUnknown(error: unknown): boolean {
+  try {
+    return leavesOpen(error)
+  } catch {
+    // An error that can't even be read: whatever it is, it doesn't say that nothing was done.
+    return true
+  }
+}
+
+function leavesOpen(error: unknown): boolean {
   let current = error
   for (let depth = 0; depth < maxDepth && typeof current === 'object' && current !== null; depth++) {
     if (isSpillwayError(current)) {

@@ -8,11 +8,19 @@ export interface RoomWaiter {
   take(): boolean
   /** There will be no room any more. */
   refuse(error: unknown): void
+  /** Once it aborts, the waiter wants no room any more, though its listener may not have been called yet. */
+  readonly signal: AbortSignal | undefined
+}
+
+/** A waiter's place in the line. */
+interface Place {
+  readonly waiter: RoomWaiter
+  waiting: boolean
 }
 
 /** Those who wait for room, first come, first served. */
 export class Room {
-  readonly #waiters = new LinkedList<RoomWaiter>()
+  readonly #line = new LinkedList<Place>()
   readonly #free: () => number
   readonly #defer: (callback: () => void) => void
   /** Room that was promised to a `ready` and not taken yet; it is kept for the rest of the turn. */
@@ -27,27 +35,17 @@ export class Room {
 
   /** Whether a newcomer can have room without overtaking anybody. */
   get open(): boolean {
-    return this.#waiters.empty && this.#free() > this.promised
+    return this.#line.empty && this.#free() > this.promised
   }
 
   /** Waits in line; returns the function that leaves the line. */
   join(waiter: RoomWaiter): () => void {
-    let waiting = true
-    const node = this.#waiters.push({
-      take: () => {
-        if (!waiter.take()) return false
-        waiting = false
-        return true
-      },
-      refuse: (error) => {
-        waiting = false
-        waiter.refuse(error)
-      },
-    })
+    const place: Place = { waiter, waiting: true }
+    const node = this.#line.push(place)
     return () => {
-      if (!waiting) return
-      waiting = false
-      this.#waiters.remove(node)
+      if (!place.waiting) return
+      place.waiting = false
+      this.#line.remove(node)
       this.admit()
     }
   }
@@ -62,6 +60,7 @@ export class Room {
     const wait: Deferred<void> = deferred()
     let stopListening: (() => void) | undefined
     const leave = this.join({
+      signal,
       take: () => {
         stopListening?.()
         this.#promise()
@@ -84,12 +83,13 @@ export class Room {
 
   /** Lets in whom there is room for. */
   admit(): void {
-    if (this.#waiters.empty || this.#admitting) return
+    if (this.#line.empty || this.#admitting) return
     this.#admitting = true
-    for (let head = this.#waiters.first; head !== undefined; head = this.#waiters.first) {
-      if (this.#free() <= this.promised) break
-      // The head may have left the line while it took room; then the next one is already the first.
-      if (head.take() && this.#waiters.first === head) this.#waiters.shift()
+    for (let head = this.#line.first; head !== undefined && this.#free() > this.promised; head = this.#line.first) {
+      // One whose signal has aborted is about to be told so by its own listener.
+      const wantsNoMore = head.waiter.signal?.aborted || head.waiter.take()
+      // It may have left the line while it took room; then the next one is already the first.
+      if (wantsNoMore && head.waiting) this.#shift()
     }
     this.#admitting = false
   }
@@ -101,8 +101,13 @@ export class Room {
 
   /** Turns everybody away. */
   refuseAll(error: () => unknown): void {
-    for (let waiter = this.#waiters.shift(); waiter !== undefined; waiter = this.#waiters.shift())
-      waiter.refuse(error())
+    while (!this.#line.empty) this.#shift()?.waiter.refuse(error())
+  }
+
+  #shift(): Place | undefined {
+    const head = this.#line.shift()
+    if (head !== undefined) head.waiting = false
+    return head
   }
 
   #promise(): void {

@@ -31,7 +31,7 @@ const fn = 'must be a function'
 describe('a wrong option throws OptionError that names field, rule, value and type', () => {
   const rules: [string, string, unknown[]][] = [
     ['maxWaitMs', duration, ['10', -1, Number.NaN, Number.POSITIVE_INFINITY, 2 ** 31, null, true, {}, 10n]],
-    ['timeoutMs', duration, ['10', -1, Number.NaN, null, []]],
+    ['timeoutMs', 'must be a number between 1 and 2147483647', ['10', -1, 0, Number.NaN, null, []]],
     ['timeoutGraceMs', duration, ['10', -1, Number.NaN, null]],
     ['retry.delayMs', duration, ['10', -1, Number.NaN, null]],
     ['retry.maxDelayMs', duration, ['10', -1, Number.NaN, null]],

@@ -33,7 +33,7 @@ const options: fc.Arbitrary<World['options']> = fc
     maxBatchSize: fc.integer({ min: 1, max: 4 }),
     maxWaitMs: fc.integer({ min: 0, max: 50 }),
     overflow: fc.constantFrom('reject' as const, 'drop-newest' as const, 'drop-oldest' as const),
-    timeoutMs: fc.option(fc.integer({ min: 0, max: 40 }), { nil: undefined }),
+    timeoutMs: fc.option(fc.integer({ min: 1, max: 40 }), { nil: undefined }),
     timeoutGraceMs: fc.integer({ min: 0, max: 30 }),
     retry: fc.record({
       attempts: fc.integer({ min: 1, max: 3 }),

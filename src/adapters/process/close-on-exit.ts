@@ -1,5 +1,5 @@
 import { constants } from 'node:os'
-import { checkDuration, checkOptions, failOption, maxDurationMs } from '../../core/options.js'
+import { checkDuration, checkOptions, failOption, maxDurationMs, valueOr } from '../../core/options.js'
 
 /** What {@link closeOnExit} closes: every closable component of this package, and anything shaped like one. */
 export interface Closable {
@@ -55,8 +55,8 @@ export function closeOnExit(components: readonly Closable[], options: CloseOnExi
   }
   checkOptions('options', options)
   const exit = new ExitWatch([...components], {
-    timeoutMs: checkDuration('timeoutMs', options.timeoutMs ?? closeOnExitDefaults.timeoutMs),
-    signals: checkSignals(options.signals ?? closeOnExitDefaults.signals),
+    timeoutMs: checkDuration('timeoutMs', valueOr(options.timeoutMs, closeOnExitDefaults.timeoutMs)),
+    signals: checkSignals(valueOr(options.signals, closeOnExitDefaults.signals)),
   })
   exit.start()
   return () => exit.stop()
