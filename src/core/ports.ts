@@ -15,22 +15,41 @@ export interface BatchContext {
 
 /** One counter's change within a batch. */
 export interface CounterIncrement {
-  /** What is counted, for instance `post:1:like`. */
+  /** What is counted, for instance `post:1:like`: any string without NUL and without half a surrogate pair. */
   readonly key: string
-  /** By how much it changes: a whole number between -2^53 and 2^53. */
+  /** By how much it changes: a whole number from -(2^53 - 1) to 2^53 - 1. */
   readonly delta: number
 }
 
-/** A store of counters, changed by whole batches. */
+/** A change that a store refused for good, without any effect; the rest of its batch was applied. */
+export interface RefusedIncrement extends CounterIncrement {
+  /** Why: a `StoreError` that isn't retryable. */
+  readonly error: Error
+}
+
+/**
+ * A store of counters, changed by whole batches. `increment` is what an AsyncBatcher calls, `add` what an AsyncWriteBuffer
+ * calls. Counters stay within -(2^53 - 1) and 2^53 - 1, where a number is exact: an increment that would lead beyond, or whose
+ * delta is no such number, is refused alone.
+ *
+ * Both methods reject only when the store failed. Unless the error's `outcomeUnknown` says otherwise, nothing was applied then.
+ */
 export interface CounterStore {
-  /** Whether it applies each batch id once, however often that batch comes. */
+  /** Whether it applies each batch id once, however often and from however many processes that batch comes. */
   readonly idempotent: boolean
   /**
-   * Applies a batch.
+   * Applies a batch, its increments in their order, and answers each of them.
    *
-   * @returns each counter's value after it, in the order of the increments.
+   * @returns in the order of the increments, each counter's value right after it, or the error of one that was refused. A
+   * batch id that was applied before changes nothing and gets the answers of then.
    */
-  increment(increments: readonly CounterIncrement[], context: BatchContext): PromiseLike<readonly number[]>
+  increment(increments: readonly CounterIncrement[], context: BatchContext): PromiseLike<readonly (number | Error)[]>
+  /**
+   * Applies a batch that has one sum for each counter, when nobody waits for the values.
+   *
+   * @returns what was refused, nothing as a rule. A batch id that was applied before changes nothing and gets the answer of then.
+   */
+  add(sums: ReadonlyMap<string, number>, context: BatchContext): PromiseLike<readonly RefusedIncrement[]>
   /** Reads counters, in the order of the keys; one that was never changed is 0. */
   getMany(keys: readonly string[]): PromiseLike<readonly number[]>
 }

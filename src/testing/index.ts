@@ -1,3 +1,5 @@
+export type { ContractCase } from './contracts/contract.js'
+export { type CounterStoreHarness, counterStoreContract } from './contracts/counter-store.js'
 export { FakeClock, type FakeClockOptions } from './fake-clock.js'
 export {
   commitThenDrop,
@@ -10,4 +12,5 @@ export {
   late,
   slow,
 } from './faults.js'
+export { MemoryCounterStore, type MemoryCounterStoreOptions } from './memory-counter-store.js'
 export { seededRandom } from './seeded-random.js'
