@@ -3,7 +3,10 @@ import { defineConfig } from 'tsup'
 export default defineConfig({
   entry: {
     index: 'src/index.ts',
+    grpc: 'src/adapters/grpc/index.ts',
+    postgres: 'src/adapters/postgres/index.ts',
     process: 'src/adapters/process/index.ts',
+    redis: 'src/adapters/redis/index.ts',
     testing: 'src/testing/index.ts',
   },
   format: ['esm', 'cjs'],
