@@ -42,7 +42,8 @@ export interface AsyncBatcherOptions<Item> extends ComponentOptions {
    */
   concurrency?: number | undefined
   /**
-   * The most items accepted and not yet dispatched. In flight there are at most `concurrency * maxBatchSize` more.
+   * The most items accepted and not yet dispatched. In flight there are at most `concurrency * maxBatchSize` more; with
+   * `keyOf`, those are distinct keys, each with any number of items.
    * @defaultValue 10_000
    */
   capacity?: number | undefined
@@ -64,7 +65,7 @@ export interface AsyncBatcherOptions<Item> extends ComponentOptions {
    * @defaultValue { attempts: 1, delayMs: 100, maxDelayMs: 30_000 }
    */
   retry?: RetryOptions | undefined
-  /** An item's key: equal keys in one batch are sent once and share the answer. Keys compare as a Map's do. */
+  /** An item's key: equal keys in one batch are sent once and share the answer. Keys compare as a Map's do; undefined is one. */
   keyOf?: ((item: Item) => unknown) | undefined
   /** An item's group: a batch never mixes groups, and groups take turns. Groups compare as a Map's keys do. */
   groupBy?: ((item: Item) => unknown) | undefined
@@ -94,7 +95,7 @@ export interface AsyncBatcherEvents<Item> {
     readonly attempts: number
     readonly durationMs: number
   }
-  /** An attempt failed and another one will be made after `delayMs`. */
+  /** An attempt failed and another one will be made after `delayMs`, unless every caller gives up before. */
   retried: { readonly batchId: string; readonly attempt: number; readonly delayMs: number; readonly error: unknown }
   /** A batch, or a part of it, failed for good; the callers of these items were told. */
   failed: {
@@ -112,7 +113,7 @@ export interface AsyncBatcherStats extends BatchStats {}
 
 /**
  * A batch function: its i-th result belongs to its i-th item, and an `Error` among the results rejects that item alone.
- * The array is the function's own.
+ * The array is the function's own. Results are values: a promise among them settles its caller, but counts as a success.
  */
 export type BatchFunction<Item, Result> = (
   items: Item[],
@@ -123,7 +124,8 @@ export type BatchFunction<Item, Result> = (
  * Turns many single calls into few batch calls, and gives each caller its own answer.
  *
  * Under load batches grow and the number of calls falls; when idle, a lone call leaves at the end of the turn. Awaiting
- * `add` on one's own batcher inside the batch function can deadlock once every slot waits that way.
+ * `add` on one's own batcher inside the batch function can deadlock once every slot waits that way; that is reported as a
+ * warning of the process where it is seen, in the function's synchronous part.
  *
  * @example
  * ```ts
@@ -211,7 +213,7 @@ export class AsyncBatcher<Item, Result> extends ClosableComponent<AsyncBatcherEv
       return rejected(error)
     }
     return new ManyCalls<Item, Result>(items, options?.signal, {
-      offer: (call) => this.#offer(call, undefined),
+      offer: (call) => this.#offer(call, undefined, true),
       abort: (call, reason) => void this.#queue.abort(call, reason),
       abortUnaccepted: () => this.#queue.abortUnaccepted(),
       reject: () => this.#queue.reject(),
@@ -221,7 +223,8 @@ export class AsyncBatcher<Item, Result> extends ClosableComponent<AsyncBatcherEv
   }
 
   /**
-   * Waits until there is room for one item, first come, first served. The room is kept until the end of the turn.
+   * Waits until there is room for one item, first come, first served. The room is kept until the end of the turn, from all
+   * who wait in line; an `add` that didn't wait may still take it.
    *
    * @returns rejects with `ClosedError`, or with the signal's reason.
    */
@@ -259,7 +262,7 @@ export class AsyncBatcher<Item, Result> extends ClosableComponent<AsyncBatcherEv
     return call.promise
   }
 
-  #offer(call: FullCall<Item, Result>, signal: AbortSignal | undefined): Refusal | undefined {
+  #offer(call: FullCall<Item, Result>, signal: AbortSignal | undefined, fromLine = false): Refusal | undefined {
     let group: unknown
     try {
       if (checkSignal(signal)?.aborted) {
@@ -273,12 +276,15 @@ export class AsyncBatcher<Item, Result> extends ClosableComponent<AsyncBatcherEv
       this.#queue.reject()
       return new Refusal(error)
     }
-    const error = this.#queue.offer(call, group)
+    const error = this.#queue.offer(call, group, fromLine)
     if (error !== undefined) return new Refusal(error)
     if (signal !== undefined && !call.done) {
-      call.stopListening = onAbort(signal, () => {
+      const abort = (): void => {
         if (this.#queue.abort(call, signal.reason)) fail(call, signal.reason)
-      })
+      }
+      // A callback or listener of the caller's may have aborted it meanwhile.
+      if (signal.aborted) abort()
+      else call.stopListening = onAbort(signal, abort)
     }
     return undefined
   }
@@ -431,7 +437,9 @@ class FullCall<Item, Result> implements Call<Item, Result> {
 function succeed<Item, Result>(call: Call<Item, Result>, result: Result): void {
   call.stopListening?.()
   // A promise among the results may reject when nobody looks.
-  if (typeof result === 'object' && result !== null && 'then' in result) handled(call.promise)
+  if ((typeof result === 'object' || typeof result === 'function') && result !== null && 'then' in result) {
+    handled(call.promise)
+  }
   call.resolve(result)
 }
 
@@ -455,6 +463,7 @@ interface Admission<Item, Result> {
 class ManyCalls<Item, Result> {
   readonly outcome: Promise<PromiseSettledResult<Result>[]>
   readonly #items: readonly Item[]
+  readonly #signal: AbortSignal | undefined
   readonly #admission: Admission<Item, Result>
   readonly #results: PromiseSettledResult<Result>[]
   readonly #calls = new Set<FullCall<Item, Result>>()
@@ -467,6 +476,7 @@ class ManyCalls<Item, Result> {
   constructor(items: readonly Item[], signal: AbortSignal | undefined, admission: Admission<Item, Result>) {
     // A copy: what the caller does to its array while items wait for room is its own business.
     this.#items = items.slice()
+    this.#signal = signal
     this.#admission = admission
     this.#results = new Array(items.length)
     this.#unsettled = items.length
@@ -493,7 +503,8 @@ class ManyCalls<Item, Result> {
         refuse: (error) => this.#endRest(() => this.#admission.reject(), error),
       })
     }
-    if (signal !== undefined && this.#unsettled > 0)
+    if (signal?.aborted) this.#abort(signal.reason)
+    else if (signal !== undefined && this.#unsettled > 0)
       this.#stopListening = onAbort(signal, () => this.#abort(signal.reason))
   }
 
@@ -507,18 +518,22 @@ class ManyCalls<Item, Result> {
       (value) => this.#settleCall(call, index, { status: 'fulfilled', value }),
       (reason: unknown) => this.#settleCall(call, index, { status: 'rejected', reason }),
     )
+    // A callback of the batcher's may have aborted it just now, before the call was known here.
+    if (this.#signal?.aborted) this.#giveUp(call, this.#signal.reason)
   }
 
   #abort(reason: unknown): void {
     const waiting = this.#items.length - this.#next
-    for (const call of this.#calls) {
-      this.#admission.abort(call, reason)
-      fail(call, reason)
-    }
+    for (const call of this.#calls) this.#giveUp(call, reason)
     if (waiting > 0) {
       this.#endRest(() => this.#admission.abortUnaccepted(), reason)
       this.#leave?.()
     }
+  }
+
+  #giveUp(call: FullCall<Item, Result>, reason: unknown): void {
+    this.#admission.abort(call, reason)
+    fail(call, reason)
   }
 
   /** Ends the items that were never accepted. */

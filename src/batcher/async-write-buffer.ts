@@ -191,6 +191,16 @@ export class AsyncWriteBuffer<K, V> extends ClosableComponent<AsyncWriteBufferEv
     return true
   }
 
+  /** Whether writes to this key wait, so that another one finds room whatever else waits. */
+  has(key: K): boolean {
+    return this.#entries.has(key)
+  }
+
+  /** How many distinct keys wait to be written: what `capacity` bounds. */
+  get pendingKeys(): number {
+    return this.#entries.size
+  }
+
   override flush(): Promise<FlushReport> {
     return this.#queue.flush()
   }

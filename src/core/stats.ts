@@ -50,7 +50,7 @@ export interface BatchStats extends BooksSnapshot {
   readonly inFlightBatches: number
   /** Batches that were dispatched. */
   readonly batches: number
-  /** Attempts after the first. */
+  /** Retries that were decided on; one isn't made when every caller gives up before it. */
   readonly retries: number
   /** Attempts that took longer than `timeoutMs`. */
   readonly timeouts: number

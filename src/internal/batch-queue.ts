@@ -82,7 +82,7 @@ export class BatchQueue<E extends Entry> {
   #fresh: Batch<E>[] = []
   readonly #runs = new Set<BatchRun<E>>()
   /** Entries that wait for their key's batch in flight. */
-  readonly #held = new Set<E>()
+  readonly #held = new Map<E, Group<E>>()
   /** All that was accepted and hasn't left, oldest first; only kept where the oldest is dropped. */
   readonly #line: LinkedList<Entry> | undefined
   /** Entries accepted and not dispatched: what `capacity` bounds. */
@@ -132,7 +132,7 @@ export class BatchQueue<E extends Entry> {
   // ── accept ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
   /** Accepts an entry, or returns why not. Either way it is in the books. */
-  offer(entry: E, groupKey?: unknown): SpillwayError | undefined {
+  offer(entry: E, groupKey?: unknown, fromLine = false): SpillwayError | undefined {
     if (this.#closed) return this.#refuse(this.closedError())
     if (entry.bytes > this.#policy.maxBatchBytes) return this.#refuse(this.#tooLargeError(entry.bytes))
     let dropped: E | undefined
@@ -144,7 +144,7 @@ export class BatchQueue<E extends Entry> {
     books.offered++
     books.queued++
     this.#depth++
-    if (this.#room.promised > 0) this.#room.taken()
+    if (!fromLine && this.#room.promised > 0) this.#room.taken()
     const at = this.#turnClock.now()
     let cohort = this.#cohort
     if (cohort === undefined || cohort.at !== at) this.#cohort = cohort = { at, epoch: books.epoch }
@@ -200,13 +200,7 @@ export class BatchQueue<E extends Entry> {
     } else {
       this.books.inFlight -= entry.units
       this.#settle(entry, 'aborted')
-      // What this makes leave leaves a microtask later: the same signal may be about to take some of it out.
-      const pumping = this.#pumping
-      this.#pumping = true
       this.#inContext(() => run.forsake(reason))
-      this.#pumping = pumping
-      if (!pumping) this.#schedulePump()
-      this.#checkDrained()
     }
     return true
   }
@@ -229,9 +223,11 @@ export class BatchQueue<E extends Entry> {
       this.#drained = resolve
       this.#room.refuseAll(() => this.closedError())
       this.#letAllGo()
-      this.#inContext(() => {
-        for (const run of [...this.#runs]) run.hurry()
-      })
+      queueMicrotask(() =>
+        this.#inContext(() => {
+          for (const run of [...this.#runs]) run.hurry()
+        }),
+      )
       this.#checkDrained()
     })
   }
@@ -244,10 +240,14 @@ export class BatchQueue<E extends Entry> {
     const maybeDone = new ClosedError(message, { outcomeUnknown: true })
     const runs = [...this.#runs]
     const queued = [...this.#queuedBatches()].flatMap((batch) => batch.take())
-    queued.push(...this.#held)
-    const lots = runs.map(({ portion, entries, attempting }) => {
-      return { portion, left: entries.filter((entry) => !entry.done), error: attempting ? maybeDone : neverDone }
-    })
+    queued.push(...this.#held.keys())
+    const lots = runs
+      .flatMap((run) => run.open)
+      .map(({ portion, attempting }) => ({
+        portion,
+        left: portion.entries.filter((entry) => !entry.done),
+        error: attempting ? maybeDone : neverDone,
+      }))
     // What never left is given up as if it had been one last batch.
     const rest = new Portion(queued, this.#setting.clock.now(), this.#host.newBatchId)
     lots.push({ portion: rest, left: queued, error: neverDone })
@@ -300,7 +300,7 @@ export class BatchQueue<E extends Entry> {
 
   #open(group: Group<E>, openedAt: number): Batch<E> {
     const { eager, maxWaitMs, keyed } = this.#policy
-    const batch = new Batch<E>(group, openedAt, keyed, this.#latestSize)
+    const batch = new Batch<E>(group, openedAt, keyed, group === this.#solo ? this.#latestSize : 0)
     batch.inGroup = group.batches.push(batch)
     batch.waiting = this.#waiting.push(batch)
     if (maxWaitMs === 0 || (eager && group.running === 0)) {
@@ -387,18 +387,22 @@ export class BatchQueue<E extends Entry> {
   readonly #pump = (): void => {
     if (this.#pumping) return
     this.#pumping = true
-    while (this.#runs.size < this.#policy.concurrency) {
-      const group = this.#ready.shift()
-      if (group === undefined) break
-      group.ready = undefined
-      const batch = group.batches.shift() as Batch<E>
-      batch.inGroup = undefined
-      // To the end of the line: one group's backlog never starves another.
-      if (group.batches.first?.due) group.ready = this.#ready.push(group)
-      this.#dispatch(batch)
-      this.#room.admit()
+    try {
+      while (this.#runs.size < this.#policy.concurrency) {
+        const group = this.#ready.shift()
+        if (group === undefined) break
+        group.ready = undefined
+        const batch = group.batches.shift() as Batch<E>
+        batch.inGroup = undefined
+        // To the end of the line: one group's backlog never starves another.
+        if (group.batches.first?.due) group.ready = this.#ready.push(group)
+        this.#dispatch(batch)
+        this.#room.admit()
+      }
+    } finally {
+      // Also when a clock or a random of the user's throws.
+      this.#pumping = false
     }
-    this.#pumping = false
     this.#checkDrained()
   }
 
@@ -429,7 +433,7 @@ export class BatchQueue<E extends Entry> {
     if (face.left === undefined) return entries
     return entries.filter((entry) => {
       if (face.hold?.(entry)) {
-        this.#held.add(entry)
+        this.#held.set(entry, batch.group)
         entry.batch = undefined
         return false
       }
@@ -450,10 +454,13 @@ export class BatchQueue<E extends Entry> {
     this.#runs.delete(run)
     group.running--
     for (const entry of this.#face.freed?.(run.entries) ?? []) {
+      // Its own group, which may not be that of the batch which it waited for, and may have been forgotten meanwhile.
+      const { key } = this.#held.get(entry) as Group<E>
+      const own = key === undefined ? this.#solo : this.#groupOf(key)
       this.#held.delete(entry)
-      this.#place(entry, group)
+      this.#place(entry, own)
       // It was due when it was kept back.
-      const last = group.batches.last
+      const { last } = own.batches
       if (last !== undefined && !last.due) this.#becomeDue(last, false)
     }
     const open = group.batches.last
@@ -490,7 +497,12 @@ export class BatchQueue<E extends Entry> {
         failed = 0
         cohort = entry.cohort
       }
-      const success = face.complete(entry, index, answer)
+      let success = false
+      try {
+        success = face.complete(entry, index, answer)
+      } catch (error) {
+        face.fail(entry, error)
+      }
       if (entry.units !== 1) {
         this.#creditMerged(entry, success, now)
         if (success) allSucceeded += entry.units
@@ -498,7 +510,9 @@ export class BatchQueue<E extends Entry> {
       } else if (success) succeeded++
       else failed++
     }
-    if (cohort !== undefined) this.#credit(cohort, succeeded, failed, now)
+    // Nobody waited for it any more.
+    if (cohort === undefined) return
+    this.#credit(cohort, succeeded, failed, now)
     face.onSettled?.(portion, allSucceeded + succeeded, allFailed + failed, now - portion.startedAt)
   }
 
@@ -651,6 +665,7 @@ export class BatchQueue<E extends Entry> {
     while (this.#solo.batches.shift() !== undefined);
     this.#groups.clear()
     this.#held.clear()
+    while (this.#line?.shift() !== undefined);
     this.#fresh = []
     this.#runs.clear()
     this.#depth = 0
@@ -660,13 +675,14 @@ export class BatchQueue<E extends Entry> {
 
   #makeHost(): RunHost<E> {
     const { clock, random, seeded, name } = this.#setting
-    const { timeoutMs, timeoutGraceMs, retry, idempotent, bisect } = this.#policy
+    const { timeoutMs, timeoutGraceMs, retry, idempotent, bisect, keyed } = this.#policy
     const face = this.#face
     const books = this.books
     const isClosed = (): boolean => this.#closed
     return {
-      policy: { name, timeoutMs, timeoutGraceMs, retry, idempotent, bisect },
+      policy: { name, timeoutMs, timeoutGraceMs, retry, idempotent, bisect, keyed },
       now: () => clock.now(),
+      inContext: (fn) => this.#inContext(fn),
       setTimer: (callback, delayMs) => clock.setTimer(() => this.#inContext(callback), delayMs),
       random,
       get closing() {

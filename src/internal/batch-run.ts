@@ -1,7 +1,7 @@
 import { isSpillwayError, TimeoutError } from '../core/errors.js'
 import type { BatchContext } from '../core/ports.js'
 import { backoffMs, type RetryPolicy } from '../core/retry.js'
-import { type Batch, type Entry, sameKey } from './batch.js'
+import type { Batch, Entry } from './batch.js'
 import { isOutcomeUnknown } from './outcome.js'
 
 /** How batches are tried. */
@@ -12,13 +12,16 @@ export interface RunPolicy {
   readonly retry: RetryPolicy
   readonly idempotent: boolean
   readonly bisect: boolean
+  readonly keyed: boolean
 }
 
 /** What a run needs of the queue that it came from. */
 export interface RunHost<E extends Entry> {
   readonly policy: RunPolicy
   now(): number
-  /** Calls back in the component's own async context. */
+  /** Runs a function in the component's own async context. */
+  inContext(fn: () => void): void
+  /** Calls back in that context. */
   setTimer(callback: () => void, delayMs: number): () => void
   readonly random: () => number
   /** Whether the queue is closing, so that nothing should wait longer than it must. */
@@ -30,6 +33,7 @@ export interface RunHost<E extends Entry> {
   check(entries: readonly E[], answer: unknown): Error | undefined
   recordTimeout(): void
   recordOverrun(): void
+  /** A retry was decided on; it isn't made if every caller gives up meanwhile. */
   recordRetry(portion: Portion<E>, attempt: number, delayMs: number, error: unknown): void
   recordSuccess(portion: Portion<E>, answer: unknown): void
   recordFailure(portion: Portion<E>, error: unknown): void
@@ -143,9 +147,10 @@ export class BatchRun<E extends Entry> {
     return this.#portion
   }
 
-  /** Whether the user's function may still be at work on it. */
-  get attempting(): boolean {
-    return this.#current !== undefined
+  /** What hasn't been settled, and whether the user's function may still be at work on it. */
+  get open(): readonly { readonly portion: Portion<E>; readonly attempting: boolean }[] {
+    const rest = this.#rest.map((portion) => ({ portion, attempting: false })).reverse()
+    return [{ portion: this.#portion, attempting: this.#current !== undefined }, ...rest]
   }
 
   /** Makes the next attempt, unless nobody waits for it any more. */
@@ -176,11 +181,11 @@ export class BatchRun<E extends Entry> {
     this.live--
     if (!this.#forsaken || this.#over) return
     this.#current?.abort(reason)
-    if (this.#backingOff) {
-      this.#clearTimer()
-      this.#backingOff = false
-      this.#next()
-    }
+    if (!this.#backingOff) return
+    this.#clearTimer()
+    this.#backingOff = false
+    // Later, since this is the caller's turn, and the user's function never runs in that.
+    queueMicrotask(() => this.#host.inContext(() => this.#next()))
   }
 
   /** Makes the retry at once that was being waited for. */
@@ -261,7 +266,7 @@ export class BatchRun<E extends Entry> {
     if (this.#over || this.#forsaken || this.#portion.attempts >= retry.attempts) return false
     if (!idempotent && isOutcomeUnknown(error)) return false
     try {
-      return retry.retryable(error) === true
+      return Boolean(retry.retryable(error))
     } catch {
       return false
     }
@@ -273,7 +278,7 @@ export class BatchRun<E extends Entry> {
     const delayMs = closing ? 0 : backoffMs(this.#portion.attempts, policy.retry, random)
     this.#host.recordRetry(this.#portion, this.#portion.attempts + 1, delayMs, error)
     if (this.#over || this.#forsaken) return this.#next()
-    if (delayMs <= 0) return this.start()
+    if (delayMs <= 0 || host.closing) return this.start()
     this.#backingOff = true
     this.#cancelTimer = host.setTimer(() => this.hurry(), delayMs)
   }
@@ -299,18 +304,18 @@ export class BatchRun<E extends Entry> {
   #halve(): Portion<E>[] | undefined {
     const whole = this.#portion
     const { entries } = whole
-    const [first] = entries
-    const oneKey = first?.key !== undefined && entries.every((entry) => sameKey(entry.key, first.key))
-    if (entries.length === 1 || oneKey || whole.settled) return undefined
+    if (whole.settled) return undefined
+    const items = this.#host.policy.keyed ? byKey(entries) : entries.map((entry) => [entry])
+    if (items.length === 1) return undefined
     this.#bisecting = true
-    const middle = Math.ceil(entries.length / 2)
+    const middle = Math.ceil(items.length / 2)
     const half = (part: readonly E[], index: number): Portion<E> =>
       new Portion(
         part.filter((entry) => !entry.done),
         this.#host.now(),
         () => `${whole.id}/${index}`,
       )
-    return [half(entries.slice(middle), 1), half(entries.slice(0, middle), 0)]
+    return [half(items.slice(middle).flat(), 1), half(items.slice(0, middle).flat(), 0)]
   }
 
   /** Goes on with what bisection left, or gives the slot back. */
@@ -338,4 +343,15 @@ export class BatchRun<E extends Entry> {
   get #forsaken(): boolean {
     return this.live === 0 || (this.#bisecting && this.#portion.settled)
   }
+}
+
+/** Entries that share an item, together. */
+function byKey<E extends Entry>(entries: readonly E[]): E[][] {
+  const items = new Map<unknown, E[]>()
+  for (const entry of entries) {
+    const same = items.get(entry.key)
+    if (same === undefined) items.set(entry.key, [entry])
+    else same.push(entry)
+  }
+  return [...items.values()]
 }

@@ -25,6 +25,18 @@ const lostConnectionCodes: ReadonlySet<unknown> = new Set([
   '57P02',
 ])
 
+/** Names of errors that leave it open: `AbortSignal.timeout()`, aborted fetches, ioredis, node-redis. */
+const uncertainNames: ReadonlySet<unknown> = new Set([
+  'TimeoutError',
+  'AbortError',
+  'MaxRetriesPerRequestError',
+  'SocketClosedUnexpectedlyError',
+])
+
+/** Messages that are all that some errors of `pg` and ioredis can be told by. */
+const uncertainMessage: RegExp =
+  /^(?:Connection terminated|Query read timeout$|Connection is closed\.$|Command timed out$)/
+
 /** gRPC's DEADLINE_EXCEEDED and UNAVAILABLE: the server may have done the work all the same. */
 const uncertainGrpcStatus: ReadonlySet<unknown> = new Set([4, 14])
 
@@ -53,9 +65,8 @@ function leavesOpen(error: unknown): boolean {
       const { name, code, message } = current as { name?: unknown; code?: unknown; message?: unknown }
       // A gRPC status is a small number, so it counts only on an error that looks like one of gRPC's.
       if (uncertainGrpcStatus.has(code) && 'details' in current && 'metadata' in current) return true
-      // AbortSignal.timeout() and aborted fetches; `pg` tells a broken connection by its message alone.
-      if (name === 'TimeoutError' || name === 'AbortError' || lostConnectionCodes.has(code)) return true
-      if (typeof message === 'string' && message.startsWith('Connection terminated')) return true
+      if (uncertainNames.has(name) || lostConnectionCodes.has(code)) return true
+      if (typeof message === 'string' && uncertainMessage.test(message)) return true
     }
     current = (current as { cause?: unknown }).cause
   }

@@ -117,8 +117,9 @@ export class FakeClock implements Clock {
       this.#deferred = []
       for (const callback of deferred) {
         call(callback)
+        // As after each immediate of a real turn.
+        await settle()
       }
-      await settle()
     }
   }
 

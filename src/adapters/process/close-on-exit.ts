@@ -14,7 +14,8 @@ export interface Closable {
 /** Options of {@link closeOnExit}. */
 export interface CloseOnExitOptions {
   /**
-   * How long all closing together may take, in milliseconds; what is left then is abandoned.
+   * How long all closing together may take, in milliseconds. Each component gets half of what is left of it, the last one
+   * all of it; what a component hasn't settled then is abandoned.
    * @defaultValue 10_000
    */
   timeoutMs?: number | undefined
@@ -139,13 +140,21 @@ class ExitWatch {
 
   async #closeInOrder(): Promise<void> {
     const deadline = performance.now() + this.#timeoutMs
-    for (const component of this.#components) {
-      const timeoutMs = Math.max(0, deadline - performance.now())
+    for (const [index, component] of this.#components.entries()) {
+      const name = component.name ?? `component ${index + 1} of ${this.#components.length}`
+      const leftMs = Math.max(0, deadline - performance.now())
+      // One that takes all the time must not cost those after it theirs.
+      const isLast = index === this.#components.length - 1
+      const timeoutMs = isLast ? leftMs : leftMs / 2
+      // The component keeps its own deadline; the grace is for a close that doesn't.
+      const graceMs = isLast ? 100 : Math.min(100, leftMs / 4)
       try {
-        // The component keeps its own deadline; this one is for a close that doesn't.
-        await within(component.close({ timeoutMs }), Math.min(timeoutMs + 100, maxDurationMs))
+        const report = await within(component.close({ timeoutMs }), Math.min(timeoutMs + graceMs, maxDurationMs))
+        const abandoned = (report as { abandoned?: unknown } | null | undefined)?.abandoned
+        if (report === tooLate) console.error(`closing ${name} took longer than ${Math.round(timeoutMs)} ms`)
+        else if (typeof abandoned === 'number' && abandoned > 0) console.error(`closing ${name} gave up ${abandoned}`)
       } catch (error) {
-        console.error(`closing ${component.name ?? 'a component'} failed:`, error)
+        console.error(`closing ${name} failed:`, error)
       }
     }
   }
@@ -161,14 +170,16 @@ class ExitWatch {
   }
 }
 
+const tooLate = Symbol('too late')
+
 /** Waits for work, but no longer than so many milliseconds. */
-async function within(work: unknown, timeoutMs: number): Promise<void> {
+async function within(work: unknown, timeoutMs: number): Promise<unknown> {
   let timer: NodeJS.Timeout | undefined
-  const timeout = new Promise<void>((resolve) => {
-    timer = setTimeout(resolve, timeoutMs)
+  const timeout = new Promise<symbol>((resolve) => {
+    timer = setTimeout(() => resolve(tooLate), timeoutMs)
   })
   try {
-    await Promise.race([work, timeout])
+    return await Promise.race([work, timeout])
   } finally {
     clearTimeout(timer)
   }
