@@ -1,4 +1,5 @@
 import { type ParseArgsConfig, parseArgs } from 'node:util'
+import type { StoresOptions } from './stores.ts'
 
 type Flags = NonNullable<ParseArgsConfig['options']>
 type Values<F extends Flags> = ReturnType<typeof parseArgs<{ options: F }>>['values']
@@ -36,13 +37,22 @@ export function count(flag: string, value: string | undefined, min: number, max:
   throw new UsageError(`--${flag} must be a whole number from ${min} to ${max}, got "${value}"`)
 }
 
-/** Which database the environment and the flags name. */
-export function databaseOf(dataDir: string | undefined): { url?: string | undefined; dataDir?: string | undefined } {
-  const url = process.env['DATABASE_URL'] || undefined
-  if (url !== undefined && dataDir !== undefined) {
+/** One of some words. */
+export function oneOf<T extends string>(flag: string, value: string | undefined, allowed: readonly T[]): T | undefined {
+  if (value === undefined) return undefined
+  const found = allowed.find((word) => word === value)
+  if (found !== undefined) return found
+  throw new UsageError(`--${flag} must be one of ${allowed.join(', ')}, got "${value}"`)
+}
+
+/** Which servers the environment and the flags name. */
+export function storesOf(dataDir: string | undefined): StoresOptions {
+  const databaseUrl = process.env['DATABASE_URL'] || undefined
+  const redisUrl = process.env['REDIS_URL'] || undefined
+  if (databaseUrl !== undefined && dataDir !== undefined) {
     throw new UsageError('--data-dir is for PGlite, but DATABASE_URL names a server: take one of them away')
   }
-  return { url, dataDir }
+  return { databaseUrl, redisUrl, dataDir }
 }
 
 /** An error that ends a program, for people: the text alone, with what a failed connection hides in its parts. */

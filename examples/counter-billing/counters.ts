@@ -1,13 +1,24 @@
-import { AsyncBatcher, AsyncWriteBuffer, type CounterIncrement, isSpillwayError, type RetryOptions } from 'spillway'
-import { addDeltas, type PostgresCounterStore } from './counter-store.ts'
+import {
+  AsyncBatcher,
+  AsyncWriteBuffer,
+  type CounterIncrement,
+  type CounterStore,
+  isSpillwayError,
+  type RetryOptions,
+} from 'spillway'
 
 /** Where the service says what people must know of. */
 export type Log = (level: 'info' | 'warn' | 'error', message: string) => void
 
+/** When an increment is answered: once it is in memory, in the live store, or committed. */
+export type Acknowledgement = 'accepted' | 'redis' | 'committed'
+
+export const acknowledgements: readonly Acknowledgement[] = ['accepted', 'redis', 'committed']
+
 export interface CountersOptions {
   /** Counters that may wait to be written before increments are refused. */
   capacity?: number | undefined
-  /** How failed statements are tried again, in place of what suits each of the three ways. */
+  /** How failed calls of a store are tried again, in place of what suits each way. */
   retry?: RetryOptions | undefined
 }
 
@@ -15,70 +26,94 @@ export interface CountersOptions {
 export interface Losses {
   /** Counters whose accepted increments were given up. */
   lost: number
-  /** Whether the latest batch was given up because the store failed. */
+  /** Counters whose live value lacks something that the durable one has. */
+  notLive: number
+  /** Whether the latest batch was given up because the durable store failed. */
   failing: boolean
   /** Why, for people. */
   reason: string | undefined
 }
 
-/** About half a minute of trying: a database may restart without costing a single increment. */
+/** About half a minute of trying: a store may restart without costing a single increment. */
 const patience: RetryOptions = { attempts: 20, delayMs: 100, maxDelayMs: 5_000 }
 
 /**
- * The service's core: three ways to the store, each through the primitive that suits it.
+ * The core of the gateway and of the counter service: five ways to two stores, each through the primitive that suits it.
  *
- *     accept ──► AsyncWriteBuffer  sums by counter, ten statements a second at most when it is quiet
- *     commit ──► AsyncBatcher      everyone's increments in one statement, each its own answer
- *     read   ──► AsyncBatcher      everyone's reads in one SELECT, equal keys once
+ *                   answered from          and then into
+ *     accepted      memory                 liveWrites, durableWrites   AsyncWriteBuffer: sums by counter
+ *     redis         liveAnswers            durableWrites               AsyncBatcher: everyone's increments in one call,
+ *     committed     durableAnswers         liveWrites                  each its own answer; the next call when one is back
+ *     reads         liveReads, durableReads                            AsyncBatcher: everyone's keys in one call, each once
+ *
+ * The stores never wait for each other. Each batch has an id under which the store applies it once, so that it can be tried
+ * again after any failure.
  */
 export class Counters {
-  readonly buffer: AsyncWriteBuffer<string, number>
-  readonly commits: AsyncBatcher<CounterIncrement, number>
-  readonly reads: AsyncBatcher<string, number>
-  readonly losses: Losses = { lost: 0, failing: false, reason: undefined }
-  readonly #store: PostgresCounterStore
+  readonly liveWrites: AsyncWriteBuffer<string, number>
+  readonly durableWrites: AsyncWriteBuffer<string, number>
+  readonly liveAnswers: AsyncBatcher<CounterIncrement, number>
+  readonly durableAnswers: AsyncBatcher<CounterIncrement, number>
+  readonly liveReads: AsyncBatcher<string, number>
+  readonly durableReads: AsyncBatcher<string, number>
+  readonly losses: Losses = { lost: 0, notLive: 0, failing: false, reason: undefined }
   readonly #capacity: number
   readonly #log: Log
+  /** Increments that are on their way to the live store and have a place in `durableWrites` kept for them. */
+  #promised = 0
 
-  constructor(store: PostgresCounterStore, log: Log, options: CountersOptions = {}) {
-    this.#store = store
+  constructor(stores: { live: CounterStore; durable: CounterStore }, log: Log, options: CountersOptions = {}) {
+    const { live, durable } = stores
+    const { capacity = AsyncWriteBuffer.defaults.capacity, retry } = options
     this.#log = log
-    this.#capacity = options.capacity ?? AsyncWriteBuffer.defaults.capacity
-    this.buffer = new AsyncWriteBuffer((totals, context) => store.add(totals, context), {
-      name: 'increments',
-      merge: addDeltas,
-      maxBatchSize: Math.min(1_000, this.#capacity),
-      capacity: this.#capacity,
+    this.#capacity = capacity
+    const writes = { merge: addDeltas, maxBatchSize: Math.min(1_000, capacity), capacity, retry: retry ?? patience }
+    this.durableWrites = new AsyncWriteBuffer(
+      async (sums, context) => {
+        for (const { key, delta, error } of await durable.add(sums, context)) this.#lose([[key, delta]], error)
+      },
+      { ...writes, name: 'durable-writes', maxWaitMs: 50, timeoutMs: 10_000, idempotent: durable.idempotent },
+    )
+    this.liveWrites = new AsyncWriteBuffer(
+      async (sums, context) => {
+        for (const { key, error } of await live.add(sums, context)) this.#missLive([key], error)
+      },
+      { ...writes, name: 'live-writes', maxWaitMs: 20, timeoutMs: 2_000, idempotent: live.idempotent },
+    )
+    // Writers that share counters only wait for each other's locks: one is faster than four, and while it is busy the
+    // next batch gathers, so that nobody waits for a clock.
+    const answers = { maxBatchSize: Math.min(500, capacity), capacity, concurrency: 1 }
+    this.durableAnswers = new AsyncBatcher((increments, context) => durable.increment(increments, context), {
+      ...answers,
+      name: 'durable-answers',
       timeoutMs: 10_000,
-      idempotent: store.idempotent,
-      retry: options.retry ?? patience,
+      idempotent: durable.idempotent,
+      retry: retry ?? { attempts: 6, delayMs: 50, maxDelayMs: 1_000 },
     })
-    this.commits = new AsyncBatcher((increments, context) => store.increment(increments, context), {
-      name: 'commits',
-      maxBatchSize: 500,
-      // Writers that share counters only wait for each other's locks: one is faster than four.
-      concurrency: 1,
-      timeoutMs: 10_000,
-      idempotent: store.idempotent,
-      retry: options.retry ?? { attempts: 4, delayMs: 50, maxDelayMs: 1_000 },
-      // One increment that its counter can't take must not cost the others theirs.
-      bisect: true,
-    })
-    this.reads = new AsyncBatcher((keys) => store.getMany(keys), {
-      name: 'reads',
-      keyOf: (key) => key,
-      maxBatchSize: 500,
-      concurrency: 2,
+    this.liveAnswers = new AsyncBatcher((increments, context) => live.increment(increments, context), {
+      ...answers,
+      name: 'live-answers',
       timeoutMs: 2_000,
-      idempotent: true,
-      retry: options.retry ?? { attempts: 2, delayMs: 50 },
+      idempotent: live.idempotent,
+      retry: retry ?? { attempts: 4, delayMs: 20, maxDelayMs: 500 },
     })
+    this.liveReads = reader('live-reads', live, retry)
+    this.durableReads = reader('durable-reads', durable, retry)
     this.#watch()
   }
 
-  /** Accepts an increment, to be written within about a tenth of a second; false when there is no room. */
+  /** What holds increments, in the order in which to close it: what answers comes before what it then writes to. */
+  get parts(): readonly (AsyncWriteBuffer<string, number> | AsyncBatcher<CounterIncrement, number>)[] {
+    return [this.liveAnswers, this.durableAnswers, this.durableWrites, this.liveWrites]
+  }
+
+  /** Accepts an increment, to be written soon; false when there is no room. */
   accept({ key, delta }: CounterIncrement): boolean {
-    return this.buffer.put(key, delta)
+    const isNew = !this.durableWrites.has(key)
+    if (isNew && this.#promised > 0 && this.#room < 1) return false
+    if (!this.durableWrites.put(key, delta)) return false
+    this.#putLive(key, delta)
+    return true
   }
 
   /**
@@ -88,73 +123,141 @@ export class Counters {
    * @returns how many, counted from the first, were accepted.
    */
   acceptAll(increments: readonly CounterIncrement[]): number {
-    const keys = new Set(increments.map(({ key }) => key))
-    if (keys.size > this.#capacity - this.buffer.stats().pendingKeys) return 0
+    const keys = new Set(increments.map(({ key }) => key).filter((key) => !this.durableWrites.has(key)))
+    if (keys.size > this.#room) return 0
     const refused = increments.findIndex((increment) => !this.accept(increment))
     return refused === -1 ? increments.length : refused
   }
 
-  /** Commits increments, and answers each with its counter's new value or with its own error. */
-  commitAll(increments: readonly CounterIncrement[]): Promise<PromiseSettledResult<number>[]> {
-    return this.commits.addMany(increments)
+  /** Applies an increment to the live store, answers with the live value, and commits it soon after. */
+  async incrementLive(increment: CounterIncrement): Promise<number> {
+    // What is in the live store must find room on its way to the durable one.
+    if (this.#room < 1) throw new Overload(this.#capacity)
+    this.#promised++
+    try {
+      const value = await this.liveAnswers.add(increment)
+      this.#promised--
+      if (!this.durableWrites.put(increment.key, increment.delta)) {
+        this.#lose([[increment.key, increment.delta]], new Error('the sum that waits would no longer be exact'))
+      }
+      return value
+    } catch (error) {
+      this.#promised--
+      throw error
+    }
   }
 
-  /** Reads what is stored; what still waits to be written is not in it. */
-  read(key: string): Promise<number> {
-    return this.reads.add(key)
+  /** Commits an increment, and answers with the committed value; the live value follows. */
+  async commit(increment: CounterIncrement): Promise<number> {
+    const value = await this.durableAnswers.add(increment)
+    this.#putLive(increment.key, increment.delta)
+    return value
   }
 
-  /** How many statements the store has sent. */
-  get statements(): { readonly writes: number; readonly reads: number } {
-    return this.#store.statements
+  /** Applies increments as `acknowledgement` says, and answers each with its counter's new value or with its own error. */
+  answerAll(
+    increments: readonly CounterIncrement[],
+    acknowledgement: 'redis' | 'committed',
+  ): Promise<PromiseSettledResult<number>[]> {
+    return Promise.allSettled(
+      increments.map((increment) =>
+        acknowledgement === 'redis' ? this.incrementLive(increment) : this.commit(increment),
+      ),
+    )
+  }
+
+  /** Reads the live value, or the durable one where that is asked for or the live store fails. */
+  async read(key: string, source: 'live' | 'durable' = 'live'): Promise<{ value: number; source: 'live' | 'durable' }> {
+    if (source === 'live') {
+      try {
+        return { value: await this.liveReads.add(key), source }
+      } catch (error) {
+        if (isSpillwayError(error, 'ERR_CLOSED')) throw error
+      }
+    }
+    return { value: await this.durableReads.add(key), source: 'durable' }
+  }
+
+  /** Writes all that was accepted before the call. */
+  async flush(): Promise<void> {
+    await Promise.all([this.liveAnswers.flush(), this.durableAnswers.flush()])
+    await Promise.all([this.liveWrites.flush(), this.durableWrites.flush()])
+  }
+
+  /** Closes everything, in order. */
+  async close(options?: { timeoutMs?: number }): Promise<void> {
+    for (const part of [...this.parts, this.liveReads, this.durableReads]) await part.close(options)
   }
 
   stats(): Record<string, unknown> {
-    const { buffer, commits, reads, statements } = this
-    return { ...this.losses, statements, buffer: buffer.stats(), commits: commits.stats(), reads: reads.stats() }
+    const { liveWrites, durableWrites, liveAnswers, durableAnswers, liveReads, durableReads } = this
+    const parts = { liveWrites, durableWrites, liveAnswers, durableAnswers, liveReads, durableReads }
+    return {
+      ...this.losses,
+      ...Object.fromEntries(Object.entries(parts).map(([name, part]) => [name, part.stats()])),
+    }
+  }
+
+  /** How many new counters can be accepted. */
+  get #room(): number {
+    return this.#capacity - this.durableWrites.pendingKeys - this.#promised
+  }
+
+  #putLive(key: string, delta: number): void {
+    if (!this.liveWrites.put(key, delta)) this.#missLive([key], new Error('too much waits for the live store'))
   }
 
   #watch(): void {
-    const { buffer, commits, reads } = this
-    buffer.on('retried', (retry) => this.#logRetry(buffer.name, retry))
-    commits.on('retried', (retry) => this.#logRetry(commits.name, retry))
-    reads.on('retried', (retry) => this.#logRetry(reads.name, retry))
-    buffer.on('written', () => {
+    const parts: readonly Retrying[] = [...this.parts, this.liveReads, this.durableReads]
+    for (const part of parts) {
+      part.on('retried', ({ attempt, delayMs, error }) => {
+        this.#log('warn', `${part.name}: ${text(error)}; attempt ${attempt} follows in ${Math.round(delayMs)} ms`)
+      })
+    }
+    this.durableWrites.on('written', () => {
       this.losses.failing = false
       this.losses.reason = undefined
     })
-    buffer.on('failed', ({ entries, error }) => {
-      if (isRefusal(error)) void this.#commitApart(entries)
-      else this.#lose(entries, error, true)
+    this.durableWrites.on('failed', ({ entries, error }) => {
+      this.losses.failing = true
+      this.losses.reason = text(error)
+      this.#lose([...entries], error)
     })
-  }
-
-  #logRetry(name: string, { attempt, delayMs, error }: { attempt: number; delayMs: number; error: unknown }): void {
-    this.#log('warn', `${name}: ${text(error)}; attempt ${attempt} follows in ${Math.round(delayMs)} ms`)
-  }
-
-  /** The store refused a batch because of some of its counters: the batcher finds out which and writes the others. */
-  async #commitApart(entries: ReadonlyMap<string, number>): Promise<void> {
-    const increments = Array.from(entries, ([key, delta]) => ({ key, delta }))
-    const outcomes = await this.commitAll(increments)
-    for (const [index, outcome] of outcomes.entries()) {
-      const increment = increments[index]
-      if (increment === undefined || outcome.status === 'fulfilled') continue
-      this.#lose(new Map([[increment.key, increment.delta]]), outcome.reason, !isRefusal(outcome.reason))
-    }
+    this.liveWrites.on('failed', ({ entries, error }) => this.#missLive([...entries.keys()], error))
   }
 
   /** Nobody waits for these any more, so the log is the last place that can know of them. */
-  #lose(entries: ReadonlyMap<string, number>, error: unknown, failing: boolean): void {
-    this.losses.lost += entries.size
-    if (failing) {
-      this.losses.failing = true
-      this.losses.reason = text(error)
-    }
+  #lose(entries: readonly (readonly [string, number])[], error: unknown): void {
+    this.losses.lost += entries.length
     const fate = isSpillwayError(error) && error.outcomeUnknown ? 'MAY BE LOST' : 'LOST'
     const sums = JSON.stringify(Object.fromEntries(entries))
-    this.#log('error', `${fate}: accepted increments of ${entries.size} counters (${text(error)}): ${sums}`)
+    this.#log('error', `${fate}: accepted increments of ${entries.length} counters (${text(error)}): ${sums}`)
   }
+
+  #missLive(keys: readonly string[], error: unknown): void {
+    this.losses.notLive += keys.length
+    this.#log('warn', `the live values of ${keys.length} counters fell behind the durable ones (${text(error)})`)
+  }
+}
+
+/** What the buffers and the batchers have in common here. */
+interface Retrying {
+  readonly name: string
+  on(event: 'retried', listener: (retry: { attempt: number; delayMs: number; error: unknown }) => void): () => void
+}
+
+/** There is no room for more counters that wait to be written. */
+export class Overload extends Error {
+  constructor(capacity: number) {
+    super(`${capacity} counters wait to be written, which is as many as may`)
+  }
+}
+
+/** Adds two deltas of one counter; refuses a sum that would not be exact. */
+export function addDeltas(sum: number, delta: number): number {
+  const next = sum + delta
+  if (Number.isSafeInteger(next)) return next
+  throw new Error('the increments of a counter add up to more than a number holds exactly')
 }
 
 /** Whether the store has said no, for good and without doing anything. */
@@ -164,4 +267,16 @@ export function isRefusal(error: unknown): boolean {
 
 export function text(error: unknown): string {
   return error instanceof Error ? error.message : String(error)
+}
+
+function reader(name: string, store: CounterStore, retry: RetryOptions | undefined): AsyncBatcher<string, number> {
+  return new AsyncBatcher((keys) => store.getMany(keys), {
+    name,
+    keyOf: (key) => key,
+    maxBatchSize: 500,
+    concurrency: 2,
+    timeoutMs: 2_000,
+    idempotent: true,
+    retry: retry ?? { attempts: 2, delayMs: 50 },
+  })
 }

@@ -1,10 +1,14 @@
 import { mkdir } from 'node:fs/promises'
+import type { PGlite } from '@electric-sql/pglite'
+import type { Pool } from 'pg'
 
 /** The little of SQL that the service needs, the same for a server and for PGlite. */
 export interface Database {
   readonly name: 'database'
   /** What it is, for people. */
   readonly title: string
+  /** What the stores of `spillway/postgres` take. */
+  readonly client: Pool | PGlite
   /** Runs one statement with parameters. */
   query<Row>(statement: string, values?: readonly unknown[]): Promise<Row[]>
   /** Runs a script in one transaction. */
@@ -42,6 +46,7 @@ async function openServer(url: string, onError: (error: Error) => void = () => u
   return {
     name: 'database',
     title: `PostgreSQL at ${hostOf(url)}`,
+    client: pool,
     query: async (statement, values = []) => (await pool.query(statement, [...values])).rows,
     // Statements sent together without parameters are one transaction on one connection.
     script: async (statements) => void (await pool.query(statements)),
@@ -55,6 +60,7 @@ async function openPGlite(dataDir: string | undefined): Promise<Database> {
   const database = await PGlite.create(dataDir)
   return {
     name: 'database',
+    client: database,
     title: dataDir === undefined ? 'PGlite in memory' : `PGlite in ${dataDir}`,
     query: async <Row>(statement: string, values: readonly unknown[] = []) =>
       (await database.query<Row>(statement, [...values])).rows,

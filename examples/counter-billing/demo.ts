@@ -2,37 +2,40 @@ import { fork } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { fileURLToPath } from 'node:url'
 import { type Closable, closeOnExit } from 'spillway/process'
-import { count, databaseOf, describe, readFlags } from './command-line.ts'
-import type { Log } from './counters.ts'
-import { type Database, openDatabase } from './database.ts'
+import { count, describe, oneOf, readFlags, storesOf } from './command-line.ts'
+import { acknowledgements, type Log } from './counters.ts'
 import { Progress, printReport, type StoredSums } from './demo-report.ts'
 import { counterType, type LoadMessage, type LoadOptions, type LoadReport } from './load.ts'
-import { defaultPort, type Service, startService } from './service.ts'
+import { defaultAcknowledgement, defaultPort, type Gateway, startCounterService, startGateway } from './service.ts'
+import { openStores, type Stores } from './stores.ts'
 
 const defaults = { seconds: 8, connections: 50 }
 const maxRequests = 500_000
 /** How many ports from 8080 on are tried. */
 const portsToTry = 20
 
-const help = `Starts the counter service, drives a load at it from a second process, and compares what was sent with what is stored.
+const help = `Starts the gateway and the counter service, drives a load at them from a second process, and compares what was sent with
+what is stored.
 
   npm run demo -- [flags]
 
   --seconds N      how long the load lasts, 1 to 600 (${defaults.seconds}); it ends early after ${maxRequests} requests
   --connections N  how many clients send at the same time, 1 to 1000 (${defaults.connections})
+  --ack NAME       when an increment is answered: ${acknowledgements.join(', ')} (${defaultAcknowledgement})
   --port N         where to listen, 0 is any free port (${defaultPort}, or the next free one)
   --serve          stay up until Ctrl-C, and print a request to try; there is a load only if --seconds is given too
   --data-dir DIR   where PGlite keeps its data (in memory only)
   --help           this text
 
-It uses PGlite, a PostgreSQL inside the process. To use a server, name it:
-  DATABASE_URL=postgres://user:password@host:5432/database npm run demo
+Live values are in memory, durable ones in PGlite, a PostgreSQL inside the process. To use servers, name them:
+  REDIS_URL=redis://host:6379 DATABASE_URL=postgres://user:password@host:5432/database npm run demo
 Ends with 0 when the sums are equal, 1 when they are not or something failed, 2 when a flag is wrong.`
 
 const options = readFlags(
   {
     seconds: { type: 'string' },
     connections: { type: 'string' },
+    ack: { type: 'string' },
     port: { type: 'string' },
     serve: { type: 'boolean' },
     'data-dir': { type: 'string' },
@@ -41,11 +44,15 @@ const options = readFlags(
   (values) => ({
     seconds: count('seconds', values.seconds, 1, 600),
     connections: count('connections', values.connections, 1, 1_000) ?? defaults.connections,
+    acknowledgement: oneOf('ack', values.ack, acknowledgements) ?? defaultAcknowledgement,
     port: count('port', values.port, 0, 65_535),
     serve: values.serve ?? false,
-    database: databaseOf(values['data-dir']),
+    stores: storesOf(values['data-dir']),
   }),
 )
+
+/** What an acknowledgement says, in words. */
+const answered = { accepted: 'accepted', redis: 'in the live store', committed: 'committed' }
 
 const log: Log = (_level, message) => console.log(message)
 
@@ -62,19 +69,23 @@ try {
 }
 
 async function demo(): Promise<boolean> {
-  if (options.database.url === undefined) console.log('Starting PGlite, a PostgreSQL inside this process…')
-  const database = await openDatabase({ ...options.database, onError: ({ message }) => log('warn', message) })
-  open.push(database)
-  const service = await startService({ database, ports: ports(), log })
+  const { acknowledgement } = options
+  if (options.stores.databaseUrl === undefined) console.log('Starting PGlite, a PostgreSQL inside this process…')
+  const stores = await openStores({ ...options.stores, onError: ({ message }) => log('warn', message) })
+  open.push({ name: 'stores', close: () => stores.close() })
+  const service = await startCounterService({ ...stores, log, port: 0 })
   open.unshift(...service.parts)
+  const gateway = await startGateway({ counters: { address: service.address }, ports: ports(), acknowledgement, log })
+  open.unshift(...gateway.parts)
   closeOnExit(open)
-  console.log(`The counter service listens at ${service.url}, and stores in ${database.title}.`)
+  console.log(`The counter service listens for gRPC at ${service.address}, and stores in ${stores.title}.
+The gateway listens for HTTP at ${gateway.url}, and answers an increment once it is ${answered[acknowledgement]}.`)
   if (options.serve && options.seconds === undefined) {
-    printRequestToTry(service)
+    printRequestToTry(gateway)
     return true
   }
-  const passed = await drive(service, database)
-  if (options.serve) printRequestToTry(service)
+  const passed = await drive(gateway, stores)
+  if (options.serve) printRequestToTry(gateway)
   return passed
 }
 
@@ -89,14 +100,13 @@ function ports(): number[] {
 }
 
 /** Drives the load, reports, and tells whether everything that was sent is stored. */
-async function drive(service: Service, database: Database): Promise<boolean> {
+async function drive(gateway: Gateway, stores: Stores): Promise<boolean> {
   const { seconds = defaults.seconds, connections } = options
   const prefix = `demo-${randomUUID().slice(0, 8)}-`
   console.log(`A second process sends for ${seconds} s over ${connections} connections.\n`)
-  const report = await runLoad({ url: service.url, seconds, connections, maxRequests, prefix })
-  await service.counters.buffer.flush()
-  const stored = await readStored(database, prefix)
-  return printReport(report, service.counters, { prefix, stored })
+  const report = await runLoad({ url: gateway.url, seconds, connections, maxRequests, prefix })
+  await gateway.counters.flush()
+  return printReport(report, gateway.counters, { prefix, ...(await readStored(stores, prefix, report)) })
 }
 
 function runLoad(loadOptions: LoadOptions): Promise<LoadReport> {
@@ -115,18 +125,30 @@ function runLoad(loadOptions: LoadOptions): Promise<LoadReport> {
   }).finally(() => process.off('exit', killLoad))
 }
 
-/** Asks the database itself, past every buffer and batcher. */
-async function readStored(database: Database, prefix: string): Promise<StoredSums> {
+/** Asks the stores themselves, past every buffer and batcher. */
+async function readStored(
+  { database, live }: Stores,
+  prefix: string,
+  { sent }: LoadReport,
+): Promise<{ stored: StoredSums; live: StoredSums }> {
   const statement = 'SELECT key, value FROM spillway_counters WHERE starts_with(key, $1)'
   const rows = await database.query<{ key: string; value: unknown }>(statement, [prefix])
-  return new Map(rows.map(({ key, value }) => [key.slice(0, -counterType.length - 1), Number(value)]))
+  const ids = sent.map(([id]) => id)
+  const values = await live.getMany(ids.map((id) => `${id}:${counterType}`))
+  return {
+    stored: new Map(rows.map(({ key, value }) => [key.slice(0, -counterType.length - 1), Number(value)])),
+    live: new Map(ids.map((id, index) => [id, values[index] ?? 0])),
+  }
 }
 
-function printRequestToTry({ url }: Service): void {
-  const body = JSON.stringify({ resource_id: 'post-1', counter_type: 'like', delta: 2 })
+function printRequestToTry({ url }: Gateway): void {
+  const operation = { resource_id: 'post-1', counter_type: 'like', delta: 2 }
+  const body = JSON.stringify(operation)
+  const waiting = JSON.stringify({ ...operation, ack: 'committed' })
   console.log(`
 Try it:
   curl -X POST ${url}/api/v1/counter/increment -H 'content-type: application/json' -d '${body}'
+  curl -X POST ${url}/api/v1/counter/increment -H 'content-type: application/json' -d '${waiting}'
   curl ${url}/api/v1/counter/post-1/like
 Ctrl-C ends it.`)
 }

@@ -1,22 +1,30 @@
 import Fastify, { type FastifyError, type FastifyInstance, type FastifyReply } from 'fastify'
 import { type CounterIncrement, isSpillwayError } from 'spillway'
-import { type Counters, isRefusal, type Log, text } from './counters.ts'
+import { type Acknowledgement, type Counters, isRefusal, type Log, Overload, text } from './counters.ts'
 import {
   type BatchIncrementBody,
   batchIncrementBody,
   type CounterParams,
+  type CounterQuery,
   counterParams,
+  counterQuery,
   explain,
   type IncrementBody,
   incrementBody,
   keyOf,
+  type Operation,
 } from './schemas.ts'
 
 /** When to come back after a 503, in seconds: a flush is over by then. */
 const retryAfterSeconds = 1
 
+export interface GatewayOptions {
+  /** When an increment is answered whose request doesn't say. */
+  acknowledgement: Acknowledgement
+}
+
 /** The HTTP face of the counters. */
-export function createGateway(counters: Counters, log: Log): FastifyInstance {
+export function createGateway(counters: Counters, log: Log, options: GatewayOptions): FastifyInstance {
   const app = Fastify({
     // Long ids must reach the rule that refuses them with a reason.
     routerOptions: { maxParamLength: 8_192 },
@@ -32,9 +40,14 @@ export function createGateway(counters: Counters, log: Log): FastifyInstance {
   app.post<{ Body: IncrementBody }>(
     '/api/v1/counter/increment',
     { schema: { body: incrementBody } },
+    // No async function: the answer to what is only accepted needs no promise.
     (request, reply) => {
-      if (counters.accept(incrementOf(request.body))) reply.code(202).send({ accepted: true })
+      const { ack = options.acknowledgement } = request.body
+      const increment = incrementOf(request.body)
+      if (ack !== 'accepted') return answerOne(counters, increment, ack, reply)
+      if (counters.accept(increment)) reply.code(202).send({ accepted: true })
       else overloaded(reply, { accepted: false })
+      return undefined
     },
   )
 
@@ -42,26 +55,33 @@ export function createGateway(counters: Counters, log: Log): FastifyInstance {
     '/api/v1/counter/batch-increment',
     { schema: { body: batchIncrementBody } },
     async (request, reply) => {
-      const { operations, async } = request.body
-      return async ? acceptBatch(counters, operations, reply) : commitBatch(counters, operations, reply)
+      const { operations, async, ack } = request.body
+      const level = ack ?? (async === true ? 'accepted' : 'committed')
+      if (async === true && level !== 'accepted')
+        return contradiction(reply, `an ack of '${level}' waits: async can't be true`)
+      if (async === false && level === 'accepted')
+        return contradiction(reply, `an ack of 'accepted' doesn't wait: async can't be false`)
+      return level === 'accepted'
+        ? acceptBatch(counters, operations, reply)
+        : answerBatch(counters, operations, level, reply)
     },
   )
 
-  app.get<{ Params: CounterParams }>(
+  app.get<{ Params: CounterParams; Querystring: CounterQuery }>(
     '/api/v1/counter/:resource_id/:counter_type',
-    { schema: { params: counterParams } },
-    async ({ params: { resource_id, counter_type } }) => {
-      const value = await counters.read(keyOf({ resource_id, counter_type }))
-      return { resource_id, counter_type, value }
+    { schema: { params: counterParams, querystring: counterQuery } },
+    async ({ params: { resource_id, counter_type }, query }) => {
+      const { value, source } = await counters.read(keyOf({ resource_id, counter_type }), query.source)
+      return { resource_id, counter_type, value, source }
     },
   )
 
   app.get('/healthz', async (_request, reply) => {
-    const { lost, failing, reason } = counters.losses
-    // A read that goes the way of every read: ready means that the database answers.
-    const problem = failing ? reason : await counters.read('healthz').then(() => undefined, text)
-    if (problem === undefined) return { status: 'ok', lost }
-    return reply.code(503).send({ status: 'failing', reason: problem, lost })
+    const { lost, notLive, failing, reason } = counters.losses
+    // A read that goes the way of every read: healthy means that the durable store answers.
+    const problem = failing ? reason : await counters.read('healthz', 'durable').then(() => undefined, text)
+    if (problem === undefined) return { status: 'ok', lost, notLive }
+    return reply.code(503).send({ status: 'failing', reason: problem, lost, notLive })
   })
 
   app.get('/stats', async () => counters.stats())
@@ -70,19 +90,37 @@ export function createGateway(counters: Counters, log: Log): FastifyInstance {
 }
 
 /** Takes a batch in without waiting: all of it or, where a sum would no longer be exact, the first part of it. */
-function acceptBatch(counters: Counters, operations: IncrementBody[], reply: FastifyReply): FastifyReply {
+function acceptBatch(counters: Counters, operations: Operation[], reply: FastifyReply): FastifyReply {
   const accepted = counters.acceptAll(operations.map(incrementOf))
   if (accepted === operations.length) return reply.code(202).send({ accepted })
   return overloaded(reply, { accepted, refused: operations.length - accepted })
 }
 
-/** Waits until a batch is committed, and gives every operation its own outcome. */
-async function commitBatch(
+/** Waits until one increment is applied, and answers with the counter's value. */
+async function answerOne(
   counters: Counters,
-  operations: IncrementBody[],
+  increment: CounterIncrement,
+  ack: 'redis' | 'committed',
   reply: FastifyReply,
 ): Promise<FastifyReply> {
-  const outcomes = await counters.commitAll(operations.map(incrementOf))
+  try {
+    const value = ack === 'redis' ? await counters.incrementLive(increment) : await counters.commit(increment)
+    return reply.send({ value, ack })
+  } catch (error) {
+    const failure = failureOf(error)
+    if (failure.error === 'refused') return reply.code(409).send(failure)
+    return reply.code(503).header('retry-after', retryAfterSeconds).send(failure)
+  }
+}
+
+/** Waits until a batch is applied, and gives every operation its own outcome. */
+async function answerBatch(
+  counters: Counters,
+  operations: Operation[],
+  ack: 'redis' | 'committed',
+  reply: FastifyReply,
+): Promise<FastifyReply> {
+  const outcomes = await counters.answerAll(operations.map(incrementOf), ack)
   const results = operations.map(({ resource_id, counter_type }, index) => {
     const outcome = outcomes[index]
     return outcome?.status === 'fulfilled'
@@ -98,13 +136,21 @@ async function commitBatch(
 }
 
 /** What became of one operation: `applied` says whether it may be sent again without counting twice. */
-function failureOf(error: unknown): { error: string; message: string; applied: 'no' | 'unknown' } {
+function failureOf(error: unknown): {
+  error: 'refused' | 'overloaded' | 'unavailable'
+  message: string
+  applied: 'no' | 'unknown'
+} {
   const unknown = isSpillwayError(error) && error.outcomeUnknown
   return {
-    error: isRefusal(error) ? 'refused' : 'unavailable',
+    error: isRefusal(error) ? 'refused' : error instanceof Overload ? 'overloaded' : 'unavailable',
     message: text(error),
     applied: unknown ? 'unknown' : 'no',
   }
+}
+
+function contradiction(reply: FastifyReply, message: string): FastifyReply {
+  return reply.code(400).send({ error: 'invalid_request', field: 'async', message })
 }
 
 function overloaded(reply: FastifyReply, outcome: Record<string, unknown>): FastifyReply {
@@ -131,6 +177,6 @@ function answerError(error: FastifyError, reply: FastifyReply, log: Log): Fastif
   return reply.code(status).send({ error: 'internal_error', message: 'something went wrong here' })
 }
 
-function incrementOf({ resource_id, counter_type, delta }: IncrementBody): CounterIncrement {
+function incrementOf({ resource_id, counter_type, delta }: Operation): CounterIncrement {
   return { key: keyOf({ resource_id, counter_type }), delta }
 }

@@ -63,6 +63,7 @@ interface Operation {
 
 interface Answer {
   readonly accepted?: boolean | number
+  readonly value?: number
   readonly results?: readonly { readonly value?: number }[]
 }
 
@@ -176,11 +177,11 @@ function requestFor(kind: RequestKind, operations: readonly Operation[]) {
 function takenOf(
   operations: readonly Operation[],
   status: number,
-  { accepted, results }: Answer,
+  { accepted, results, value }: Answer,
 ): readonly Operation[] {
   if (results !== undefined) return operations.filter((_, index) => results[index]?.value !== undefined)
   if (typeof accepted === 'number') return operations.slice(0, accepted)
-  return accepted === true && status === 202 ? operations : []
+  return status === 202 || (status === 200 && value !== undefined) ? operations : []
 }
 
 function reportKind(kind: KindReport['kind'], latencies: readonly number[]): KindReport {

@@ -1,4 +1,5 @@
 import type { FastifySchemaValidationError } from 'fastify/types/schema.js'
+import { type Acknowledgement, acknowledgements } from './counters.ts'
 
 /** The most operations in one batch. */
 export const maxOperations = 1_000
@@ -32,6 +33,18 @@ const delta: Rule = {
   description: `a whole number from -${Number.MAX_SAFE_INTEGER} to ${Number.MAX_SAFE_INTEGER}`,
 }
 
+const acknowledgement: Rule = {
+  enum: acknowledgements,
+  description: `one of ${acknowledgements.map((name) => `'${name}'`).join(', ')}`,
+}
+
+export const counterQuery: Rule = {
+  type: 'object',
+  additionalProperties: false,
+  properties: { source: { enum: ['live', 'durable'], default: 'live', description: `one of 'live', 'durable'` } },
+  description: 'an object',
+}
+
 export const counterParams: Rule = {
   type: 'object',
   required: ['resource_id', 'counter_type'],
@@ -39,12 +52,17 @@ export const counterParams: Rule = {
   description: 'an object',
 }
 
-export const incrementBody: Rule = {
+const operation = {
   type: 'object',
   required: ['resource_id', 'counter_type'],
   additionalProperties: false,
   properties: { resource_id: resourceId, counter_type: counterType, delta },
   description: 'a JSON object',
+} satisfies Rule
+
+export const incrementBody: Rule = {
+  ...operation,
+  properties: { ...operation.properties, ack: acknowledgement },
 }
 
 export const batchIncrementBody: Rule = {
@@ -56,10 +74,11 @@ export const batchIncrementBody: Rule = {
       type: 'array',
       minItems: 1,
       maxItems: maxOperations,
-      items: incrementBody,
+      items: operation,
       description: `an array of 1 to ${maxOperations} operations`,
     },
-    async: { type: 'boolean', default: false, description: 'true or false' },
+    async: { type: 'boolean', description: 'true or false' },
+    ack: acknowledgement,
   },
   description: 'a JSON object',
 }
@@ -70,14 +89,25 @@ export interface CounterParams {
   counter_type: string
 }
 
-/** One increment in a body, after validation. */
-export interface IncrementBody extends CounterParams {
+/** One increment of a batch, after validation. */
+export interface Operation extends CounterParams {
   delta: number
 }
 
+export interface IncrementBody extends Operation {
+  ack?: Acknowledgement
+}
+
 export interface BatchIncrementBody {
-  operations: IncrementBody[]
-  async: boolean
+  operations: Operation[]
+  /** The same as an `ack` of `accepted`, or of what waits. */
+  async?: boolean
+  ack?: Acknowledgement
+}
+
+/** Where to read a counter. */
+export interface CounterQuery {
+  source: 'live' | 'durable'
 }
 
 /** A counter's key in the store. A counter type has no colon, so no two counters share a key. */

@@ -5,6 +5,8 @@ import { invalidIncrement, maxCounter, refusal } from '../internal/counter-batch
 export interface MemoryCounterStoreOptions {
   /** How many batch ids it remembers, the latest ones. The default is 10 000. */
   rememberBatches?: number | undefined
+  /** The counters' values at the start. The default is none. */
+  initial?: Iterable<readonly [key: string, value: number]> | undefined
 }
 
 /**
@@ -25,12 +27,13 @@ export interface MemoryCounterStoreOptions {
  */
 export class MemoryCounterStore implements CounterStore {
   readonly idempotent = true
-  readonly #values = new Map<string, number>()
+  readonly #values: Map<string, number>
   readonly #answers = new Map<string, readonly (number | Error)[]>()
   readonly #remembered: number
 
   constructor(options: MemoryCounterStoreOptions = {}) {
     this.#remembered = options.rememberBatches ?? 10_000
+    this.#values = new Map(options.initial)
   }
 
   async increment(

@@ -1,0 +1,85 @@
+import { type ChildProcess, fork } from 'node:child_process'
+import { once } from 'node:events'
+import { copyFileSync, mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { build } from 'esbuild'
+
+/** A program of the comparison, in a process of its own. */
+export interface Running {
+  /** Where it listens. */
+  readonly url: string
+  stop(): Promise<void>
+}
+
+const startMs = 30_000
+const stopMs = 15_000
+
+/** What can be started, by name. */
+const entries = {
+  nothing: 'bench/load/targets/nothing.ts',
+  monolith: 'bench/load/targets/monolith.ts',
+  'naive-gateway': 'bench/load/targets/naive-gateway.ts',
+  'naive-counters': 'bench/load/targets/naive-counters.ts',
+  service: 'examples/counter-billing/main.ts',
+} as const
+
+export type Program = keyof typeof entries
+
+/** Bundles the programs for plain node: as they would be deployed, on the built package. */
+export async function bundlePrograms(
+  root: string,
+): Promise<(program: Program, settings: Settings) => Promise<Running>> {
+  const folder = join(root, '.cache/load')
+  mkdirSync(folder, { recursive: true })
+  await build({
+    absWorkingDir: root,
+    entryPoints: Object.entries(entries).map(([out, path]) => ({ in: path, out })),
+    outdir: folder,
+    outExtension: { '.js': '.mjs' },
+    bundle: true,
+    splitting: true,
+    packages: 'external',
+    platform: 'node',
+    format: 'esm',
+    target: `node${process.versions.node}`,
+    tsconfigRaw: {},
+  })
+  copyFileSync(join(root, 'examples/counter-billing/counter.proto'), join(folder, 'counter.proto'))
+  return (program, settings) => start(join(folder, `${program}.mjs`), settings)
+}
+
+export interface Settings {
+  readonly args?: readonly string[]
+  readonly env?: Readonly<Record<string, string>>
+}
+
+async function start(file: string, { args = [], env = {} }: Settings): Promise<Running> {
+  const child = fork(file, args, {
+    env: { ...process.env, NODE_ENV: 'production', NODE_OPTIONS: '', ...env },
+    stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+  })
+  const url = await new Promise<string>((resolve, reject) => {
+    const timer = setTimeout(() => reject(new Error(`${file} took too long to start`)), startMs)
+    child.once('message', (message) => {
+      clearTimeout(timer)
+      resolve((message as { url: string }).url)
+    })
+    child.once('exit', (code, signal) => {
+      clearTimeout(timer)
+      reject(new Error(`${file} ended with ${signal ?? code}`))
+    })
+  }).catch((error: unknown) => {
+    child.kill('SIGKILL')
+    throw error
+  })
+  return { url, stop: () => stop(child) }
+}
+
+async function stop(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return
+  const exited = once(child, 'exit')
+  child.kill('SIGTERM')
+  const timer = setTimeout(() => child.kill('SIGKILL'), stopMs)
+  await exited
+  clearTimeout(timer)
+}

@@ -1,0 +1,224 @@
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
+import { startPostgres } from '../../test/servers/postgres.ts'
+import { startRedis } from '../../test/servers/redis.ts'
+import { buildIfStale } from '../harness/built-package.ts'
+import { medianOf } from '../harness/contest.ts'
+import { readFacts } from '../harness/facts.ts'
+import { bundlePrograms, type Running } from './processes.ts'
+import { type Comparison, html, latencyChart, markdown, type Row, tableText, throughputChart } from './report.ts'
+import { type Places, Stored } from './stored.ts'
+import { findWrk, type LoadOptions, type LoadResult } from './wrk.ts'
+
+const root = fileURLToPath(new URL('../..', import.meta.url))
+
+const help = `Usage: npm run load -- [options]
+
+The same HTTP load (wrk, ${100} connections, a process of its own) against a naive service, a monolith, and the example's service
+with each acknowledgement, on a real Redis and a real Postgres, every part in a process of its own. The targets take turns, in
+each round over 1,000 rotating keys, over one hot key, and at a pace below saturation; after every run the stores must hold what
+was answered. Without REDIS_URL and DATABASE_URL it starts servers of its own.
+
+  --rounds N     how often each target takes its turn, 1 to 20 (3)
+  --seconds N    how long each run lasts, 1 to 60 (5)
+  --pace N       requests a second of the run below saturation (1000)
+  --only TEXT    only targets whose name contains this text; may be given more than once
+  --out DIR      where the report goes (.cache/load/report)
+  --check        exit with 1 when an aim is missed
+  --smoke        one round of one second, to see that everything works and adds up
+  --help         this text
+
+Exit code: 0, or 1 when a sum is wrong, a run failed or an aim was missed, or 2 when an argument is wrong.`
+
+interface Target {
+  readonly name: string
+  readonly url: string
+  readonly acknowledgement?: string
+  readonly places: Places
+}
+
+type Scene = 'rotating' | 'hot' | 'paced'
+type Results = Record<Scene, LoadResult[]>
+
+const connections = 100
+const manyKeys = 1_000
+const { rounds, seconds, pace, only, out, check } = readArguments()
+process.exitCode = await main()
+
+async function main(): Promise<number> {
+  if (await buildIfStale(root)) console.log('built dist, which was missing or older than src')
+  const wrk = await findWrk()
+  const start = await bundlePrograms(root)
+  const open: { stop(): Promise<void> }[] = []
+  try {
+    const [postgres, redis] = [await startPostgres(), await startRedis()]
+    if (postgres === undefined || redis === undefined) return 1
+    open.unshift(postgres, redis)
+    const env = { DATABASE_URL: postgres.url, REDIS_URL: redis.url }
+    const run = async (...[program, settings = {}]: Parameters<typeof start>): Promise<Running> => {
+      const running = await start(program, { ...settings, env: { ...env, ...settings.env } })
+      open.unshift(running)
+      return running
+    }
+    const targets = await startTargets(run)
+    const stored = new Stored(postgres.url, redis.url)
+    open.unshift({ stop: () => stored.close() })
+    const { results, wrong } = await measure(targets, wrk, stored)
+    return report(targets, results, wrong)
+  } finally {
+    for (const part of open) await part.stop()
+  }
+}
+
+/** Starts every program once; one that isn't its turn idles. */
+async function startTargets(run: Awaited<ReturnType<typeof bundlePrograms>>): Promise<Target[]> {
+  const naiveCounters = await run('naive-counters', {})
+  const naive = (client: string): Promise<Running> =>
+    run('naive-gateway', { env: { COUNTERS: naiveCounters.url, CLIENT: client } })
+  const [own, shared] = [await naive('own'), await naive('shared')]
+  const monolith = await run('monolith', {})
+  const nothing = await run('nothing', {})
+  const counters = await run('service', { args: ['--role', 'counters', '--grpc-port', '0'] })
+  const gateway = await run('service', { args: ['--role', 'gateway', '--port', '0', '--counters', counters.url] })
+  const naivePlaces: Places = { table: 'naive_counters', redis: { prefix: 'naive:' } }
+  const ours: Places = { table: 'spillway_counters', redis: 'spillway' }
+  const targets: Target[] = [
+    { name: 'naive, a gRPC client per request', url: own.url, places: naivePlaces },
+    { name: 'naive, one shared gRPC client', url: shared.url, places: naivePlaces },
+    { name: 'monolith writing to Redis', url: monolith.url, places: { redis: { prefix: 'monolith:' } } },
+    { name: 'spillway, accepted', url: gateway.url, acknowledgement: 'accepted', places: ours },
+    { name: 'spillway, in Redis', url: gateway.url, acknowledgement: 'redis', places: ours },
+    { name: 'spillway, committed', url: gateway.url, acknowledgement: 'committed', places: ours },
+    { name: 'fastify doing nothing', url: nothing.url, places: {} },
+  ]
+  return targets.filter(({ name }) => only.length === 0 || only.some((text) => name.includes(text)))
+}
+
+async function measure(
+  targets: readonly Target[],
+  wrk: (options: LoadOptions) => Promise<LoadResult>,
+  stored: Stored,
+): Promise<{ results: Map<Target, Results>; wrong: string[] }> {
+  const results = new Map<Target, Results>(targets.map((target) => [target, { rotating: [], hot: [], paced: [] }]))
+  const wrong: string[] = []
+  const runOne = async (target: Target, scene: Scene, round: number, forSeconds: number): Promise<LoadResult> => {
+    const prefix = `${scene}-${round}-${targets.indexOf(target)}-${Date.now().toString(36)}-`
+    const keys = scene === 'hot' ? 1 : manyKeys
+    const { url, acknowledgement, places } = target
+    const perSecond = scene === 'paced' ? pace : undefined
+    const result = await wrk({ url, connections, seconds: forSeconds, prefix, keys, acknowledgement, perSecond })
+    // What wrk cut off at the end may have been counted without having been answered.
+    const [least, most] = [result.answered, result.answered + result.errors + connections]
+    for (const sum of await stored.settled(places, prefix, keys, least)) {
+      if (sum >= least && sum <= most) continue
+      wrong.push(`${target.name}, ${scene}: ${result.answered} were answered, ${sum} are stored`)
+      console.log(`  WRONG: ${wrong.at(-1)}`)
+    }
+    if (result.errors > 0) console.log(`  ${result.errors} errors`)
+    return result
+  }
+  for (const target of targets) await runOne(target, 'rotating', 0, Math.min(2, seconds))
+  for (let round = 1; round <= rounds; round++) {
+    console.log(`\nround ${round} of ${rounds}`)
+    for (const scene of ['rotating', 'hot', 'paced'] as const) {
+      const first = (round - 1) % targets.length
+      for (const target of [...targets.slice(first), ...targets.slice(0, first)]) {
+        const result = await runOne(target, scene, round, seconds)
+        results.get(target)?.[scene].push(result)
+        const rate = `${Math.round(result.perSecond).toLocaleString('en-US')}/s`
+        console.log(
+          `  ${scene.padEnd(9)}${target.name.padEnd(34)}${rate.padStart(10)}  p99 ${result.p99Ms.toFixed(1)} ms`,
+        )
+      }
+    }
+  }
+  return { results, wrong }
+}
+
+function report(targets: readonly Target[], results: ReadonlyMap<Target, Results>, wrong: readonly string[]): number {
+  const rows = targets.map((target): Row => {
+    const { rotating, hot, paced } = results.get(target) as Results
+    const median = (runs: readonly LoadResult[], of: (result: LoadResult) => number): number => medianOf(runs.map(of))
+    return {
+      name: target.name,
+      perSecond: median(rotating, ({ perSecond }) => perSecond),
+      p50Ms: median(rotating, ({ p50Ms }) => p50Ms),
+      p99Ms: median(rotating, ({ p99Ms }) => p99Ms),
+      hotPerSecond: median(hot, ({ perSecond }) => perSecond),
+      pacedPerSecond: median(paced, ({ perSecond }) => perSecond),
+      pacedP50Ms: median(paced, ({ p50Ms }) => p50Ms),
+      pacedP99Ms: median(paced, ({ p99Ms }) => p99Ms),
+    }
+  })
+  const facts = readFacts(root, ['fastify', '@grpc/grpc-js', 'ioredis', 'pg'])
+  const comparison: Comparison = { rows, facts, rounds, seconds, connections, keys: manyKeys, pace, wrong }
+  mkdirSync(out, { recursive: true })
+  writeFileSync(
+    join(out, 'results.json'),
+    `${JSON.stringify({ ...comparison, results: [...results.values()] }, null, 2)}\n`,
+  )
+  writeFileSync(join(out, 'throughput.svg'), throughputChart(comparison))
+  writeFileSync(join(out, 'latency.svg'), latencyChart(comparison))
+  writeFileSync(join(out, 'report.md'), markdown(comparison))
+  writeFileSync(join(out, 'report.html'), html(comparison))
+  console.log(`\n${tableText(comparison)}\n`)
+  const missed = missedAims(rows)
+  for (const aim of missed) console.log(`MISSED: ${aim}`)
+  console.log(wrong.length === 0 ? 'every sum is right' : `${wrong.length} sums are WRONG`)
+  console.log(`report: ${join(out, 'report.md')}, report.html, results.json`)
+  return wrong.length > 0 || (check && missed.length > 0) ? 1 : 0
+}
+
+/** What the example's service is to reach beside the others, in throughput over rotating keys and in p99. */
+function missedAims(rows: readonly Row[]): string[] {
+  const rate = (text: string): number => rows.find(({ name }) => name.includes(text))?.perSecond ?? Number.NaN
+  return rows
+    .filter(({ name }) => name.startsWith('spillway'))
+    .flatMap(({ name, perSecond, p99Ms }) => [
+      ...(perSecond < 12 * rate('client per request') ? [`${name}: 12 times naive with a client per request`] : []),
+      ...(perSecond < 5 * rate('shared gRPC') ? [`${name}: 5 times naive with a shared client`] : []),
+      ...(perSecond < 0.7 * rate('monolith') ? [`${name}: 0.7 of the monolith`] : []),
+      ...(p99Ms >= 30 ? [`${name}: p99 under 30 ms, got ${p99Ms.toFixed(1)}`] : []),
+    ])
+}
+
+function readArguments() {
+  try {
+    const { values } = parseArgs({
+      options: {
+        rounds: { type: 'string', default: '3' },
+        seconds: { type: 'string', default: '5' },
+        pace: { type: 'string', default: '1000' },
+        only: { type: 'string', multiple: true, default: [] },
+        out: { type: 'string' },
+        check: { type: 'boolean', default: false },
+        smoke: { type: 'boolean', default: false },
+        help: { type: 'boolean', default: false },
+      },
+    })
+    if (values.help) {
+      console.log(help)
+      process.exit(0)
+    }
+    const whole = (name: string, text: string, most: number): number => {
+      const value = /^\d+$/.test(text) ? Number(text) : 0
+      if (value < 1 || value > most)
+        throw new Error(`--${name} must be a whole number from 1 to ${most}, got "${text}"`)
+      return value
+    }
+    return {
+      rounds: values.smoke ? 1 : whole('rounds', values.rounds, 20),
+      seconds: values.smoke ? 1 : whole('seconds', values.seconds, 60),
+      pace: whole('pace', values.pace, 100_000),
+      only: values.only,
+      out: values.out === undefined ? join(root, '.cache/load/report') : resolve(values.out),
+      check: values.check,
+    }
+  } catch (error) {
+    console.error(error instanceof Error ? error.message : error)
+    console.error('npm run load -- --help says what there is.')
+    process.exit(2)
+  }
+}

@@ -1,0 +1,76 @@
+import type { CounterStore } from 'spillway'
+import { PostgresCounterStore } from 'spillway/postgres'
+import { RedisCounterStore } from 'spillway/redis'
+import { MemoryCounterStore } from 'spillway/testing'
+import { type Database, openDatabase } from './database.ts'
+
+/** Where counters are kept. */
+export interface Stores {
+  readonly live: CounterStore
+  readonly durable: CounterStore
+  readonly database: Database
+  /** What they are, for people. */
+  readonly title: string
+  close(): Promise<void>
+}
+
+export interface StoresOptions {
+  /** A Redis server for the live values: `redis://host:port`. Without it, they are in this process's memory. */
+  redisUrl?: string | undefined
+  /** A PostgreSQL server for the durable values. Without it, PGlite runs inside the process. */
+  databaseUrl?: string | undefined
+  /** Where PGlite keeps its data. Without it, in memory only. */
+  dataDir?: string | undefined
+  /** Told of connections that break while nobody uses them. */
+  onError?: ((error: Error) => void) | undefined
+}
+
+/** Opens both stores and makes what they need. */
+export async function openStores(options: StoresOptions = {}): Promise<Stores> {
+  const { redisUrl, databaseUrl, dataDir, onError } = options
+  const database = await openDatabase({ url: databaseUrl, dataDir, onError })
+  try {
+    const durable = new PostgresCounterStore(database.client)
+    await durable.createSchema()
+    const live = redisUrl === undefined ? await openMemory(database) : await openRedis(redisUrl, onError)
+    return {
+      live: live.store,
+      durable,
+      database,
+      title: `${live.title} and ${database.title}`,
+      close: async () => {
+        await live.close()
+        await database.close()
+      },
+    }
+  } catch (error) {
+    await database.close()
+    throw error
+  }
+}
+
+interface LiveStore {
+  readonly store: CounterStore
+  readonly title: string
+  close(): Promise<void>
+}
+
+async function openRedis(url: string, onError: (error: Error) => void = () => undefined): Promise<LiveStore> {
+  const { Redis } = await import('ioredis')
+  // Commands fail at once while there is no connection: the batch is retried under its id, and no queue grows here.
+  const redis = new Redis(url, { lazyConnect: true, enableOfflineQueue: false, maxRetriesPerRequest: 0 })
+  redis.on('error', onError)
+  await redis.connect()
+  return {
+    store: new RedisCounterStore(redis),
+    title: `Redis at ${new URL(url).host}`,
+    close: async () => redis.disconnect(),
+  }
+}
+
+/** Nobody else writes to these, so the live values can begin as the durable ones. */
+async function openMemory(database: Database): Promise<LiveStore> {
+  const rows = await database.query<{ key: string; value: unknown }>('SELECT key, value FROM spillway_counters')
+  const initial = rows.map(({ key, value }): [string, number] => [key, Number(value)])
+  return { store: new MemoryCounterStore({ initial }), title: 'memory', close: async () => undefined }
+}
