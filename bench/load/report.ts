@@ -88,7 +88,7 @@ ${sums(comparison)}
 export function html(comparison: Comparison): string {
   const [header = [], ...body] = cells(comparison)
   const row = (tag: string, texts: readonly string[]): string =>
-    `<tr>${texts.map((text) => `<${tag}>${escape(text)}</${tag}>`).join('')}</tr>`
+    `<tr>${texts.map((text) => `<${tag}>${escapeXml(text)}</${tag}>`).join('')}</tr>`
   return `<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -103,7 +103,7 @@ export function html(comparison: Comparison): string {
 </style>
 <h1>The same load on a naive service, a monolith, and spillway's example</h1>
 ${method(comparison)
-  .map((sentence) => `<p>${escape(sentence)}</p>`)
+  .map((sentence) => `<p>${escapeXml(sentence)}</p>`)
   .join('\n')}
 <div class="scroll"><table>
 <thead>${row('th', header)}</thead>
@@ -115,8 +115,8 @@ ${body.map((texts) => row('td', texts)).join('\n')}
 ${throughputChart(comparison)}
 <h2>Latency below saturation</h2>
 ${latencyChart(comparison)}
-<p>${escape(sums(comparison))}</p>
-<p class="facts">npm run load makes this report. ${escape(factsText(comparison.facts).replace('\n', '; '))}.</p>
+<p>${escapeXml(sums(comparison))}</p>
+<p class="facts">npm run load makes this report. ${escapeXml(factsText(comparison.facts).replace('\n', '; '))}.</p>
 </html>
 `
 }
@@ -179,21 +179,21 @@ function chart(title: string, groups: readonly { readonly name: string; readonly
   const parts: string[] = []
   for (const { name, bars } of groups) {
     const middle = y + (bars.length * barHeight) / 2 + 5
-    parts.push(`<text x="${nameWidth - 10}" y="${middle}" text-anchor="end">${escape(name)}</text>`)
+    parts.push(`<text x="${nameWidth - 10}" y="${middle}" text-anchor="end">${escapeXml(name)}</text>`)
     for (const { share, label, color, light } of bars) {
       const length = Math.max(1, share * (width - nameWidth - labelWidth))
       const opacity = light === true ? ' fill-opacity="0.45"' : ''
       parts.push(
         `<rect x="${nameWidth}" y="${y + 1}" width="${length.toFixed(1)}" height="${barHeight - 2}" fill="${color}"${opacity}/>`,
-        `<text x="${(nameWidth + length + 6).toFixed(1)}" y="${y + 15}">${escape(label)}</text>`,
+        `<text x="${(nameWidth + length + 6).toFixed(1)}" y="${y + 15}">${escapeXml(label)}</text>`,
       )
       y += barHeight
     }
     y += gap
   }
-  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${y}" width="${width}" height="${y}" role="img" aria-label="${escape(title)}" font-family="system-ui, sans-serif" font-size="14" fill="#1b2733">
+  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${y}" width="${width}" height="${y}" role="img" aria-label="${escapeXml(title)}" font-family="system-ui, sans-serif" font-size="14" fill="#1b2733">
 <rect width="${width}" height="${y}" fill="#fff"/>
-<text x="10" y="22" font-weight="600">${escape(title)}</text>
+<text x="10" y="22" font-weight="600">${escapeXml(title)}</text>
 ${parts.join('\n')}
 </svg>
 `
@@ -212,6 +212,6 @@ function whole(value: number): string {
   return Math.round(value).toLocaleString('en-US')
 }
 
-function escape(text: string): string {
+function escapeXml(text: string): string {
   return text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;').replaceAll('"', '&quot;')
 }

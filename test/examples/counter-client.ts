@@ -1,5 +1,5 @@
 import { onTestFinished } from 'vitest'
-import { type Service, type ServiceOptions, startService } from '../../examples/counter-billing/service.ts'
+import { type Gateway, type GatewayServiceOptions, startGateway } from '../../examples/counter-billing/service.ts'
 
 /** What the service answered. */
 export interface Answer {
@@ -10,24 +10,29 @@ export interface Answer {
 }
 
 export interface Client {
-  readonly service: Service
+  readonly service: Gateway
   /** What the service logged. */
   readonly log: string[]
   get(path: string): Promise<Answer>
   post(path: string, body: unknown): Promise<Answer>
   /** Sends a body as it is. */
   send(path: string, body: string, contentType?: string): Promise<Answer>
-  increment(resource: string, delta?: number): Promise<Answer>
-  value(resource: string): Promise<number>
+  increment(resource: string, delta?: number, ack?: string): Promise<Answer>
+  /** The durable value, or the live one. */
+  value(resource: string, source?: 'live' | 'durable'): Promise<number>
 }
 
 export const increments = '/api/v1/counter/increment'
 export const batches = '/api/v1/counter/batch-increment'
 
 /** Starts a service on a free port that ends with the test. */
-export async function startClient(options: ServiceOptions): Promise<Client> {
+export async function startClient(
+  counters: GatewayServiceOptions['counters'],
+  options: Omit<GatewayServiceOptions, 'counters'> = {},
+): Promise<Client> {
   const log: string[] = []
-  const service = await startService({
+  const service = await startGateway({
+    counters,
     ports: [0],
     log: (level, message) => log.push(`${level} ${message}`),
     ...options,
@@ -36,7 +41,7 @@ export async function startClient(options: ServiceOptions): Promise<Client> {
   return clientOf(service, log)
 }
 
-export function clientOf(service: Service, log: string[]): Client {
+export function clientOf(service: Gateway, log: string[]): Client {
   const get = (path: string): Promise<Answer> => request(service.url + path)
   const send = (path: string, body: string, contentType = 'application/json'): Promise<Answer> =>
     request(service.url + path, { method: 'POST', body, headers: { 'content-type': contentType } })
@@ -47,8 +52,9 @@ export function clientOf(service: Service, log: string[]): Client {
     get,
     post,
     send,
-    increment: (resource, delta) => post(increments, { resource_id: resource, counter_type: 'like', delta }),
-    value: async (resource) => (await get(`/api/v1/counter/${encodeURIComponent(resource)}/like`)).body.value,
+    increment: (resource, delta, ack) => post(increments, { resource_id: resource, counter_type: 'like', delta, ack }),
+    value: async (resource, source = 'durable') =>
+      (await get(`/api/v1/counter/${encodeURIComponent(resource)}/like?source=${source}`)).body.value,
   }
 }
 

@@ -1,40 +1,38 @@
 import { randomUUID } from 'node:crypto'
 import { connect } from 'node:net'
-import { StoreError } from 'spillway'
+import { type CounterStore, StoreError } from 'spillway'
 import { commitThenDrop, seededRandom } from 'spillway/testing'
 import { afterAll, describe, expect, test, vi } from 'vitest'
-import { maxCounter, PostgresCounterStore } from '../../examples/counter-billing/counter-store.ts'
 import type { CountersOptions } from '../../examples/counter-billing/counters.ts'
-import { type Database, openDatabase } from '../../examples/counter-billing/database.ts'
+import { openStores } from '../../examples/counter-billing/stores.ts'
 import { batches, operations, startClient } from './counter-client.ts'
+import { wrapped } from './stores.ts'
 
-const database = await openDatabase()
+const maxCounter = Number.MAX_SAFE_INTEGER
+const stores = await openStores()
+const { live, durable } = stores
 
-afterAll(() => database.close())
+afterAll(() => stores.close())
 
 const fresh = (name: string): string => `${name}-${randomUUID()}`
 const atOnce = { attempts: 30, delayMs: 0 }
 
-/** A store that commits, and then loses four of ten answers on their way back. */
-class LossyStore extends PostgresCounterStore {
-  losses = 0
-  override readonly increment: PostgresCounterStore['increment']
-  override readonly add: PostgresCounterStore['add']
-
-  constructor(real: Database, seed: string) {
-    super(real)
-    const error = (): Error => {
-      this.losses++
-      return new StoreError('the connection was lost after the commit', { outcomeUnknown: true })
-    }
-    const faults = { failureRate: 0.4, random: seededRandom(seed), error }
-    this.increment = commitThenDrop(super.increment.bind(this), faults)
-    this.add = commitThenDrop(super.add.bind(this), faults)
+/** Both stores commit, and then lose four of ten answers on their way back. */
+const lossy = (seed: string) => {
+  const losses = { count: 0 }
+  const error = (): Error => {
+    losses.count++
+    return new StoreError('the connection was lost after the commit', { outcomeUnknown: true })
   }
+  const random = seededRandom(seed)
+  const drop = (store: CounterStore): CounterStore =>
+    wrapped(store, (method) => commitThenDrop(method, { failureRate: 0.4, random, error }))
+  return { losses, stores: { live: drop(live), durable: drop(durable) } }
 }
 
-/** A store that can be taken down. */
-class SwitchedStore extends PostgresCounterStore {
+/** A durable store that can be taken down, and that can be made to wait. */
+class SwitchedStore implements CounterStore {
+  readonly idempotent = true
   down = false
   #held: Promise<void> = Promise.resolve()
 
@@ -47,20 +45,20 @@ class SwitchedStore extends PostgresCounterStore {
     return release
   }
 
-  override async increment(...batch: Parameters<PostgresCounterStore['increment']>): Promise<number[]> {
+  async increment(...batch: Parameters<CounterStore['increment']>) {
     this.#check()
-    return super.increment(...batch)
+    return durable.increment(...batch)
   }
 
-  override async add(...batch: Parameters<PostgresCounterStore['add']>): Promise<void> {
+  async add(...batch: Parameters<CounterStore['add']>) {
     this.#check()
     await this.#held
-    return super.add(...batch)
+    return durable.add(...batch)
   }
 
-  override async getMany(keys: readonly string[]): Promise<number[]> {
+  async getMany(keys: readonly string[]) {
     this.#check()
-    return super.getMany(keys)
+    return durable.getMany(keys)
   }
 
   #check(): void {
@@ -69,30 +67,30 @@ class SwitchedStore extends PostgresCounterStore {
 }
 
 const switched = async ({ attempts }: { attempts: number }, options: CountersOptions = {}) => {
-  const store = new SwitchedStore(database)
+  const store = new SwitchedStore()
   const retry = { attempts, delayMs: 1 }
-  const client = await startClient({ database, createStore: () => store, retry, ...options })
-  return { store, ...client }
+  return { store, ...(await startClient({ live, durable: store }, { retry, ...options })) }
 }
 
 describe('a lost answer', () => {
   test('of a flush counts nothing twice', async () => {
-    const store = new LossyStore(database, 'flush')
-    const { increment, value, service } = await startClient({ database, createStore: () => store, retry: atOnce })
+    const { losses, stores } = lossy('flush')
+    const { increment, value, service } = await startClient(stores, { retry: atOnce })
     const keys = Array.from({ length: 5 }, () => fresh('key'))
 
     for (let round = 0; round < 20; round++) {
       await Promise.all(keys.map((key) => increment(key, 3)))
-      await service.counters.buffer.flush()
+      await service.counters.flush()
     }
 
-    expect(store.losses).toBeGreaterThan(5)
-    expect(await Promise.all(keys.map(value))).toEqual(keys.map(() => 60))
+    expect(losses.count).toBeGreaterThan(5)
+    expect(await Promise.all(keys.map((key) => value(key)))).toEqual(keys.map(() => 60))
+    expect(await Promise.all(keys.map((key) => value(key, 'live')))).toEqual(keys.map(() => 60))
   })
 
   test('of a committed batch costs no caller its exact values', async () => {
-    const store = new LossyStore(database, 'commit')
-    const { post, value } = await startClient({ database, createStore: () => store, retry: atOnce })
+    const { losses, stores } = lossy('commit')
+    const { post, value, service } = await startClient(stores, { retry: atOnce })
     const a = fresh('a')
 
     const answers = await Promise.all(
@@ -103,8 +101,9 @@ describe('a lost answer', () => {
       body.results.map((result: { value: number }) => result.value),
     )
     expect(values.sort((x, y) => x - y)).toEqual(Array.from({ length: 120 }, (_, index) => index + 1))
-    expect(await value(a)).toBe(120)
-    expect(store.losses).toBeGreaterThan(0)
+    await service.counters.flush()
+    expect([await value(a), await value(a, 'live')]).toEqual([120, 120])
+    expect(losses.count).toBeGreaterThan(0)
   })
 })
 
@@ -116,21 +115,24 @@ describe('while the database is down', () => {
 
     await increment(a, 2)
     await increment(a, 3)
-    await service.counters.buffer.flush()
+    await service.counters.flush()
 
-    expect(log.filter((line) => line.startsWith('warn increments: the database is down'))).toHaveLength(2)
-    expect(log.at(-1)).toBe(
+    expect(log.filter((line) => line.startsWith('warn durable-writes: the database is down'))).toHaveLength(2)
+    expect(log.filter((line) => line.startsWith('error'))).toEqual([
       `error LOST: accepted increments of 1 counters (the database is down): ${JSON.stringify({ [`${a}:like`]: 5 })}`,
-    )
+    ])
     const sick = await get('/healthz')
-    expect([sick.status, sick.body]).toEqual([503, { status: 'failing', reason: 'the database is down', lost: 1 }])
+    expect([sick.status, sick.body]).toEqual([
+      503,
+      { status: 'failing', reason: 'the database is down', lost: 1, notLive: 0 },
+    ])
 
     store.down = false
     await increment(a, 1)
-    await service.counters.buffer.flush()
+    await service.counters.flush()
 
     const healthy = await get('/healthz')
-    expect([healthy.status, healthy.body]).toEqual([200, { status: 'ok', lost: 1 }])
+    expect([healthy.status, healthy.body]).toEqual([200, { status: 'ok', lost: 1, notLive: 0 }])
   })
 
   test('a short outage costs nothing', async () => {
@@ -138,7 +140,7 @@ describe('while the database is down', () => {
     const a = fresh('a')
     store.down = true
     await increment(a, 2)
-    const flushed = service.counters.buffer.flush()
+    const flushed = service.counters.flush()
     await vi.waitUntil(() => log.length > 0)
 
     store.down = false
@@ -154,7 +156,7 @@ describe('while the database is down', () => {
 
     const answers = [
       await post(batches, { operations: operations([fresh('a'), 1]) }),
-      await get('/api/v1/counter/a/like'),
+      await get('/api/v1/counter/a/like?source=durable'),
       await get('/healthz'),
     ]
 
@@ -184,7 +186,7 @@ describe('when no more counters fit', () => {
 
     const answers = [await increment(c), await increment(a, 5)]
     release()
-    await service.counters.buffer.flush()
+    await service.counters.flush()
 
     expect(answers.map(({ status }) => status)).toEqual([503, 202])
     expect(answers[0]?.headers.get('retry-after')).toBe('1')
@@ -198,7 +200,7 @@ describe('when no more counters fit', () => {
 
     const { status, headers, body } = await post(batches, { operations: operations([a, 5], [c, 5]), async: true })
     release()
-    await service.counters.buffer.flush()
+    await service.counters.flush()
 
     expect([status, headers.get('retry-after')]).toEqual([503, '1'])
     expect(body).toMatchObject({ error: 'overloaded', accepted: 0, refused: 2 })
@@ -212,7 +214,7 @@ test('an asynchronous batch whose sums no longer stay exact says how far it was 
   const some = operations([a, 1], [b, maxCounter], [b, 1], [c, 1])
 
   const { status, body } = await post(batches, { operations: some, async: true })
-  await service.counters.buffer.flush()
+  await service.counters.flush()
 
   expect(status).toBe(503)
   expect(body).toMatchObject({ error: 'overloaded', accepted: 2, refused: 2 })
@@ -231,7 +233,7 @@ describe('closing with a deadline', () => {
 
     for (const part of service.parts) await part.close({ timeoutMs: 300 })
 
-    expect(await new PostgresCounterStore(database).getMany([`${a}:like`])).toEqual([4])
+    expect(await durable.getMany([`${a}:like`])).toEqual([4])
   })
 
   test('what could not be written in time is logged', async () => {
@@ -244,7 +246,7 @@ describe('closing with a deadline', () => {
     for (const part of service.parts) await part.close({ timeoutMs: 20 })
     release()
 
-    const why = 'increments was closed before this could finish'
+    const why = 'durable-writes was closed before this could finish'
     const sums = JSON.stringify({ [`${a}:like`]: 4, [`${b}:like`]: 1 })
     expect(log).toEqual([`error MAY BE LOST: accepted increments of 2 counters (${why}): ${sums}`])
   })

@@ -1,15 +1,15 @@
 import { afterAll, describe, expect, test } from 'vitest'
-import { openDatabase } from '../../examples/counter-billing/database.ts'
-import { startService } from '../../examples/counter-billing/service.ts'
+import { startGateway } from '../../examples/counter-billing/service.ts'
+import { openStores } from '../../examples/counter-billing/stores.ts'
 import { batches, clientOf, increments } from './counter-client.ts'
 
-const database = await openDatabase()
-const service = await startService({ database, ports: [0], log: () => undefined })
+const stores = await openStores()
+const service = await startGateway({ counters: stores, ports: [0], log: () => undefined })
 const { get, post, send } = clientOf(service, [])
 
 afterAll(async () => {
   await service.close()
-  await database.close()
+  await stores.close()
 })
 
 const good = { resource_id: 'post-1', counter_type: 'like', delta: 1 }
@@ -50,8 +50,9 @@ describe('an increment is refused with the field and the rule', () => {
       'an unknown field',
       { ...good, detla: 2 },
       'detla',
-      'is not a known field; there are resource_id, counter_type, delta',
+      'is not a known field; there are resource_id, counter_type, delta, ack',
     ],
+    ['an unknown ack', { ...good, ack: 'maybe' }, 'ack', "must be one of 'accepted', 'redis', 'committed', got"],
     ['an array', [good], 'body', 'must be a JSON object, got an array of 1'],
     ['null', null, 'body', 'must be a JSON object, got nothing'],
     ['text', 'like', 'body', 'must be a JSON object, got "like" (string)'],
@@ -122,6 +123,7 @@ describe('a counter that cannot exist cannot be read', () => {
     ['an empty id', '/like', 'resource_id', idRule],
     ['a colon in the type', 'a/li:ke', 'counter_type', typeRule],
     ['a type of 65', `a/${'x'.repeat(65)}`, 'counter_type', typeRule],
+    ['an unknown source', 'a/like?source=disk', 'source', "one of 'live', 'durable'"],
   ])('%s', async (_name, path, field, rule) => {
     const { status, body } = await get(`/api/v1/counter/${path}`)
 
@@ -143,7 +145,7 @@ test('ids and types at their limits, and a missing delta, are fine', async () =>
   expect(status).toBe(200)
   expect(body.results.map(({ value }: { value: number }) => value)).toEqual([1, 1])
   const path = `/api/v1/counter/${encodeURIComponent(widest.resource_id)}/${widest.counter_type}`
-  expect((await get(path)).body).toEqual({ ...widest, value: 1 })
+  expect((await get(path)).body).toEqual({ ...widest, value: 1, source: 'live' })
 })
 
 test('a batch of 1000 operations is answered in order', async () => {
