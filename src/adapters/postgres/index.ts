@@ -1,1 +1,24 @@
-export {}
+export {
+  type ClosablePool,
+  type CreatePostgresPoolOptions,
+  createPostgresPool,
+  createPostgresPoolDefaults,
+  type ManagedPool,
+  type PoolClass,
+  postgresPoolPresets,
+} from './create-postgres-pool.js'
+export type {
+  PGliteLike,
+  PGliteQueryable,
+  PostgresClientLike,
+  PostgresDatabase,
+  PostgresPoolLike,
+  PostgresQuery,
+  PostgresResult,
+} from './database.js'
+export {
+  PostgresCounterStore,
+  type PostgresCounterStoreEvents,
+  type PostgresCounterStoreOptions,
+  type PostgresCounterStoreStats,
+} from './postgres-counter-store.js'
