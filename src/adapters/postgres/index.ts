@@ -22,3 +22,11 @@ export {
   type PostgresCounterStoreOptions,
   type PostgresCounterStoreStats,
 } from './postgres-counter-store.js'
+export {
+  type BatchedQuery,
+  type QueryAnswer,
+  QueryBatcher,
+  type QueryBatcherEvents,
+  type QueryBatcherOptions,
+  type QueryBatcherStats,
+} from './query-batcher.js'

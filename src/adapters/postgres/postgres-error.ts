@@ -3,13 +3,13 @@ import { NotSentError } from './database.js'
 
 /**
  * The server's answers that are the same however often one asks: bad data (class 22), a broken constraint (23), what the
- * server can't do (0A) and statements that are wrong in themselves (42).
+ * server can't do (0A), statements that are wrong in themselves (42), and the wrong number of values (08P01).
  */
-const finalAnswers = /^(?:22|23|0A|42)/
+const finalAnswers = /^(?:22|23|0A|42|08P01)/
 /** Of class 42, what somebody can mend meanwhile: a missing table, column, function or type, or a missing privilege. */
 const mendable: ReadonlySet<string> = new Set(['42P01', '42703', '42883', '42704', '42501'])
 /** The session ended under the statement, or the server itself doesn't know. Any other SQLSTATE says: rolled back. */
-const lostSessions = /^(?:08|57P0[12]|40003)/
+const lostSessions = /^(?:08(?!P01|001|004)|57P0[12]|40003)/
 /** Deadlock and serialization failure: somebody else went first, and the same statement may well succeed now. */
 const conflicts: ReadonlySet<unknown> = new Set(['40P01', '40001'])
 /** What `pg` says of a client that was broken or closed before it was asked. */
