@@ -1,0 +1,118 @@
+import type { Clock } from '../../core/clock.js'
+import type { FlushReport } from '../../core/component.js'
+import type { LatencySnapshot } from '../../core/stats.js'
+import { type Deferred, deferred } from '../../internal/deferred.js'
+import { Histogram } from '../../internal/histogram.js'
+
+/** How something that was accepted ended. */
+export type Outcome = 'succeeded' | 'failed' | 'aborted'
+
+/** Something accepted and not yet settled. */
+export interface OpenEntry {
+  /** When it was accepted. */
+  readonly at: number
+}
+
+/** The part of the stats that must balance: `offered = succeeded + failed + rejected + aborted + pending`. */
+export interface CallCounts {
+  /** All that was asked for. */
+  readonly offered: number
+  /** What was answered. */
+  readonly succeeded: number
+  /** What failed, what `close` gave up included. */
+  readonly failed: number
+  /** What was refused: closed, full, wrong, already aborted. */
+  readonly rejected: number
+  /** What its caller gave up. */
+  readonly aborted: number
+  /** What was accepted and isn't settled yet. */
+  readonly pending: number
+}
+
+/** One `flush` that waits for what was open when it began. */
+class Watch {
+  readonly done: Deferred<FlushReport> = deferred()
+  readonly #open: Set<OpenEntry>
+  #succeeded = 0
+  #failed = 0
+
+  constructor(open: Iterable<OpenEntry>) {
+    this.#open = new Set(open)
+  }
+
+  /** Returns whether there is nothing left to wait for. */
+  note(entry: OpenEntry, outcome: Outcome): boolean {
+    if (!this.#open.delete(entry)) return false
+    if (outcome === 'succeeded') this.#succeeded++
+    else if (outcome === 'failed') this.#failed++
+    if (this.#open.size > 0) return false
+    this.done.resolve({ succeeded: this.#succeeded, failed: this.#failed, dropped: 0 })
+    return true
+  }
+}
+
+/** What was offered and what became of it: each entry in it once, so that the books balance at every moment. */
+export class CallBooks<Entry extends OpenEntry> {
+  readonly #clock: Clock
+  readonly #open = new Set<Entry>()
+  readonly #latency = new Histogram()
+  readonly #watches = new Set<Watch>()
+  readonly #ended: Record<Outcome, number> = { succeeded: 0, failed: 0, aborted: 0 }
+  #rejected = 0
+  #emptied: Deferred<void> | undefined
+
+  constructor(clock: Clock) {
+    this.#clock = clock
+  }
+
+  /** What isn't settled, in the order in which it came. */
+  get open(): ReadonlySet<Entry> {
+    return this.#open
+  }
+
+  accept(entry: Entry): void {
+    this.#open.add(entry)
+  }
+
+  reject(): void {
+    this.#rejected++
+  }
+
+  /** Settles an entry; returns false if it was settled before. */
+  settle(entry: Entry, outcome: Outcome): boolean {
+    if (!this.#open.delete(entry)) return false
+    this.#ended[outcome]++
+    if (outcome !== 'aborted') this.#latency.record(this.#clock.now() - entry.at)
+    for (const watch of this.#watches) if (watch.note(entry, outcome)) this.#watches.delete(watch)
+    if (this.#open.size === 0) this.#emptied?.resolve()
+    return true
+  }
+
+  /** Resolves once all that is open now is settled. */
+  flush(): Promise<FlushReport> {
+    if (this.#open.size === 0) return Promise.resolve({ succeeded: 0, failed: 0, dropped: 0 })
+    const watch = new Watch(this.#open)
+    this.#watches.add(watch)
+    return watch.done.promise
+  }
+
+  /** Resolves once nothing is open. */
+  empty(): Promise<void> {
+    if (this.#open.size === 0) return Promise.resolve()
+    this.#emptied ??= deferred()
+    return this.#emptied.promise
+  }
+
+  counts(): CallCounts {
+    const { succeeded, failed, aborted } = this.#ended
+    const pending = this.#open.size
+    const rejected = this.#rejected
+    return { offered: succeeded + failed + rejected + aborted + pending, succeeded, failed, rejected, aborted, pending }
+  }
+
+  latencyMs(): LatencySnapshot {
+    const { max } = this.#latency
+    const at = (share: number): number => this.#latency.percentile(share)
+    return { p50: at(0.5), p95: at(0.95), p99: at(0.99), max }
+  }
+}
