@@ -27,15 +27,14 @@ export interface RedisServer {
   readonly port: number
   /** Ends the server, if it is the test's own, and leaves nothing behind. */
   stop(): Promise<void>
+  /** SIGKILL, as a crash would be. Not offered for the server of REDIS_URL. */
+  kill?(): Promise<void>
+  /** Starts it again after `kill`, on the same port and the same data. */
+  restart?(): Promise<void>
 }
 
 /** A Redis that belongs to the test, so that the test may kill it. */
-export interface OwnRedisServer extends RedisServer {
-  /** SIGKILL, as a crash would be. */
-  kill(): Promise<void>
-  /** Starts it again after `kill`, on the same port and the same data. */
-  restart(): Promise<void>
-}
+export type OwnRedisServer = Required<RedisServer>
 
 const packages = ['redis-server', 'redis-tools', 'libjemalloc2', 'liblzf1', 'libatomic1', 'libssl3', 'libsystemd0']
 const startupMs = 30_000
