@@ -1,10 +1,18 @@
 import { Component, type ComponentOptions } from '../../core/component.js'
 import { StoreError } from '../../core/errors.js'
-import { checkBoolean, checkCount, checkDuration, checkOptions, failOption, valueOr } from '../../core/options.js'
+import {
+  checkBoolean,
+  checkCount,
+  checkDuration,
+  checkOptions,
+  checkSignal,
+  failOption,
+  valueOr,
+} from '../../core/options.js'
 import type { BatchContext, CounterIncrement, CounterStore, RefusedIncrement } from '../../core/ports.js'
 import { backoffMs, type RetryOptions, type RetryPolicy, resolveRetry } from '../../core/retry.js'
 import { onAbort } from '../../internal/abort.js'
-import { invalidIncrement, maxCounter, refusal, validSums } from '../../internal/counter-batch.js'
+import { type CounterSum, invalidIncrement, maxCounter, refusal } from '../../internal/counter-batch.js'
 import { handled } from '../../internal/deferred.js'
 import { type CounterStatements, counterStatements, indexSuffix, parseBigints } from './counter-statements.js'
 import { isPGlite, isPool, openSession, type PostgresDatabase, type Session } from './database.js'
@@ -188,13 +196,14 @@ export class PostgresCounterStore
    *
    * @returns rejects with `StoreError`.
    */
-  async createSchema(): Promise<void> {
-    await this.#attempt('making the tables', undefined, async () => {
+  createSchema(): Promise<void> {
+    const make = async (): Promise<void> => {
       const found = await this.#session.use((run) =>
         run<{ found: boolean }>(this.#statements.exists, [...this.#tables]),
       )
       if (found[0]?.found !== true) await this.#session.script(this.#statements.schema)
-    })
+    }
+    return handled(this.#attempt('making the tables', undefined, make))
   }
 
   /**
@@ -202,7 +211,39 @@ export class PostgresCounterStore
    *
    * Rejects with `StoreError`, or with the reason of `context.signal`: at once, while a statement that was sent goes on.
    */
-  async increment(
+  increment(increments: readonly CounterIncrement[], context: BatchContext): Promise<readonly (number | Error)[]> {
+    return handled(this.#increment(increments, context))
+  }
+
+  /**
+   * {@inheritDoc CounterStore.add}
+   *
+   * Rejects with `StoreError`, or with the reason of `context.signal`: at once, while a statement that was sent goes on.
+   */
+  add(sums: ReadonlyMap<string, number>, context: BatchContext): Promise<readonly RefusedIncrement[]> {
+    return handled(this.#add(sums, context))
+  }
+
+  /** {@inheritDoc CounterStore.getMany} */
+  getMany(keys: readonly string[]): Promise<readonly number[]> {
+    return handled(this.#getMany(keys))
+  }
+
+  /**
+   * Removes batch ids that are older than `batchMemoryMs`, chunk by chunk until none is left. The store does it in passing; this
+   * is for a job of its own, or for a test.
+   *
+   * @returns how many were removed; rejects with `StoreError`, or with the signal's reason.
+   */
+  forgetOldBatches(options?: { signal?: AbortSignal | undefined }): Promise<number> {
+    return handled(this.#forgetOldBatches(options))
+  }
+
+  override stats(): PostgresCounterStoreStats {
+    return { name: this.name, ...this.#counts }
+  }
+
+  async #increment(
     increments: readonly CounterIncrement[],
     context: BatchContext,
   ): Promise<readonly (number | Error)[]> {
@@ -213,13 +254,14 @@ export class PostgresCounterStore
     return batch.answers
   }
 
-  /**
-   * {@inheritDoc CounterStore.add}
-   *
-   * Rejects with `StoreError`, or with the reason of `context.signal`: at once, while a statement that was sent goes on.
-   */
-  async add(sums: ReadonlyMap<string, number>, context: BatchContext): Promise<readonly RefusedIncrement[]> {
-    const { valid, refused } = validSums(sums)
+  async #add(sums: ReadonlyMap<string, number>, context: BatchContext): Promise<readonly RefusedIncrement[]> {
+    const valid: CounterSum[] = []
+    const refused: RefusedIncrement[] = []
+    for (const [key, delta] of sums) {
+      const error = problemOf({ key, delta })
+      if (error === undefined) valid.push({ key, delta })
+      else refused.push({ key, delta, error })
+    }
     if (valid.length > 0) {
       const keys = valid.map(({ key }) => key)
       const deltas = valid.map(({ delta }) => delta)
@@ -235,8 +277,7 @@ export class PostgresCounterStore
     return refused
   }
 
-  /** {@inheritDoc CounterStore.getMany} */
-  async getMany(keys: readonly string[]): Promise<readonly number[]> {
+  async #getMany(keys: readonly string[]): Promise<readonly number[]> {
     if (keys.length === 0) return []
     // What can't be stored was never changed, and the server would refuse to look for it.
     const storable = keys.map((key) => (invalidIncrement({ key, delta: 0 }) === undefined ? key : null))
@@ -247,24 +288,15 @@ export class PostgresCounterStore
     return parseBigints(rows[0]?.values ?? '{}').map((value) => value ?? 0)
   }
 
-  /**
-   * Removes batch ids that are older than `batchMemoryMs`, chunk by chunk until none is left. The store does it in passing; this
-   * is for a job of its own, or for a test.
-   *
-   * @returns how many were removed; rejects with `StoreError`, or with the signal's reason.
-   */
-  async forgetOldBatches(options?: { signal?: AbortSignal | undefined }): Promise<number> {
+  async #forgetOldBatches(options: { signal?: AbortSignal | undefined } | undefined): Promise<number> {
     checkOptions('options', options)
+    checkSignal(options?.signal)
     let all = 0
     for (let removed = this.#cleanUpChunkSize; removed >= this.#cleanUpChunkSize; all += removed) {
       removed = await this.#attempt('removing old batch ids', options?.signal, () => this.#forgetChunk())
       this.#recordRemoved(removed)
     }
     return all
-  }
-
-  override stats(): PostgresCounterStoreStats {
-    return { name: this.name, ...this.#counts }
   }
 
   /** Sends a batch's statement; where a counter turns out to be close to its limit, walks the batch instead. */
@@ -427,7 +459,7 @@ class IncrementBatch {
     for (let place = 0; place < increments.length; place++) {
       const { key, delta } = increments[place] as CounterIncrement
       const increment = { key, delta }
-      const invalid = invalidIncrement(increment)
+      const invalid = problemOf(increment)
       if (invalid !== undefined) {
         this.#refuse(place, invalid)
         continue
@@ -485,6 +517,21 @@ class IncrementBatch {
     this.refused++
     this.answers[place] = error
   }
+}
+
+/** What an entry of a B-tree holds for sure, 2704 bytes, less some for its header. */
+const maxKeyBytes = 2600
+
+/** Why an increment can't be stored: one that the server would refuse would take its batch along. */
+function problemOf(increment: CounterIncrement): StoreError | undefined {
+  const invalid = invalidIncrement(increment)
+  if (invalid !== undefined) return invalid
+  const { key } = increment
+  // A character is three bytes at the most, or four in two units.
+  if (key.length * 3 <= maxKeyBytes) return undefined
+  const bytes = new TextEncoder().encode(key).length
+  if (bytes <= maxKeyBytes) return undefined
+  return new StoreError(`a key must be at most ${maxKeyBytes} bytes, got ${bytes}`, { retryable: false })
 }
 
 function arrayText(values: readonly (number | null)[]): string {

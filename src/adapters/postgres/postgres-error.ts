@@ -3,9 +3,9 @@ import { NotSentError } from './database.js'
 
 /**
  * The server's answers that are the same however often one asks: bad data (class 22), a broken constraint (23), what the
- * server can't do (0A), statements that are wrong in themselves (42), and the wrong number of values (08P01).
+ * server can't do (0A), what is beyond its limits (54), statements that are wrong in themselves (42), and the wrong number of values (08P01).
  */
-const finalAnswers = /^(?:22|23|0A|42|08P01)/
+const finalAnswers = /^(?:22|23|0A|42|54|08P01)/
 /** Of class 42, what somebody can mend meanwhile: a missing table, column, function or type, or a missing privilege. */
 const mendable: ReadonlySet<string> = new Set(['42P01', '42703', '42883', '42704', '42501'])
 /** The session ended under the statement, or the server itself doesn't know. Any other SQLSTATE says: rolled back. */

@@ -5,6 +5,7 @@ import { createPostgresPool, QueryBatcher } from 'spillway/postgres'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { startPostgres } from '../../servers/postgres.ts'
 import { readyForQuery, TcpProxy } from '../../servers/tcp-proxy.ts'
+import { until } from './until.ts'
 
 const server = await startPostgres()
 const unhandled: unknown[] = []
@@ -22,15 +23,6 @@ afterAll(async () => {
 
 const codeOf = (outcome: PromiseSettledResult<unknown> | undefined): unknown =>
   outcome?.status === 'rejected' ? (outcome.reason as { code?: unknown }).code : outcome?.status
-
-/** Polls a real server's state. */
-async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
-  const deadline = performance.now() + 10_000
-  while (!(await condition())) {
-    if (performance.now() > deadline) throw new Error('it never came to that')
-    await new Promise((resolve) => setTimeout(resolve, 5))
-  }
-}
 
 describe.skipIf(server === undefined)('QueryBatcher on pipelining clients', () => {
   const makePool = (port?: number, maxConnections = 3) => {
@@ -353,7 +345,6 @@ test('on PGlite queries run one after the other, each with its own outcome', asy
   expect(outcomes[1]).toMatchObject({ value: { rowCount: 1 } })
   expect(outcomes[3]).toMatchObject({ value: { rows: [{ id: 1 }], rowCount: 1 } })
   expect(outcomes[4]).toMatchObject({ value: { rows: [{ j: { a: 1 } }] } })
-  await database.close()
 })
 
 test.each([[undefined], [null], [{}], [new pg.Client()]])('a database that is none is refused: %s', (database) => {
