@@ -1,5 +1,5 @@
 import { fork } from 'node:child_process'
-import { mkdirSync, readdirSync, writeFileSync } from 'node:fs'
+import { copyFileSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { parseArgs } from 'node:util'
@@ -115,6 +115,8 @@ async function bundle(names: readonly string[]): Promise<{ files: Map<string, st
     metafile: true,
     tsconfigRaw: {},
   })
+  // The example's protocol looks for it beside itself.
+  copyFileSync(join(root, 'examples/counter-billing/counter.proto'), join(cache, 'counter.proto'))
   const imports = Object.values(metafile.outputs).flatMap((output) => output.imports)
   const packages = imports.map(({ path }) => path).filter((path) => !path.startsWith('node:'))
   return {

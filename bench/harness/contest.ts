@@ -29,6 +29,8 @@ export interface Contest {
   /** How many operations one turn does. */
   readonly operations: number
   readonly contenders: readonly [Contender, ...Contender[]]
+  /** Stops what the contenders started together, a server for instance. */
+  readonly finish?: () => Promise<void>
 }
 
 /** How long a contest is run. */

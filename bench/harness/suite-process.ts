@@ -1,7 +1,7 @@
 import { type Aim, type Contest, fullEffort, type Measurement, runContest, smokeEffort } from './contest.ts'
 
 /** A contest without what can't be sent from process to process. */
-export interface ContestOutline extends Omit<Contest, 'contenders'> {
+export interface ContestOutline extends Omit<Contest, 'contenders' | 'finish'> {
   readonly contenders: readonly { readonly name: string; readonly aim?: Aim }[]
 }
 
@@ -21,7 +21,7 @@ export async function serveSuite(contests: readonly Contest[]): Promise<void> {
     if (index === undefined) {
       tell({
         kind: 'contents',
-        contests: contests.map(({ contenders, ...contest }) => ({
+        contests: contests.map(({ contenders, finish, ...contest }) => ({
           ...contest,
           contenders: contenders.map(({ prepare, ...contender }) => contender),
         })),
@@ -30,7 +30,12 @@ export async function serveSuite(contests: readonly Contest[]): Promise<void> {
     } else {
       const contest = contests[Number(index)]
       if (contest === undefined) throw new RangeError(`there is no contest ${index}`)
-      const measurements = await runContest(contest, effort === 'smoke' ? smokeEffort : fullEffort)
+      let measurements: Measurement[]
+      try {
+        measurements = await runContest(contest, effort === 'smoke' ? smokeEffort : fullEffort)
+      } finally {
+        await contest.finish?.()
+      }
       tell({ kind: 'result', measurements })
     }
   } catch (error) {

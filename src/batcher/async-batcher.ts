@@ -303,12 +303,11 @@ export class AsyncBatcher<Item, Result> extends ClosableComponent<AsyncBatcherEv
       call: (calls, context) => process(keyed ? distinctItems(calls) : itemsOf(calls), context),
       check: (calls, answer) => this.#check(calls, answer, keyed),
       complete: (call, index, answer) => {
-        const result = resultAt(answer as readonly (Result | Error)[], keyed ? call.position : index)
-        if (result instanceof Error) {
-          fail(call, result)
-          return false
-        }
-        succeed(call, result)
+        // An element that throws when it is read fails its item alone: the engine sees to that.
+        const result = (answer as readonly (Result | Error)[])[keyed ? call.position : index] as Result | Error
+        if (typeof result === 'object' || typeof result === 'function') return completeWithObject(call, result)
+        if (call.stopListening !== undefined) call.stopListening()
+        call.resolve(result)
         return true
       },
       fail: (call, error) => fail(call, error),
@@ -434,13 +433,17 @@ class FullCall<Item, Result> implements Call<Item, Result> {
   }
 }
 
-function succeed<Item, Result>(call: Call<Item, Result>, result: Result): void {
+/** Apart from the rest, so that results which can't be errors or promises needn't be looked at. */
+function completeWithObject<Item, Result>(call: Call<Item, Result>, result: Result | Error): boolean {
+  if (result instanceof Error) {
+    fail(call, result)
+    return false
+  }
   call.stopListening?.()
   // A promise among the results may reject when nobody looks.
-  if ((typeof result === 'object' || typeof result === 'function') && result !== null && 'then' in result) {
-    handled(call.promise)
-  }
+  if (result !== null && 'then' in (result as object)) handled(call.promise)
   call.resolve(result)
+  return true
 }
 
 function fail<Item, Result>(call: Call<Item, Result>, error: unknown): void {
@@ -576,15 +579,6 @@ function distinctItems<Item, Result>(calls: readonly Call<Item, Result>[]): Item
     ;(call as FullCall<Item, Result>).position = position
   }
   return items
-}
-
-/** Reads one result; an array whose elements throw when they are read fails those items alone. */
-function resultAt<Result>(results: readonly (Result | Error)[], index: number): Result | Error {
-  try {
-    return results[index] as Result | Error
-  } catch (error) {
-    return error instanceof Error ? error : new BatchResultError('a result could not be read', { cause: error })
-  }
 }
 
 function checkSize(bytes: number): number {

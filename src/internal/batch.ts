@@ -76,10 +76,8 @@ export class Batch<E extends Entry> {
   /** The entries in their order, withdrawn ones among them; what is beyond `#length` isn't there yet. */
   #entries: E[]
   #length = 0
-  /** Entries that weren't withdrawn. */
-  live = 0
-  /** What counts towards `maxBatchSize`: live entries, equal keys once. */
-  size = 0
+  /** How many of those before `#length` are withdrawn. */
+  #gone = 0
   bytes = 0
   /** Ready to leave, waiting for a slot at most. It still takes entries while it has room. */
   due = false
@@ -102,6 +100,16 @@ export class Batch<E extends Entry> {
     this.#shared = keyed ? new Map() : undefined
   }
 
+  /** How many entries there are that weren't withdrawn. */
+  get live(): number {
+    return this.#length - this.#gone
+  }
+
+  /** What counts towards `maxBatchSize`: equal keys once. */
+  get size(): number {
+    return this.#shared === undefined ? this.#length - this.#gone : this.#shared.size
+  }
+
   /** Whether an entry can join without passing a limit. */
   fits(entry: E, maxSize: number, maxBytes: number): boolean {
     const shared = this.#shared?.get(entry.key)
@@ -109,10 +117,14 @@ export class Batch<E extends Entry> {
     return this.size < maxSize && this.bytes + entry.bytes <= maxBytes
   }
 
-  add(entry: E): void {
+  /** Takes in an entry without a key or a size. */
+  append(entry: E): void {
     this.#entries[this.#length++] = entry
-    this.live++
     entry.batch = this as unknown as Batch<Entry>
+  }
+
+  add(entry: E): void {
+    this.append(entry)
     if (this.#shared !== undefined) {
       const shared = this.#shared.get(entry.key)
       if (shared !== undefined) {
@@ -123,26 +135,24 @@ export class Batch<E extends Entry> {
       }
       this.#shared.set(entry.key, { entries: 1, bytes: entry.bytes })
     }
-    this.size++
     this.bytes += entry.bytes
   }
 
   /** Takes an entry out that is already marked as done. */
   withdraw(entry: E): void {
-    this.live--
-    if (this.#length > 2 * this.live + gapsAllowed) this.#closeGaps()
+    this.#gone++
+    if (this.#gone > this.live + gapsAllowed) this.#closeGaps()
     const shared = this.#shared?.get(entry.key)
     if (shared !== undefined) {
       if (--shared.entries > 0) return
       this.#shared?.delete(entry.key)
     }
-    this.size--
     this.bytes -= shared?.bytes ?? entry.bytes
   }
 
   /** The entries that weren't withdrawn. */
   take(): E[] {
-    if (this.live !== this.#length) this.#closeGaps()
+    if (this.#gone > 0) this.#closeGaps()
     else if (this.#entries.length !== this.#length) this.#entries.length = this.#length
     return this.#entries
   }
@@ -150,6 +160,7 @@ export class Batch<E extends Entry> {
   #closeGaps(): void {
     this.#entries = this.#entries.filter((entry) => !entry.done)
     this.#length = this.#entries.length
+    this.#gone = 0
   }
 }
 

@@ -10,6 +10,8 @@ export class TurnClock {
   readonly #clock: Clock
   #read = false
   #now = 0
+  /** Changes when a turn ends in which the clock was read: as long as it is the same, so is `now()`. */
+  turn = 0
 
   private constructor(clock: Clock) {
     this.#clock = clock
@@ -39,5 +41,6 @@ export class TurnClock {
 
   readonly #forget = (): void => {
     this.#read = false
+    this.turn++
   }
 }
