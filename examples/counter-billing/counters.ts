@@ -78,7 +78,15 @@ export class Counters {
       async (sums, context) => {
         for (const { key, error } of await live.add(sums, context)) this.#missLive([key], error)
       },
-      { ...writes, name: 'live-writes', maxWaitMs: 20, timeoutMs: 2_000, idempotent: live.idempotent },
+      {
+        ...writes,
+        name: 'live-writes',
+        // An outage of the live store must not cost the durable one anything, so there is more room to wait in.
+        capacity: capacity * 10,
+        maxWaitMs: 20,
+        timeoutMs: 2_000,
+        idempotent: live.idempotent,
+      },
     )
     // Writers that share counters only wait for each other's locks: one is faster than four, and while it is busy the
     // next batch gathers, so that nobody waits for a clock.

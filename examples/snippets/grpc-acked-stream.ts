@@ -1,5 +1,6 @@
 // A bidirectional stream that survives its server: each message is acknowledged, and applied once.
 import assert from 'node:assert/strict'
+import { promisify } from 'node:util'
 import * as grpc from '@grpc/grpc-js'
 import { AckedStream } from 'spillway/grpc'
 
@@ -23,24 +24,17 @@ const answered = new Map<string, Ack>()
 
 async function startServer(port: number): Promise<[grpc.Server, number]> {
   const server = new grpc.Server()
-  const handler: grpc.handleBidiStreamingCall<Message, Ack> = (call) => {
-    call.on('data', ({ id, key }: Message) => {
-      let ack = answered.get(id)
-      if (ack === undefined) {
-        counters.set(key, (counters.get(key) ?? 0) + 1)
-        ack = { id, value: counters.get(key) as number }
-        answered.set(id, ack)
-      }
-      call.write(ack)
-    })
-    call.on('end', () => call.end()).on('error', () => undefined)
+  const apply = ({ id, key }: Message): Ack => {
+    const ack = answered.get(id) ?? { id, value: (counters.get(key) ?? 0) + 1 }
+    answered.set(id, ack)
+    counters.set(key, Math.max(ack.value, counters.get(key) ?? 0))
+    return ack
   }
+  const handler: grpc.handleBidiStreamingCall<Message, Ack> = (call) =>
+    void call.on('data', (message) => call.write(apply(message))).on('end', () => call.end())
   server.addService({ increments }, { increments: handler })
-  const secret = grpc.ServerCredentials.createInsecure()
-  const bound = await new Promise<number>((resolve, reject) =>
-    server.bindAsync(`127.0.0.1:${port}`, secret, (error, actual) => (error ? reject(error) : resolve(actual))),
-  )
-  return [server, bound]
+  const bind = promisify(server.bindAsync.bind(server))
+  return [server, await bind(`127.0.0.1:${port}`, grpc.ServerCredentials.createInsecure())]
 }
 
 const [first, port] = await startServer(0)

@@ -1,5 +1,6 @@
-// Four real connections to one server, calls by type, and an abort that reaches the server.
+// Four real connections to one server, calls by type, and a deadline that the server is told.
 import assert from 'node:assert/strict'
+import { promisify } from 'node:util'
 import * as grpc from '@grpc/grpc-js'
 import { isSpillwayError } from 'spillway'
 import { GrpcChannelPool } from 'spillway/grpc'
@@ -35,10 +36,8 @@ server.addService(
     },
   },
 )
-const port = await new Promise<number>((resolve, reject) => {
-  const secret = grpc.ServerCredentials.createInsecure()
-  server.bindAsync('127.0.0.1:0', secret, (error, bound) => (error ? reject(error) : resolve(bound)))
-})
+const bind = promisify(server.bindAsync.bind(server))
+const port = await bind('127.0.0.1:0', grpc.ServerCredentials.createInsecure())
 
 const pool = new GrpcChannelPool<GreeterClient>(
   (options) => new Greeter(`127.0.0.1:${port}`, grpc.credentials.createInsecure(), options) as unknown as GreeterClient,
