@@ -50,6 +50,10 @@ export interface GrpcCall {
 
 /** What is needed of a bidirectional stream of @grpc/grpc-js. */
 export interface GrpcDuplex<Message, Answer> extends GrpcCall {
+  /** How it writes messages; here for its type alone. */
+  readonly serialize?: (message: Message) => unknown
+  /** How it reads answers; here for its type alone, from which `Answer` is inferred. */
+  readonly deserialize?: (bytes: never) => Answer
   /** Sends a message; false asks to wait for `drain`. */
   write(message: Message): boolean
   /** Half-closes: no more messages follow. */

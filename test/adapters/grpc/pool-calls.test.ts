@@ -4,15 +4,15 @@ import { type GrpcCallError, GrpcChannelPool, type GrpcChannelPoolOptions } from
 import { describe, expect, it, vi } from 'vitest'
 import { freePort } from '../../servers/free-port.js'
 import { type CounterClient, clientOf, type Handlers, startServer, statusError } from './support/counter-service.js'
-import { after, tidyUp } from './support/tidy.js'
+import { cleanUp, tidyUp } from './support/tidy.js'
 
 tidyUp()
 
 async function pooled(handlers: Handlers, options: GrpcChannelPoolOptions = {}) {
   const server = await startServer(handlers)
-  after(() => server.kill())
+  cleanUp(() => server.kill())
   const pool = new GrpcChannelPool(clientOf(server.address), { channels: 1, ...options })
-  after(() => pool.close({ timeoutMs: 0 }))
+  cleanUp(() => pool.close({ timeoutMs: 0 }))
   return { server, pool }
 }
 
@@ -135,7 +135,7 @@ describe('a unary call', () => {
   it('to nobody fails as UNAVAILABLE and known not to have been done', async () => {
     const address = `127.0.0.1:${await freePort()}`
     const pool = new GrpcChannelPool(clientOf(address), { channels: 1 })
-    after(() => pool.close())
+    cleanUp(() => pool.close())
 
     const error = await failure(pool.call('get', { key: 'a' }))
 

@@ -9,6 +9,8 @@ export interface Relay {
   readonly connections: number
   /** Breaks every connection. */
   cut(): void
+  /** Lets nothing through any more on the connections that are open, as a lost network does. */
+  stall(): void
   stop(): Promise<void>
 }
 
@@ -48,6 +50,12 @@ export async function startRelay(target?: number): Promise<Relay> {
       return connections
     },
     cut,
+    stall: () => {
+      for (const socket of sockets) {
+        socket.unpipe()
+        socket.pause()
+      }
+    },
     stop: () =>
       new Promise((resolve) => {
         server.close(() => resolve())

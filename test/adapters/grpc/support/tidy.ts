@@ -3,7 +3,7 @@ import { afterEach, beforeEach, expect } from 'vitest'
 const tasks: (() => unknown)[] = []
 
 /** Registers what must be undone after the test, last first. */
-export function after(task: () => unknown): void {
+export function cleanUp(task: () => unknown): void {
   tasks.push(task)
 }
 
