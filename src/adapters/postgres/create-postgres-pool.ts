@@ -25,11 +25,16 @@ export interface PostgresPoolSettings {
 
 /** What is used of a `pg` Pool here. */
 export interface ManagedPool {
+  /** Its connections. */
   readonly totalCount: number
+  /** Those that nobody has. */
   readonly idleCount: number
+  /** How many wait for a connection. */
   readonly waitingCount: number
+  /** Adds a listener. */
   on(event: 'error', listener: (error: Error) => void): unknown
   on(event: 'connect' | 'remove' | 'acquire' | 'release', listener: (first: never, second: never) => void): unknown
+  /** Closes its connections, each once it was given back. */
   end(): Promise<void>
 }
 

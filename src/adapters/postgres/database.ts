@@ -1,12 +1,16 @@
 /** What a query answers, as `pg` and PGlite have it in common. */
 export interface PostgresResult {
+  /** The rows. */
   readonly rows: readonly unknown[]
 }
 
 /** One statement, as `pg` takes it. */
 export interface PostgresQuery {
+  /** The statement. */
   readonly text: string
+  /** Its values. */
   readonly values?: unknown[]
+  /** The name under which the connection prepares it. */
   readonly name?: string
   /** Held by `pg` itself, though its types don't have it: `'extended'` lets the server refuse several statements in one. */
   readonly queryMode?: 'extended'
@@ -14,27 +18,37 @@ export interface PostgresQuery {
 
 /** What is used of a client of a `pg` Pool. */
 export interface PostgresClientLike {
+  /** Runs one statement. */
   query(query: PostgresQuery): Promise<PostgresResult>
+  /** Adds a listener for a connection that breaks. */
   on(event: 'error', listener: (error: Error) => void): unknown
+  /** Takes it off again. */
   removeListener(event: 'error', listener: (error: Error) => void): unknown
+  /** Gives the client back to its pool; with an error, to be closed. */
   release(error?: Error | boolean): void
 }
 
 /** What is used of a `pg` Pool. */
 export interface PostgresPoolLike {
+  /** Checks a client out. */
   connect(): Promise<PostgresClientLike>
+  /** Its connections. */
   readonly totalCount: number
+  /** How many wait for a connection. */
   readonly waitingCount: number
 }
 
 /** What is used of a PGlite, or of one of its transactions. */
 export interface PGliteQueryable {
+  /** Runs one statement. */
   query<Row>(text: string, values?: unknown[]): Promise<{ rows: Row[]; affectedRows?: number }>
 }
 
 /** What is used of a PGlite. */
 export interface PGliteLike extends PGliteQueryable {
+  /** Runs several statements in one implicit transaction. */
   exec(text: string): Promise<unknown>
+  /** Runs a transaction, which is rolled back if the callback fails. */
   transaction<T>(callback: (transaction: PGliteQueryable) => Promise<T>): Promise<T>
 }
 

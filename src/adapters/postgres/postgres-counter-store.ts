@@ -207,24 +207,29 @@ export class PostgresCounterStore
   }
 
   /**
-   * {@inheritDoc CounterStore.increment}
+   * Applies a batch, its increments in their order, and answers each of them.
    *
-   * Rejects with `StoreError`, or with the reason of `context.signal`: at once, while a statement that was sent goes on.
+   * @returns in the order of the increments, each counter's value right after it, or a `StoreError` for one that was refused; for
+   * a batch id that was applied before, the answers of then. Rejects with `StoreError`, or with the reason of `context.signal`: at once, while a statement that was sent goes on.
    */
   increment(increments: readonly CounterIncrement[], context: BatchContext): Promise<readonly (number | Error)[]> {
     return handled(this.#increment(increments, context))
   }
 
   /**
-   * {@inheritDoc CounterStore.add}
+   * Applies a batch that has one sum for each counter, when nobody waits for the values.
    *
-   * Rejects with `StoreError`, or with the reason of `context.signal`: at once, while a statement that was sent goes on.
+   * @returns what was refused; for a batch id that was applied before, the answer of then. Rejects with `StoreError`, or with the reason of `context.signal`: at once, while a statement that was sent goes on.
    */
   add(sums: ReadonlyMap<string, number>, context: BatchContext): Promise<readonly RefusedIncrement[]> {
     return handled(this.#add(sums, context))
   }
 
-  /** {@inheritDoc CounterStore.getMany} */
+  /**
+   * Reads counters.
+   *
+   * @returns in the order of the keys; 0 for one that was never changed. Rejects with `StoreError`.
+   */
   getMany(keys: readonly string[]): Promise<readonly number[]> {
     return handled(this.#getMany(keys))
   }
