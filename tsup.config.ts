@@ -17,5 +17,6 @@ export default defineConfig({
   sourcemap: true,
   clean: true,
   treeshake: false,
+  removeNodeProtocol: false,
   dts: { compilerOptions: { ignoreDeprecations: '6.0' } },
 })

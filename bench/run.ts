@@ -1,5 +1,5 @@
 import { fork } from 'node:child_process'
-import { copyFileSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { parseArgs } from 'node:util'
@@ -8,7 +8,7 @@ import { buildIfStale } from './harness/built-package.ts'
 import type { Measurement } from './harness/contest.ts'
 import { type Facts, factsText, readFacts } from './harness/facts.ts'
 import type { ContestOutline, SuiteMessage } from './harness/suite-process.ts'
-import { judge, tableOf, type Verdict } from './harness/verdict.ts'
+import { judge, standing, tableOf, type Verdict } from './harness/verdict.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const cache = join(root, '.cache/bench')
@@ -24,6 +24,7 @@ process of its own and takes its contenders in turns; every contender's answers 
   --only TEXT    only contests whose name contains this text
   --smoke        a few turns each, to see that it works and answers right; no ratios
   --check        exit with 1 when an aim is missed
+  --readme       writes the contests that have an aim into the table of README.md
   --json FILE    where the results go (default .cache/bench/results.json)
   --help         this text
 
@@ -40,7 +41,7 @@ interface ContestReport {
   readonly verdicts: readonly Verdict[]
 }
 
-const { suites, only, smoke, check, json } = readArguments()
+const { suites, only, smoke, check, readme, json } = readArguments()
 await main()
 
 async function main(): Promise<void> {
@@ -96,7 +97,26 @@ function finish(facts: Facts, reports: readonly ContestReport[], failures: reado
   if (!smoke) console.log(`aims reached: ${reached}, missed: ${missed}`)
   if (failures.length > 0) console.log(`failed:\n  ${failures.join('\n  ')}`)
   console.log(`results: ${json}`)
+  if (readme && !smoke && failures.length === 0) writeReadme(facts, reports)
   if (failures.length > 0 || reports.length === 0 || (check && missed > 0)) process.exitCode = 1
+}
+
+/** Puts the contests that have an aim between the marks of the README. */
+function writeReadme(facts: Facts, reports: readonly ContestReport[]): void {
+  const rows = reports.flatMap(({ suite, name, verdicts }) =>
+    verdicts
+      .filter(({ aim }) => aim !== null)
+      .map((verdict) => `| ${suite} | ${name} | ${verdict.peer} | ${standing(verdict)} |`),
+  )
+  const path = join(root, 'README.md')
+  const marks = /(<!-- bench:begin -->\n)[\s\S]*(\n<!-- bench:end -->)/
+  const table = ['| suite | contest | beside | spillway |', '| --- | --- | --- | ---: |', ...rows].join('\n')
+  const note = `Node ${facts.node}, ${facts.cores} cores.`
+  writeFileSync(
+    path,
+    readFileSync(path, 'utf8').replace(marks, (_, begin, end) => `${begin}${table}\n\n${note}${end}`),
+  )
+  console.log(`wrote ${rows.length} rows into README.md`)
 }
 
 /** Bundles each suite with the harness; packages stay outside, so that node itself resolves them, spillway to its own dist. */
@@ -158,7 +178,7 @@ function suiteNames(): string[] {
   return files.map((name) => name.slice(0, -ending.length)).sort()
 }
 
-function readArguments(): { suites: string[]; only: string; smoke: boolean; check: boolean; json: string } {
+function readArguments() {
   try {
     const { values } = parseArgs({
       options: {
@@ -166,6 +186,7 @@ function readArguments(): { suites: string[]; only: string; smoke: boolean; chec
         only: { type: 'string', default: '' },
         smoke: { type: 'boolean', default: false },
         check: { type: 'boolean', default: false },
+        readme: { type: 'boolean', default: false },
         json: { type: 'string' },
         help: { type: 'boolean', default: false },
       },
@@ -182,6 +203,7 @@ function readArguments(): { suites: string[]; only: string; smoke: boolean; chec
       only: values.only,
       smoke: values.smoke,
       check: values.check,
+      readme: values.readme,
       json: values.json === undefined ? join(cache, 'results.json') : resolve(values.json),
     }
   } catch (error) {

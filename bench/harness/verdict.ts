@@ -54,6 +54,12 @@ function nsText(ns: number): string {
   return ns < 100 ? ns.toFixed(1) : String(Math.round(ns))
 }
 
+/** How spillway stands beside a peer, in words: `1.05 x the time` or `12 x faster`. */
+export function standing(verdict: Verdict): string {
+  const text = ratioText(verdict)
+  return text.endsWith('faster') ? text : `${text} the time`
+}
+
 function ratioText({ ratio, aim }: Verdict): string {
   const faster = aim === null ? ratio < 0.5 : 'timesFaster' in aim
   return faster ? `${(1 / ratio).toFixed(1)} x faster` : `${ratio.toFixed(2)} x`

@@ -34,15 +34,9 @@ export function openDatabase(options: DatabaseOptions = {}): Promise<Database> {
 
 async function openServer(url: string, onError: (error: Error) => void = () => undefined): Promise<Database> {
   const { default: pg } = await import('pg')
-  const pool = new pg.Pool({
-    connectionString: url,
-    max: maxConnections,
-    connectionTimeoutMillis: 5_000,
-    keepAlive: true,
-    application_name: 'counter-billing',
-  })
-  // Without a listener, a server that restarts would end the process.
-  pool.on('error', onError)
+  const { createPostgresPool } = await import('spillway/postgres')
+  const config = { connectionString: url, application_name: 'counter-billing' }
+  const pool = createPostgresPool(pg, { maxConnections, onError, config })
   return {
     name: 'database',
     title: `PostgreSQL at ${hostOf(url)}`,
@@ -50,7 +44,7 @@ async function openServer(url: string, onError: (error: Error) => void = () => u
     query: async (statement, values = []) => (await pool.query(statement, [...values])).rows,
     // Statements sent together without parameters are one transaction on one connection.
     script: async (statements) => void (await pool.query(statements)),
-    close: () => pool.end(),
+    close: async () => void (await pool.close({ timeoutMs: 5_000 })),
   }
 }
 

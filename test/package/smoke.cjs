@@ -39,6 +39,19 @@ async function main() {
   console.log('cjs: spillway/process and spillway/testing work')
 }
 
+// Each adapter loads without its client library: that comes from the caller.
+for (const [name, exported] of [
+  ['redis', 'RedisCounterStore'],
+  ['postgres', 'PostgresCounterStore'],
+  ['grpc', 'GrpcChannelPool'],
+]) {
+  assert.equal(typeof require(`spillway/${name}`)[exported], 'function')
+  assert.throws(
+    () => new (require(`spillway/${name}`)[exported])({}),
+    (wrong) => spillway.isSpillwayError(wrong, 'ERR_OPTION'),
+  )
+}
+
 main().catch((error) => {
   console.error(error)
   process.exitCode = 1

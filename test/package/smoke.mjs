@@ -2,7 +2,10 @@
 import assert from 'node:assert/strict'
 import { createRequire } from 'node:module'
 import * as spillway from 'spillway'
+import { GrpcChannelPool } from 'spillway/grpc'
+import { PostgresCounterStore } from 'spillway/postgres'
 import { closeOnExit } from 'spillway/process'
+import { RedisCounterStore } from 'spillway/redis'
 import { commitThenDrop, FakeClock, seededRandom } from 'spillway/testing'
 import { exercise } from './exercise.mjs'
 
@@ -29,6 +32,14 @@ assert.throws(
 )
 const lost = commitThenDrop(async () => 1, { failureRate: 1 })
 await assert.rejects(lost, (error) => error instanceof spillway.StoreError && error.outcomeUnknown)
+
+// Each adapter loads without its client library: that comes from the caller.
+for (const Adapter of [GrpcChannelPool, PostgresCounterStore, RedisCounterStore]) {
+  assert.throws(
+    () => new Adapter({}),
+    (error) => error instanceof spillway.OptionError,
+  )
+}
 
 const clock = new FakeClock()
 const batcher = new spillway.AsyncBatcher(async (items) => items, {
