@@ -308,6 +308,7 @@ export class AckedStream<Item, Message, Ack> extends ClosableComponent<AckedStre
     if (message === null || message === undefined) failOption('message', 'must make a message', message)
     // The callback may have done anything, closing this included.
     if (this.#closed) throw this.#closedError()
+    if (signal?.aborted) throw signal.reason
     const at = this.clock.now()
     const entry = { item, id, message, at, writes: 0, sent: false } as Entry<Item, Message, Ack>
     openPromise(entry)
@@ -475,7 +476,7 @@ export class AckedStream<Item, Message, Ack> extends ClosableComponent<AckedStre
   #recordLost(error: unknown, peer: string, final = false): void {
     this.#lost++
     const wrapped = this.#wrap(error, peer, true)
-    if (final || !this.#retry.retryable(wrapped) || this.#fruitless >= this.#retry.attempts) {
+    if (final || !this.#isRetryable(wrapped) || this.#fruitless >= this.#retry.attempts) {
       this.#fruitless = 0
       this.#failAll(error, peer)
       return
@@ -483,6 +484,15 @@ export class AckedStream<Item, Message, Ack> extends ClosableComponent<AckedStre
     const delayMs = Math.max(backoffMs(Math.max(1, this.#fruitless), this.#retry, this.random), retryAfterOf(wrapped))
     this.#cancelRetry = this.clock.setTimer(() => this.#connect(), delayMs)
     this.events.emit('lost', { error: wrapped, unacknowledged: this.#books.open.size, delayMs })
+  }
+
+  /** A predicate of the caller's that throws answers no. */
+  #isRetryable(error: unknown): boolean {
+    try {
+      return this.#retry.retryable(error)
+    } catch {
+      return false
+    }
   }
 
   #failAll(error: unknown, peer: string): void {

@@ -50,7 +50,8 @@ export class PoolChannel<Client extends GrpcClient> {
 
   /** Its state; starts connecting if it is idle. */
   connect(): GrpcChannelState {
-    return channelStateOf(this.#channel, true)
+    const state = this.state()
+    return state === 'idle' ? channelStateOf(this.#channel, true) : state
   }
 
   stats(): { channel: number; address: string; state: GrpcChannelState; inFlight: number; calls: number } {

@@ -538,6 +538,33 @@ describe('misuse', () => {
     expect(stream.stats()).toMatchObject({ offered: 5, rejected: 5, streams: 0 })
   })
 
+  it('of retryable, which throws, means no', async () => {
+    const stream = new AckedStream(open, {
+      ...good,
+      retry: {
+        retryable: () => {
+          throw new Error('no idea')
+        },
+      },
+    })
+
+    await expect(stream.send('a')).rejects.toMatchObject({ cause: new Error('never') })
+  })
+
+  it('of message, which aborts its own caller, sends nothing', async () => {
+    const controller = new AbortController()
+    const stream = new AckedStream(open, {
+      ...good,
+      message: (key: string, id) => {
+        controller.abort('enough')
+        return { id, key }
+      },
+    })
+
+    await expect(stream.send('a', { signal: controller.signal })).rejects.toBe('enough')
+    expect(stream.stats()).toMatchObject({ rejected: 1, streams: 0 })
+  })
+
   it('of open, which throws, fails like a stream', async () => {
     const stream = new AckedStream(open, { ...good, retry: { attempts: 2, delayMs: 1 } })
 
