@@ -20,7 +20,10 @@ export interface SpillwayErrorOptions {
   retryable?: boolean
   /** How long to wait before the next try, in milliseconds, where that is known. */
   retryAfterMs?: number
-  /** Whether the work may have been done in spite of the error: a timeout, a lost connection. */
+  /**
+   * Whether the work may have been done in spite of the error: a timeout, a lost connection. Left out, it is what the `cause`
+   * says; without a cause, false.
+   */
   outcomeUnknown?: boolean
 }
 
@@ -41,15 +44,15 @@ export class SpillwayError extends Error {
   readonly retryable: boolean
   /** How long to wait before the next try, in milliseconds, where that is known. */
   readonly retryAfterMs: number | undefined
-  /** Whether the work may have been done in spite of the error. */
-  readonly outcomeUnknown: boolean
+  /** Whether the work may have been done in spite of the error; undefined where only the `cause` can tell. */
+  readonly outcomeUnknown: boolean | undefined
 
   constructor(code: SpillwayErrorCode, message: string, options: SpillwayErrorOptions = {}) {
     super(message, 'cause' in options ? { cause: options.cause } : undefined)
     this.code = code
     this.retryable = options.retryable ?? false
     this.retryAfterMs = options.retryAfterMs
-    this.outcomeUnknown = options.outcomeUnknown ?? false
+    this.outcomeUnknown = options.outcomeUnknown ?? (options.cause === undefined ? false : undefined)
   }
 
   // An accessor: off the error's own keys, known when the stack is captured, safe from minifiers, and, unlike a static

@@ -60,7 +60,8 @@ function leavesOpen(error: unknown): boolean {
   let current = error
   for (let depth = 0; depth < maxDepth && typeof current === 'object' && current !== null; depth++) {
     if (isSpillwayError(current)) {
-      if (current.outcomeUnknown) return true
+      // Whoever made the error knows best: a connection that was refused in the end may have been lost before.
+      if (current.outcomeUnknown !== undefined) return current.outcomeUnknown
     } else {
       const { name, code, message } = current as { name?: unknown; code?: unknown; message?: unknown }
       // A gRPC status is a small number, so it counts only on an error that looks like one of gRPC's.

@@ -87,3 +87,11 @@ test('the engine asks: a lost connection is not retried, a refused one is', asyn
 
   expect(calls).toEqual({ ECONNRESET: 1, ECONNREFUSED: 3 })
 })
+
+test('an error of ours that says so is believed over its cause, one that does not is judged by it', () => {
+  const cause = coded('ECONNRESET')
+
+  expect(isOutcomeUnknown(new StoreError('never sent', { cause, outcomeUnknown: false }))).toBe(false)
+  expect(isOutcomeUnknown(new StoreError('lost', { cause }))).toBe(true)
+  expect(isOutcomeUnknown(new StoreError('refused', { cause: coded('ECONNREFUSED') }))).toBe(false)
+})
