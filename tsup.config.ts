@@ -17,6 +17,8 @@ export default defineConfig({
   sourcemap: true,
   clean: true,
   treeshake: false,
+  // Node's own modules under their full names, which other runtimes tell from packages.
   removeNodeProtocol: false,
+  external: [/^node:/],
   dts: { compilerOptions: { ignoreDeprecations: '6.0' } },
 })

@@ -125,7 +125,7 @@ function method({ rounds, seconds, connections, keys, pace }: Comparison): strin
   return [
     `wrk sends increments over ${connections} connections, from a process of its own; gateway, counter service, Redis and Postgres are
 processes of their own on the same machine, which they share with the load.`,
-    `Every target takes its turn in each of ${rounds} rounds of ${seconds} s; the figures are the rounds' medians.`,
+    `Every target takes its turn ${rounds === 1 ? 'once' : `in each of ${rounds} rounds`}, for ${seconds} s; the figures are the rounds' medians.`,
     `Keys rotate over ${whole(keys)} counters, then there is one hot key, then ${whole(pace)} requests a second are asked for, below what
 any target can do.`,
     'Look at the ratios: the requests a second depend on the machine.',

@@ -23,7 +23,7 @@ was answered. Without REDIS_URL and DATABASE_URL it starts servers of its own.
 
   --rounds N     how often each target takes its turn, 1 to 20 (3)
   --seconds N    how long each run lasts, 1 to 60 (5)
-  --pace N       requests a second of the run below saturation (1000)
+  --pace N       requests a second of the run below saturation (500)
   --only TEXT    only targets whose name contains this text; may be given more than once
   --out DIR      where the report goes (.cache/load/report)
   --check        exit with 1 when an aim is missed
@@ -190,7 +190,7 @@ function readArguments() {
       options: {
         rounds: { type: 'string', default: '3' },
         seconds: { type: 'string', default: '5' },
-        pace: { type: 'string', default: '1000' },
+        pace: { type: 'string', default: '500' },
         only: { type: 'string', multiple: true, default: [] },
         out: { type: 'string' },
         check: { type: 'boolean', default: false },
