@@ -4,7 +4,6 @@ import {
   Server,
   ServerCredentials,
   type ServerUnaryCall,
-  type ServerWritableStream,
   type ServiceError,
   status,
 } from '@grpc/grpc-js'
@@ -51,7 +50,7 @@ export async function startCounterServer(parts: CounterServerParts, address: str
     batchIncrement: unary<BatchIncrementRequest, BatchIncrementReply>((call) => {
       const { batchId, store, keys, deltas, answers } = call.request
       const increments = incrementsOf(keys, deltas)
-      return applyBatch(storeOf(store), increments, contextOf(batchId, call), answers)
+      return applyBatch(storeOf(store), increments, contextOf(batchId, signalOfCall(call)), answers)
     }),
     get: unary<GetRequest, GetReply>(async ({ request }) => {
       return { values: await storeOf(request.store).getMany(request.keys) }
@@ -125,9 +124,10 @@ function streamIncrements(
   return (call) => {
     let unacknowledged = 0
     let ended = false
+    const signalOf = signalOfCall(call)
     const apply = async ({ id, keys, deltas }: StreamIncrement): Promise<StreamAcknowledgement> => {
       const increments = incrementsOf(keys, deltas)
-      const context = contextOf(id, call as unknown as ServerWritableStream<unknown, unknown>)
+      const context = contextOf(id, signalOf)
       const [answers] = await Promise.all([durable.increment(increments, context), live.increment(increments, context)])
       const refusals = answers.flatMap((answer, index) =>
         answer instanceof Error ? [{ index, message: answer.message }] : [],
@@ -175,24 +175,31 @@ function incrementsOf(keys: readonly string[], deltas: readonly number[]): Count
 }
 
 /** A batch that a gateway retries is another attempt at the same one; which one it is, the gateway knows. */
-function contextOf(
-  batchId: string,
-  call: { cancelled: boolean; once(event: 'cancelled', listener: () => void): unknown },
-): BatchContext {
+function contextOf(batchId: string, signalOf: () => AbortSignal): BatchContext {
   if (batchId === '') throw statusError(status.INVALID_ARGUMENT, 'a batch needs an id')
-  let controller: AbortController | undefined
   return {
     batchId,
     attempt: 1,
     get signal() {
-      if (controller === undefined) {
-        controller = new AbortController()
-        const abort = (): void => controller?.abort(new Error('the caller has gone'))
-        if (call.cancelled) abort()
-        else call.once('cancelled', abort)
-      }
-      return controller.signal
+      return signalOf()
     },
+  }
+}
+
+/** A signal that aborts when a call is cancelled; made when first asked for, and one for all of a stream's messages. */
+function signalOfCall(call: {
+  cancelled: boolean
+  once(event: 'cancelled', listener: () => void): unknown
+}): () => AbortSignal {
+  let controller: AbortController | undefined
+  return () => {
+    if (controller === undefined) {
+      controller = new AbortController()
+      const abort = (): void => controller?.abort(new Error('the caller has gone'))
+      if (call.cancelled) abort()
+      else call.once('cancelled', abort)
+    }
+    return controller.signal
   }
 }
 

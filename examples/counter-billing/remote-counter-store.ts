@@ -22,19 +22,27 @@ export class RemoteCounterStore implements CounterStore {
   }
 
   async increment(increments: readonly CounterIncrement[], context: BatchContext): Promise<(number | Error)[]> {
-    const { values, refusals } = await this.#apply(increments, context, true)
-    const answers: (number | Error)[] = [...values]
-    for (const { index, message } of refusals) answers[index] = refused(message)
+    const answers: (number | Error)[] = increments.map((increment) => problemOf(increment) ?? 0)
+    const places = increments.map((_, index) => index).filter((index) => answers[index] === 0)
+    const sent = places.map((place) => increments[place] as CounterIncrement)
+    const { values, refusals } = await this.#apply(sent, context, true)
+    for (const [index, place] of places.entries()) answers[place] = values[index] ?? 0
+    for (const { index, message } of refusals) answers[places[index] as number] = refused(message)
     return answers
   }
 
   async add(sums: ReadonlyMap<string, number>, context: BatchContext): Promise<RefusedIncrement[]> {
     const increments = Array.from(sums, ([key, delta]) => ({ key, delta }))
-    const { refusals } = await this.#apply(increments, context, false)
-    return refusals.flatMap(({ index, message }) => {
-      const increment = increments[index]
-      return increment === undefined ? [] : [{ ...increment, error: refused(message) }]
+    const sent = increments.filter((increment) => problemOf(increment) === undefined)
+    const { refusals } = await this.#apply(sent, context, false)
+    const here = increments.flatMap((increment) => {
+      const error = problemOf(increment)
+      return error === undefined ? [] : [{ ...increment, error }]
     })
+    const there = refusals.map(({ index, message }) => {
+      return { ...(sent[index] as CounterIncrement), error: refused(message) }
+    })
+    return [...here, ...there]
   }
 
   async getMany(keys: readonly string[]): Promise<readonly number[]> {
@@ -50,6 +58,13 @@ export class RemoteCounterStore implements CounterStore {
     const deltas = increments.map(({ delta }) => delta)
     return this.#pool.call('batchIncrement', { batchId, store: this.#store, keys, deltas, answers }, { signal })
   }
+}
+
+/** What a message can't carry: it would arrive as something else. */
+function problemOf({ key, delta }: CounterIncrement): StoreError | undefined {
+  if (!Number.isSafeInteger(delta)) return refused(`a delta must be a whole number that is exact, got ${delta}`)
+  if (key.includes('\0') || /[\uD800-\uDFFF]/u.test(key)) return refused(`${JSON.stringify(key)} is no text to store`)
+  return undefined
 }
 
 function refused(message: string): StoreError {

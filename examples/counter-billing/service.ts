@@ -14,8 +14,8 @@ export const defaultPort = 8080
 export const defaultGrpcPort = 50_051
 export const defaultAcknowledgement: Acknowledgement = 'accepted'
 
-/** How long a gateway waits for a counter service to be there. */
-const warmUpMs = 10_000
+/** How long a gateway waits for a counter service to be there, unless told otherwise. */
+const defaultWarmUpMs = 10_000
 
 /** Something that runs, and what `closeOnExit` closes of it, in this order. */
 export interface Running {
@@ -49,7 +49,9 @@ export async function startCounterService(options: CounterServiceOptions): Promi
 
 export interface GatewayServiceOptions extends CountersOptions {
   /** Where the counters are: stores in this process, or the `host:port` of a counter service. */
-  counters: { live: CounterStore; durable: CounterStore } | { address: string; channels?: number | undefined }
+  counters:
+    | { live: CounterStore; durable: CounterStore }
+    | { address: string; channels?: number | undefined; warmUpMs?: number | undefined }
   host?: string | undefined
   /** The ports to try, in this order; 0 is any free one. */
   ports?: readonly number[] | undefined
@@ -91,7 +93,7 @@ interface Connection {
 /** Connects to the counter service, if the stores aren't here. */
 async function connect(counters: GatewayServiceOptions['counters']): Promise<Connection> {
   if ('live' in counters) return { stores: counters }
-  const { address, channels = 2 } = counters
+  const { address, channels = 2, warmUpMs = defaultWarmUpMs } = counters
   const pool = new GrpcChannelPool((options) => counterClient(address, options), { name: 'counter-service', channels })
   try {
     await pool.warmUp({ deadlineMs: warmUpMs })
