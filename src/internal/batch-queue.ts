@@ -287,10 +287,10 @@ export class BatchQueue<E extends Entry> {
     queued.push(...this.#held.keys())
     const lots = runs
       .flatMap((run) => run.open)
-      .map(({ portion, attempting }) => ({
+      .map(({ portion, inDoubt }) => ({
         portion,
         left: portion.entries.filter((entry) => !entry.done),
-        error: attempting ? maybeDone : neverDone,
+        error: inDoubt ? maybeDone : neverDone,
       }))
     // What never left is given up as if it had been one last batch.
     const rest = new Portion(queued, this.#setting.clock.now(), this.#host.newBatchId)

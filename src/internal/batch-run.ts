@@ -48,6 +48,8 @@ export class Portion<E extends Entry> {
   readonly startedAt: number
   /** How many attempts were made. */
   attempts = 0
+  /** The error of the latest attempt that may have done the work in spite of it. */
+  doubt: { readonly error: unknown } | undefined
   readonly #makeId: () => string
   #id: string | undefined
 
@@ -147,10 +149,11 @@ export class BatchRun<E extends Entry> {
     return this.#portion
   }
 
-  /** What hasn't been settled, and whether the user's function may still be at work on it. */
-  get open(): readonly { readonly portion: Portion<E>; readonly attempting: boolean }[] {
-    const rest = this.#rest.map((portion) => ({ portion, attempting: false })).reverse()
-    return [{ portion: this.#portion, attempting: this.#current !== undefined }, ...rest]
+  /** What hasn't been settled, and whether the work may have been done. */
+  get open(): readonly { readonly portion: Portion<E>; readonly inDoubt: boolean }[] {
+    const rest = this.#rest.map((portion) => ({ portion, inDoubt: false })).reverse()
+    const { doubt } = this.#portion
+    return [{ portion: this.#portion, inDoubt: this.#current !== undefined || doubt !== undefined }, ...rest]
   }
 
   /** Makes the next attempt, unless nobody waits for it any more. */
@@ -223,6 +226,7 @@ export class BatchRun<E extends Entry> {
 
   #failed(error: unknown): void {
     this.#endAttempt()
+    if (isOutcomeUnknown(error)) this.#portion.doubt = { error }
     if (this.#mayRetry(error)) this.#backOff(error)
     else this.#fail(error)
   }
@@ -237,6 +241,7 @@ export class BatchRun<E extends Entry> {
     )
     this.#host.recordTimeout()
     attempt.expired = true
+    this.#portion.doubt = { error }
     this.#cancelTimer = host.setTimer(() => {
       this.#host.recordOverrun()
       this.#afterExpiry()
@@ -286,7 +291,8 @@ export class BatchRun<E extends Entry> {
   #fail(error: unknown): void {
     if (this.#over) return
     const halves = this.#mayBisect(error) ? this.#halve() : undefined
-    if (halves === undefined) this.#host.recordFailure(this.#portion, error)
+    // A later attempt that surely did nothing takes nothing away from what an earlier one may have done.
+    if (halves === undefined) this.#host.recordFailure(this.#portion, (this.#portion.doubt ?? { error }).error)
     else this.#rest.push(...halves)
     this.#next()
   }
@@ -294,7 +300,7 @@ export class BatchRun<E extends Entry> {
   #mayBisect(error: unknown): boolean {
     return (
       this.#host.policy.bisect &&
-      !isOutcomeUnknown(error) &&
+      this.#portion.doubt === undefined &&
       !isSpillwayError(error, 'ERR_CIRCUIT_OPEN') &&
       !isSpillwayError(error, 'ERR_BATCH_RESULT')
     )

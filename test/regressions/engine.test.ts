@@ -1,4 +1,4 @@
-import { AsyncBatcher, AsyncWriteBuffer, systemClock } from 'spillway'
+import { AsyncBatcher, AsyncWriteBuffer, StoreError, systemClock } from 'spillway'
 import { closeOnExit } from 'spillway/process'
 import { FakeClock } from 'spillway/testing'
 import { describe, expect, test } from 'vitest'
@@ -247,6 +247,64 @@ test('an abort never calls the batch function on its own stack', async () => {
 
   expect(calledInside.length).toBeGreaterThan(3)
   expect(calledInside).not.toContain(true)
+})
+
+describe('an attempt that may have done the work', () => {
+  const lost = new StoreError('the answer was lost', { outcomeUnknown: true })
+  const refused = new StoreError('no connection', { outcomeUnknown: false })
+
+  test('is what callers hear of when later ones surely did nothing', async () => {
+    const clock = new FakeClock()
+    const process = async (_items: string[], { attempt }: { attempt: number }): Promise<string[]> => {
+      throw attempt === 1 ? lost : refused
+    }
+    const options = { clock, idempotent: true, retry: { attempts: 3, delayMs: 10 } }
+    const batcher = new AsyncBatcher(process, options)
+    const failed: unknown[] = []
+    batcher.on('failed', ({ error }) => failed.push(error))
+
+    const answer = batcher.add('a').catch((error: unknown) => error)
+    await clock.advance(100)
+
+    expect(await answer).toBe(lost)
+    expect(failed).toEqual([lost])
+  })
+
+  test('keeps its batch from being sent again in halves, under other ids', async () => {
+    const clock = new FakeClock()
+    const ids: string[] = []
+    const process = async (_items: string[], context: { attempt: number; batchId: string }): Promise<string[]> => {
+      ids.push(context.batchId)
+      throw context.attempt === 1 ? lost : refused
+    }
+    const batcher = new AsyncBatcher(process, {
+      clock,
+      idempotent: true,
+      bisect: true,
+      retry: { attempts: 2, delayMs: 10 },
+    })
+
+    for (const item of ['a', 'b', 'c']) batcher.add(item)
+    await clock.advance(100)
+
+    expect(ids).toHaveLength(2)
+    expect(new Set(ids).size).toBe(1)
+  })
+
+  test('leaves the outcome open when close gives up the back-off after it', async () => {
+    const clock = new FakeClock()
+    let calls = 0
+    const process = (): Promise<string[]> => (calls++ === 0 ? Promise.reject(lost) : new Promise(() => {}))
+    const options = { clock, idempotent: true, random: () => 0.99, retry: { attempts: 3, delayMs: 1000 } }
+    const batcher = new AsyncBatcher(process, options)
+
+    const answer = batcher.add('a').catch((error: unknown) => error)
+    await clock.advance(1)
+    batcher.close({ timeoutMs: 5 })
+    await clock.advance(5)
+
+    expect(await answer).toMatchObject({ code: 'ERR_CLOSED', outcomeUnknown: true })
+  })
 })
 
 test('a batch that everybody gave up says nothing of having been settled', async () => {
