@@ -31,9 +31,6 @@ import { serveSuite } from './harness/suite-process.ts'
 const increments = 2000
 const callers = 100
 
-if (isMainThread) await serveSuite(contests())
-else serve()
-
 /** The server: a sum, and nothing else. */
 function serve(): void {
   let sum = 0
@@ -177,3 +174,6 @@ function contests(): Contest[] {
     { ...common, name: 'a stream of batches', contenders: [streamed, unary({ timesFaster: 20 })] },
   ]
 }
+
+if (isMainThread) await serveSuite(contests())
+else serve()

@@ -20,6 +20,8 @@ async function connect(): Promise<pg.Pool> {
   server = await startPostgres()
   if (server === undefined) throw new Error('there is no PostgreSQL')
   pool = new pg.Pool({ connectionString: server.url, max: connections })
+  // The server goes away under idle connections at the end.
+  pool.on('error', () => undefined)
   return pool
 }
 

@@ -138,7 +138,15 @@ async function bundle(names: readonly string[]): Promise<{ files: Map<string, st
   // The example's protocol looks for it beside itself.
   copyFileSync(join(root, 'examples/counter-billing/counter.proto'), join(cache, 'counter.proto'))
   const imports = Object.values(metafile.outputs).flatMap((output) => output.imports)
-  const packages = imports.map(({ path }) => path).filter((path) => !path.startsWith('node:'))
+  const packages = imports
+    .map(({ path }) => path)
+    .filter((path) => !path.startsWith('node:') && !path.startsWith('.'))
+    .map((path) =>
+      path
+        .split('/')
+        .slice(0, path.startsWith('@') ? 2 : 1)
+        .join('/'),
+    )
   return {
     files: new Map(names.map((name) => [name, join(cache, `${name}.mjs`)])),
     packages: [...new Set(packages)].sort(),
