@@ -326,9 +326,12 @@ export class RedisPool<C extends PoolableClient> extends ClosableComponent<Redis
       this.#settle(use, 'failed', () => use.reject(error))
     }
     if (!this.#pool.isBorrowedResource(slot)) return
-    slot.reason = connection.broken ? 'broken' : 'use failed'
-    if (succeeded && !connection.broken) await this.#pool.release(slot)
-    else await this.#pool.destroy(slot)
+    if (succeeded && !connection.broken) {
+      await this.#pool.release(slot)
+    } else {
+      slot.reason = connection.broken ? 'broken' : 'use failed'
+      await this.#pool.destroy(slot)
+    }
   }
 
   /** A connection that works, or a failure to make one that began after this call did. */
@@ -400,6 +403,7 @@ export class RedisPool<C extends PoolableClient> extends ClosableComponent<Redis
       ? signal.reason
       : new StoreError(`${this.name}: no connection after ${this.#connectRetries + 1} attempts: ${message}`, {
           cause: error,
+          outcomeUnknown: false,
         })
     return { serial, connection: undefined, error: wrapped, reason: 'broken' }
   }
