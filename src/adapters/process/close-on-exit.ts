@@ -1,4 +1,6 @@
+import { writeSync } from 'node:fs'
 import { constants } from 'node:os'
+import { inspect } from 'node:util'
 import { checkDuration, checkOptions, failOption, maxDurationMs, valueOr } from '../../core/options.js'
 
 /** What {@link closeOnExit} closes: every closable component of this package, and anything shaped like one. */
@@ -122,7 +124,7 @@ class ExitWatch {
     // Somebody else decides whether the process goes on.
     if (applicationListens('uncaughtException')) return
     const isFirstWatch = process.listeners('uncaughtException')[0] === this.#onUncaught
-    if (isFirstWatch) console.error(error)
+    if (isFirstWatch) print(error)
     process.exitCode ||= 1
     if (this.#closing !== undefined) return
     void this.#closeAll().then(() => {
@@ -151,10 +153,10 @@ class ExitWatch {
       try {
         const report = await within(component.close({ timeoutMs }), Math.min(timeoutMs + graceMs, maxDurationMs))
         const abandoned = (report as { abandoned?: unknown } | null | undefined)?.abandoned
-        if (report === tooLate) console.error(`closing ${name} took longer than ${Math.round(timeoutMs)} ms`)
-        else if (typeof abandoned === 'number' && abandoned > 0) console.error(`closing ${name} gave up ${abandoned}`)
+        if (report === tooLate) print(`closing ${name} took longer than ${Math.round(timeoutMs)} ms`)
+        else if (typeof abandoned === 'number' && abandoned > 0) print(`closing ${name} gave up ${abandoned}`)
       } catch (error) {
-        console.error(`closing ${name} failed:`, error)
+        print(`closing ${name} failed:`, error)
       }
     }
   }
@@ -164,9 +166,21 @@ class ExitWatch {
       try {
         component.flushSync?.()
       } catch (error) {
-        console.error(`flushing ${component.name ?? 'a component'} failed:`, error)
+        print(`flushing ${component.name ?? 'a component'} failed:`, error)
       }
     }
+  }
+}
+
+/**
+ * Writes to stderr past the stream: where nobody reads it any more, a stream's own error would be the next uncaught exception, to
+ * be printed in its turn, for ever.
+ */
+function print(...parts: readonly unknown[]): void {
+  try {
+    writeSync(2, `${parts.map((part) => (typeof part === 'string' ? part : inspect(part))).join(' ')}\n`)
+  } catch {
+    // There is nowhere to say it.
   }
 }
 
