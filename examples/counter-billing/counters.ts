@@ -83,17 +83,20 @@ export class Counters {
         name: 'live-writes',
         // An outage of the live store must not cost the durable one anything, so there is more room to wait in.
         capacity: capacity * 10,
-        maxWaitMs: 20,
+        maxWaitMs: 50,
         timeoutMs: 2_000,
         idempotent: live.idempotent,
       },
     )
-    // Writers that share counters only wait for each other's locks: one is faster than four, and while it is busy the
-    // next batch gathers, so that nobody waits for a clock.
-    const answers = { maxBatchSize: Math.min(500, capacity), capacity, concurrency: 1 }
+    // While a call is out, the next batch gathers: load makes batches larger, and nobody waits for a clock when it is quiet. One
+    // call at a time is best where calls are short. A commit waits for the disk, so a second one may leave after 2 ms; more of
+    // them would only wait for each other's locks.
+    const answers = { maxBatchSize: Math.min(500, capacity), capacity }
     this.durableAnswers = new AsyncBatcher((increments, context) => durable.increment(increments, context), {
       ...answers,
       name: 'durable-answers',
+      concurrency: 2,
+      maxWaitMs: 2,
       timeoutMs: 10_000,
       idempotent: durable.idempotent,
       retry: retry ?? { attempts: 6, delayMs: 50, maxDelayMs: 1_000 },
@@ -101,6 +104,7 @@ export class Counters {
     this.liveAnswers = new AsyncBatcher((increments, context) => live.increment(increments, context), {
       ...answers,
       name: 'live-answers',
+      concurrency: 1,
       timeoutMs: 2_000,
       idempotent: live.idempotent,
       retry: retry ?? { attempts: 4, delayMs: 20, maxDelayMs: 500 },

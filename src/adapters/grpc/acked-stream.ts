@@ -1,5 +1,5 @@
 import { ClosableComponent, type ComponentOptions, type FlushReport } from '../../core/component.js'
-import { ClosedError, FullError, isSpillwayError } from '../../core/errors.js'
+import { ClosedError, FullError, isSpillwayError, StoreError } from '../../core/errors.js'
 import {
   checkCount,
   checkDuration,
@@ -383,6 +383,7 @@ export class AckedStream<Item, Message, Ack> extends ClosableComponent<AckedStre
     let stream: GrpcDuplex<Message, Ack>
     try {
       stream = this.#openStream()
+      if (typeof stream?.on !== 'function') failOption('open', 'must open a stream', stream)
     } catch (error) {
       this.#fruitless++
       this.#recordLost(error, 'unopened')
@@ -475,7 +476,7 @@ export class AckedStream<Item, Message, Ack> extends ClosableComponent<AckedStre
   /** Opens the next stream after a while, or fails everything. */
   #recordLost(error: unknown, peer: string, final = false): void {
     this.#lost++
-    const wrapped = this.#wrap(error, peer, true)
+    const wrapped = isSpillwayError(error) ? error : this.#wrap(error, peer, true)
     if (final || !this.#isRetryable(wrapped) || this.#fruitless >= this.#retry.attempts) {
       this.#fruitless = 0
       this.#failAll(error, peer)
@@ -501,7 +502,7 @@ export class AckedStream<Item, Message, Ack> extends ClosableComponent<AckedStre
       this.#settle(entry, 'failed')
       entry.reject(this.#wrap(error, peer, entry.writes > 0))
     }
-    this.#recordFailed(entries, this.#wrap(error, peer, true))
+    this.#recordFailed(entries, isSpillwayError(error) ? error : this.#wrap(error, peer, true))
   }
 
   #recordFailed(entries: readonly Entry<Item, Message, Ack>[], error: unknown): void {
@@ -510,8 +511,18 @@ export class AckedStream<Item, Message, Ack> extends ClosableComponent<AckedStre
 
   /** An error of our own stays what it is; any other is wrapped once. */
   #wrap(error: unknown, address: string, sent: boolean): unknown {
-    if (isSpillwayError(error)) return error
-    return new GrpcCallError(error, { name: this.name, method: 'the stream', address, sent })
+    if (!isSpillwayError(error)) {
+      return new GrpcCallError(error, { name: this.name, method: 'the stream', address, sent, stream: true })
+    }
+    if (!sent || error.outcomeUnknown) return error
+    // It says why there is no other stream, not what became of the message on an earlier one.
+    const { message, retryable, retryAfterMs } = error
+    return new StoreError(`${this.name}: the stream was lost: ${message}`, {
+      cause: error,
+      retryable,
+      outcomeUnknown: true,
+      ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+    })
   }
 
   // ── timers ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -169,6 +169,21 @@ interface OpenCall<Client extends GrpcClient> extends OpenEntry {
 }
 
 const maxChannels = 20
+/** What a client of grpc-js has beside the service's methods. */
+const ownMethods = {
+  close: 1,
+  getChannel: 1,
+  waitForReady: 1,
+  makeUnaryRequest: 1,
+  makeClientStreamRequest: 1,
+  makeServerStreamRequest: 1,
+  makeBidiStreamRequest: 1,
+}
+/** What makeGenericClientConstructor says of a method; other generated clients say nothing. */
+interface MethodKind {
+  readonly requestStream?: boolean
+  readonly responseStream?: boolean
+}
 const defaultWarmUpMs = 10_000
 /** grpc-js's word for a call that was cancelled by its own `cancel()`. */
 const cancelledHere = 'Cancelled on client'
@@ -310,7 +325,7 @@ export class GrpcChannelPool<Client extends GrpcClient> extends ClosableComponen
     options?: GrpcCallOptions,
   ): Promise<ResponseOf<Client, Method>> {
     try {
-      const channel = this.#admit(method, options)
+      const channel = this.#admit(method, options, false)
       const deadline = deadlineIn(valueOr(options?.timeoutMs, this.#timeoutMs))
       return handled(this.#callOn(channel, method, request, deadline, options))
     } catch (error) {
@@ -330,7 +345,7 @@ export class GrpcChannelPool<Client extends GrpcClient> extends ClosableComponen
     let channel: PoolChannel<Client>
     let stream: GrpcDuplex<never, unknown>
     try {
-      channel = this.#admit(method, options)
+      channel = this.#admit(method, options, true)
       const callOptions = options?.timeoutMs === undefined ? {} : { deadline: deadlineIn(options.timeoutMs) }
       const parameters = options?.metadata === undefined ? [callOptions] : [options.metadata, callOptions]
       stream = methodOf(channel.client, method)(...parameters) as GrpcDuplex<never, unknown>
@@ -349,7 +364,7 @@ export class GrpcChannelPool<Client extends GrpcClient> extends ClosableComponen
       stopListening?.()
       const cancelled = code === 1 && details === cancelledHere
       const settled = this.#settle(open, code === 0 ? 'succeeded' : cancelled ? 'aborted' : 'failed')
-      if (settled && code !== 0 && !cancelled) this.#recordFailed(open, this.#callError(open, stream, failure))
+      if (settled && code !== 0 && !cancelled) this.#recordFailed(open, this.#callError(open, stream, failure, true))
     })
     if (signal !== undefined) {
       stopListening = onAbort(signal, () => {
@@ -378,7 +393,7 @@ export class GrpcChannelPool<Client extends GrpcClient> extends ClosableComponen
       this.#books.reject()
       throw error
     }
-    const open = this.#open(channel, 'lease', () => cancel?.())
+    const open = this.#open(channel, 'lease', () => handled(Promise.resolve(cancel?.())))
     const outcomes = { success: 'succeeded', failure: 'failed', ignore: 'aborted' } as const
     const release = (outcome: keyof typeof outcomes): void => void this.#settle(open, outcomes[outcome])
     return {
@@ -437,7 +452,11 @@ export class GrpcChannelPool<Client extends GrpcClient> extends ClosableComponen
     for (const open of left) {
       const message = `${this.name}: closed before ${open.method} to ${open.channel.address} was answered`
       this.#settle(open, 'failed')
-      open.giveUp(new ClosedError(message, { outcomeUnknown: true }))
+      try {
+        open.giveUp(new ClosedError(message, { outcomeUnknown: true }))
+      } catch {
+        // A callback of the caller's that throws must not keep the others from being given up.
+      }
     }
     return left.length
   }
@@ -448,7 +467,7 @@ export class GrpcChannelPool<Client extends GrpcClient> extends ClosableComponen
   }
 
   /** The channel for a new call. Throws what the caller is to be told. */
-  #admit(method: string, options: GrpcCallOptions | undefined): PoolChannel<Client> {
+  #admit(method: string, options: GrpcCallOptions | undefined, streams: boolean): PoolChannel<Client> {
     checkOptions('options', options)
     const signal = checkSignal(options?.signal)
     if (options?.timeoutMs !== undefined) checkDuration('timeoutMs', options.timeoutMs, 1)
@@ -458,6 +477,12 @@ export class GrpcChannelPool<Client extends GrpcClient> extends ClosableComponen
     if (this.#closed) throw this.#closedError()
     if (signal?.aborted) throw signal.reason
     const channel = this.#pick()
+    if (method in Object.prototype || method in ownMethods)
+      failOption('method', 'must be a method of the service', method)
+    const { requestStream, responseStream } = ((channel.client as Record<string, unknown>)[method] ?? {}) as MethodKind
+    if ((requestStream ?? streams) !== streams || (responseStream ?? streams) !== streams) {
+      failOption('method', `must be a ${streams ? 'bidirectional' : 'unary'} method`, method)
+    }
     if (typeof (channel.client as Record<string, unknown>)[method] !== 'function') {
       failOption('method', 'must be the name of a method of the client', method)
     }
@@ -600,13 +625,16 @@ export class GrpcChannelPool<Client extends GrpcClient> extends ClosableComponen
     })
   }
 
-  #callError(open: OpenCall<Client>, call: GrpcCall | undefined, error: unknown): GrpcCallError {
+  #callError(open: OpenCall<Client>, call: GrpcCall | undefined, error: unknown, stream = false): GrpcCallError {
     const { method, channel } = open
     // Until an attempt has a connection, its peer is the channel's target; one that was made before counts as sent.
     const earlier = (error as { metadata?: GrpcMetadata } | null)?.metadata?.get?.('grpc-previous-rpc-attempts') ?? []
+    // At a deadline the metadata doesn't tell of earlier attempts, but grpc-js's words do.
+    const retried = /previous attempts: \d/.test(String((error as { details?: unknown } | null)?.details))
     const sent =
-      call !== undefined && (earlier.length > 0 || call.getPeer() !== channel.client.getChannel().getTarget())
-    return new GrpcCallError(error, { name: this.name, method, address: channel.address, sent })
+      call !== undefined &&
+      (earlier.length > 0 || retried || call.getPeer() !== channel.client.getChannel().getTarget())
+    return new GrpcCallError(error, { name: this.name, method, address: channel.address, sent, stream })
   }
 
   #closedError(): ClosedError {

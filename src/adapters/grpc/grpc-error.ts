@@ -38,6 +38,8 @@ export interface FailedCall {
   readonly address: string
   /** Whether anything can have reached the server. */
   readonly sent: boolean
+  /** Whether it was a stream: its status says nothing about the messages before the one that it is about. */
+  readonly stream?: boolean
 }
 
 /** A `StoreError` (`ERR_STORE`) of a gRPC call; the original is in `cause`. */
@@ -60,9 +62,11 @@ export class GrpcCallError extends StoreError {
     const { status, details, metadata } = readError(cause)
     const statusName = statusNames[status] ?? 'UNKNOWN'
     const verdict = judge(statusName, details, metadata, call.sent)
+    const outcomeUnknown = call.stream ? call.sent : verdict.outcomeUnknown
     super(`${call.name}: ${call.method} to ${call.address} failed: ${statusName} (${status}): ${details}`, {
       cause,
       ...verdict,
+      outcomeUnknown,
     })
     this.status = status
     this.statusName = statusName

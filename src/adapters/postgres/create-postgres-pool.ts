@@ -207,6 +207,7 @@ class PoolClosing {
   #resolve!: (report: CloseReport) => void
   #deadline = Number.POSITIVE_INFINITY
   #timer: ReturnType<typeof setTimeout> | undefined
+  #poll: ReturnType<typeof setInterval> | undefined
   #ending = false
 
   constructor(pool: ManagedPool, clients: ReadonlySet<Destroyable>) {
@@ -231,10 +232,13 @@ class PoolClosing {
   #endWhenServed(): void {
     if (this.#ending) return
     if (this.#pool.waitingCount === 0) this.#end()
+    // One that gives up waiting, or whose connection fails, is no event of the pool.
+    else this.#poll ??= setInterval(() => this.#endWhenServed(), 50)
   }
 
   #end(): void {
     this.#ending = true
+    clearInterval(this.#poll)
     const drained = (): void => {
       clearTimeout(this.#timer)
       this.#resolve({ drained: true, abandoned: 0 })

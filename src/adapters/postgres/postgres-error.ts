@@ -42,11 +42,13 @@ export function storeError(action: string, error: unknown): SpillwayError {
     const neverSent = notQueryable.test(messageOf(error))
     return new StoreError(`${action} failed: ${messageOf(error)}`, { cause: error, outcomeUnknown: !neverSent })
   }
-  const final = finalAnswers.test(state) && !mendable.has(state)
+  // PgBouncer ends a session with a fatal 08P01, whatever the reason; the server itself refuses a statement so.
+  const ended = state === '08P01' && (error as { severity?: unknown }).severity === 'FATAL'
+  const final = !ended && finalAnswers.test(state) && !mendable.has(state)
   return new StoreError(`${action} ${final ? 'was refused' : 'failed'}: ${messageOf(error)} (SQLSTATE ${state})`, {
     cause: error,
     retryable: !final,
-    outcomeUnknown: lostSessions.test(state),
+    outcomeUnknown: ended || lostSessions.test(state),
   })
 }
 

@@ -162,7 +162,8 @@ export class QueryBatcher extends ClosableComponent<QueryBatcherEvents, QueryBat
   /**
    * Sends a query with the next batch.
    *
-   * @param values - what stands for `$1` and so on; copied.
+   * @param values - what stands for `$1` and so on. The list is copied and objects are turned into JSON at once; arrays, buffers and dates
+   * in it must not change until the query was sent.
    * @param options - `signal` takes the query out while it waits; once it was sent, it gives up its answer alone.
    * @returns rejects with `StoreError`, whose `outcomeUnknown` is true when the connection was lost; with `TimeoutError`,
    * `FullError`, `ClosedError`, `OptionError` or the signal's reason. A rejection that nobody looks at is no
@@ -384,6 +385,8 @@ class Pipeline {
       const { rows, rowCount } = result as { rows: unknown[]; rowCount?: number | null }
       this.#trip.set(index, { rows, rowCount: rowCount ?? 0 })
     } catch (error) {
+      // On its `query_timeout` pg destroys a pipelining connection, but hasn't marked it as broken yet.
+      if ((error as Error | null)?.message === 'Query read timeout') this.#broken ??= error as Error
       this.#trip.set(index, { error: storeError('a query', error) })
     }
   }
