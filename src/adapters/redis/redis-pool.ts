@@ -1,7 +1,7 @@
 import genericPool, { type Pool } from 'generic-pool'
 import { ClosableComponent, type ComponentOptions, type FlushReport } from '../../core/component.js'
-import { ClosedError, FullError, StoreError, TimeoutError } from '../../core/errors.js'
-import { checkCount, checkDuration, checkFunction, checkSignal, failOption, valueOr } from '../../core/options.js'
+import { ClosedError, FullError, isSpillwayError, StoreError, TimeoutError } from '../../core/errors.js'
+import { checkCount, checkDuration, checkFunction, checkOptions, checkSignal, valueOr } from '../../core/options.js'
 import { backoffMs } from '../../core/retry.js'
 import { onAbort } from '../../internal/abort.js'
 import { handled, rejected } from '../../internal/deferred.js'
@@ -16,7 +16,7 @@ export interface RedisPoolOptions extends ComponentOptions {
    */
   max?: number | undefined
   /**
-   * How many connections are kept, from the first use on. At most `max`.
+   * How many idle connections are kept, from the first use on. At most `max`, to which the default is lowered.
    *
    * @defaultValue 5
    */
@@ -28,7 +28,8 @@ export interface RedisPoolOptions extends ComponentOptions {
    */
   capacity?: number | undefined
   /**
-   * How long a use waits for a connection, in milliseconds, before it rejects with `TimeoutError`.
+   * How long a use waits for a connection that works, in milliseconds, before it rejects with `TimeoutError`. At least 1: the PING
+   * and the making of a connection count.
    *
    * @defaultValue 10_000
    */
@@ -52,7 +53,7 @@ export interface RedisPoolOptions extends ComponentOptions {
    */
   validateTimeoutMs?: number | undefined
   /**
-   * After how long an idle connection beyond `min` is ended, in milliseconds of real time.
+   * After how long an idle connection beyond `min` is ended, in milliseconds of real time, and up to half as long again.
    *
    * @defaultValue 60_000
    */
@@ -65,7 +66,7 @@ export interface RedisPoolEvents {
   connected: { readonly attempts: number }
   /** An attempt to connect failed; `attempt` counts from 1. */
   connectFailed: { readonly attempt: number; readonly error: unknown }
-  /** A connection was ended: broken, no longer usable, idle for too long, or its use failed. */
+  /** A connection was ended: broken or no longer usable, idle for too long, its use failed or was given up, or by `close`. */
   ended: { readonly reason: 'broken' | 'idle' | 'use failed' | 'closed' }
 }
 
@@ -107,12 +108,15 @@ interface Slot<C extends PoolableClient> {
   readonly serial: number
   readonly connection: PooledConnection<C> | undefined
   readonly error: unknown
-  reason: RedisPoolEvents['ended']['reason']
+  reason: RedisPoolEvents['ended']['reason'] | undefined
 }
 
 /**
  * A pool of exclusive connections, for what can't share one: blocking commands (BLPOP, XREADGROUP with BLOCK), WATCH with MULTI, SUBSCRIBE.
  * All else belongs on one shared client, which pipelines. Made by {@link createRedisPool}.
+ *
+ * A pool that isn't closed keeps the process alive for as long as it has connections: with `min: 0` until the last one has been idle
+ * for `idleTimeoutMs`, else for good. One that was never used doesn't.
  */
 export class RedisPool<C extends PoolableClient> extends ClosableComponent<RedisPoolEvents, RedisPoolStats> {
   /** The defaults of its options. */
@@ -164,7 +168,7 @@ export class RedisPool<C extends PoolableClient> extends ClosableComponent<Redis
       field: 'acquireTimeoutMs' | 'connectTimeoutMs' | 'validateTimeoutMs' | 'idleTimeoutMs',
       least: number,
     ): number => checkDuration(field, valueOr<number>(options[field], defaults[field]), least)
-    this.#acquireTimeoutMs = durationOf('acquireTimeoutMs', 0)
+    this.#acquireTimeoutMs = durationOf('acquireTimeoutMs', 1)
     this.#connectTimeoutMs = durationOf('connectTimeoutMs', 1)
     this.#validateTimeoutMs = durationOf('validateTimeoutMs', 1)
     this.#connectRetries = checkCount(
@@ -185,6 +189,8 @@ export class RedisPool<C extends PoolableClient> extends ClosableComponent<Redis
         // A constructor opens nothing: the first use does.
         autostart: false,
         testOnBorrow: true,
+        // The one used last first: in turn, a trickle of uses would keep all of them from ever being idle for long.
+        fifo: false,
         evictionRunIntervalMillis: Math.max(1, Math.ceil(idleTimeoutMs / 2)),
         numTestsPerEvictionRun: this.#max,
         softIdleTimeoutMillis: idleTimeoutMs,
@@ -207,7 +213,7 @@ export class RedisPool<C extends PoolableClient> extends ClosableComponent<Redis
     let signal: AbortSignal | undefined
     try {
       checkFunction('fn', fn)
-      if (options === null) failOption('options', 'must be an object', options)
+      checkOptions('options', options)
       signal = checkSignal(options?.signal)
     } catch (error) {
       return this.#refuse(error)
@@ -226,7 +232,9 @@ export class RedisPool<C extends PoolableClient> extends ClosableComponent<Redis
     this.#uses.add(use)
     this.#waiting.add(use)
     if (signal !== undefined) {
-      use.stopListening = onAbort(signal, () => this.#giveUp(use, 'aborted', signal.reason))
+      use.stopListening = onAbort(signal, () => {
+        this.#finish(use, 'aborted', () => use.reject(signal.reason), 'use failed')
+      })
     }
     use.cancelTimer = this.clock.setTimer(() => this.#timeOut(use), this.#acquireTimeoutMs)
     this.#takeTurns()
@@ -267,7 +275,12 @@ export class RedisPool<C extends PoolableClient> extends ClosableComponent<Redis
 
   protected override abandon(): number {
     const left = [...this.#uses]
-    for (const use of left) this.#giveUp(use, 'failed', new ClosedError(`${this.name} was closed before this was done`))
+    for (const use of left) {
+      const error = new ClosedError(`${this.name} was closed before this was done`, {
+        outcomeUnknown: use.slot !== undefined,
+      })
+      this.#finish(use, 'failed', () => use.reject(error), 'closed')
+    }
     return left.length
   }
 
@@ -288,50 +301,54 @@ export class RedisPool<C extends PoolableClient> extends ClosableComponent<Redis
       if (this.#turns >= this.#max) return
       this.#waiting.delete(use)
       this.#turns++
-      this.#serve(use).then(() => {
-        this.#turns--
-        this.#takeTurns()
-      })
+      void this.#serve(use)
     }
   }
 
-  /** Never rejects. Ends once the connection is given back or ended. */
+  /** Never rejects. */
   async #serve(use: Use<C>): Promise<void> {
-    let slot: Slot<C> | undefined
+    let slot: Slot<C>
     try {
       slot = await this.#borrow()
     } catch (error) {
-      this.#settle(use, 'failed', () => use.reject(error))
+      this.#turns--
+      this.#finish(use, 'failed', () => use.reject(error))
       return
     }
-    const { connection } = slot
-    if (connection === undefined) {
-      const { error } = slot
-      await this.#pool.destroy(slot)
-      this.#settle(use, 'failed', () => use.reject(error))
-      return
-    }
-    if (use.settled) {
-      await this.#pool.release(slot)
+    const { connection, error } = slot
+    if (connection === undefined || use.settled) {
+      void (connection === undefined ? this.#pool.destroy(slot) : this.#pool.release(slot))
+      this.#turns--
+      this.#finish(use, 'failed', () => use.reject(error))
       return
     }
     use.slot = slot
     use.cancelTimer?.()
-    let succeeded = false
     try {
       const value = await use.fn(connection.client)
-      succeeded = true
-      this.#settle(use, 'succeeded', () => use.resolve(value))
+      this.#finish(use, 'succeeded', () => use.resolve(value))
     } catch (error) {
-      this.#settle(use, 'failed', () => use.reject(error))
+      this.#finish(use, 'failed', () => use.reject(error), 'use failed')
     }
-    if (!this.#pool.isBorrowedResource(slot)) return
-    if (succeeded && !connection.broken) {
-      await this.#pool.release(slot)
-    } else {
-      slot.reason = connection.broken ? 'broken' : 'use failed'
-      await this.#pool.destroy(slot)
+  }
+
+  /**
+   * Settles a use, and in the same turn of the event loop passes its connection on, so that its caller finds it free. It doesn't wait
+   * for the function of a use that was given up: that may never settle, and its connection is ended.
+   *
+   * @param reason - why the connection can't be kept.
+   */
+  #finish(use: Use<C>, as: 'succeeded' | 'failed' | 'aborted', act: () => void, reason?: Slot<C>['reason']): void {
+    this.#settle(use, as, act)
+    const { slot } = use
+    if (slot !== undefined) {
+      use.slot = undefined
+      this.#turns--
+      slot.reason = slot.connection?.broken ? 'broken' : reason
+      // Neither rejects for what is borrowed.
+      void (slot.reason === undefined ? this.#pool.release(slot) : this.#pool.destroy(slot))
     }
+    this.#takeTurns()
   }
 
   /** A connection that works, or a failure to make one that began after this call did. */
@@ -344,22 +361,13 @@ export class RedisPool<C extends PoolableClient> extends ClosableComponent<Redis
     }
   }
 
-  #giveUp(use: Use<C>, as: 'aborted' | 'failed', reason: unknown): void {
-    this.#settle(use, as, () => use.reject(reason))
-    const { slot } = use
-    if (slot === undefined || !this.#pool.isBorrowedResource(slot)) return
-    slot.reason = this.#closed ? 'closed' : 'use failed'
-    // Never rejects for what is borrowed.
-    void this.#pool.destroy(slot)
-  }
-
   #timeOut(use: Use<C>): void {
     const error = new TimeoutError(
       `${this.name}: no connection within ${this.#acquireTimeoutMs} ms (${this.#live} of ${this.#max} exist)`,
       this.#acquireTimeoutMs,
       { outcomeUnknown: false },
     )
-    this.#giveUp(use, 'failed', error)
+    this.#finish(use, 'failed', () => use.reject(error))
   }
 
   #settle(use: Use<C>, as: 'succeeded' | 'failed' | 'aborted', act: () => void): void {
@@ -390,12 +398,14 @@ export class RedisPool<C extends PoolableClient> extends ClosableComponent<Redis
         this.#books.connected++
         this.#live++
         if (this.events.has('connected')) this.events.emit('connected', { attempts: attempt })
-        return { serial, connection, error: undefined, reason: 'closed' }
+        return { serial, connection, error: undefined, reason: undefined }
       } catch (failure) {
         connection?.end()
         error = failure
         this.#books.connectFailures++
         if (this.events.has('connectFailed')) this.events.emit('connectFailed', { attempt, error })
+        // What isn't a client for one server won't be one at the next attempt.
+        if (isSpillwayError(error, 'ERR_OPTION')) return { serial, connection: undefined, error, reason: undefined }
       }
     }
     const message = error instanceof Error ? error.message : String(error)
@@ -405,7 +415,7 @@ export class RedisPool<C extends PoolableClient> extends ClosableComponent<Redis
           cause: error,
           outcomeUnknown: false,
         })
-    return { serial, connection: undefined, error: wrapped, reason: 'broken' }
+    return { serial, connection: undefined, error: wrapped, reason: undefined }
   }
 
   /** The caller's function, bounded: a client that comes too late is ended. */
@@ -462,9 +472,9 @@ export class RedisPool<C extends PoolableClient> extends ClosableComponent<Redis
 
   async #end(slot: Slot<C>): Promise<void> {
     if (slot.connection === undefined) return
+    const reason = slot.reason ?? (slot.connection.broken ? 'broken' : this.#closed ? 'closed' : 'idle')
     slot.connection.end()
     this.#live--
-    const reason = slot.reason === 'closed' && !this.#closed ? 'idle' : slot.reason
     if (this.events.has('ended')) this.events.emit('ended', { reason })
   }
 }
@@ -472,8 +482,8 @@ export class RedisPool<C extends PoolableClient> extends ClosableComponent<Redis
 /**
  * Makes a pool of exclusive connections. It opens none before its first use.
  *
- * @param create - makes a client of ioredis or node-redis for one server, connected or not. Let it not reconnect by itself
- * (`retryStrategy: () => null`, `reconnectStrategy: false`): after a break, a transaction would go on without its WATCH.
+ * @param create - makes a client of ioredis or node-redis for one server, connected or not. It is the pool's from then on, which takes
+ * a `retryStrategy` off: a client that reconnects would go on with a transaction without its WATCH. So one that broke is ended.
  * @throws OptionError when an option is wrong.
  *
  * @example
@@ -481,7 +491,7 @@ export class RedisPool<C extends PoolableClient> extends ClosableComponent<Redis
  * import { Redis } from 'ioredis'
  * import { createRedisPool } from 'spillway/redis'
  *
- * const pool = createRedisPool(() => new Redis('redis://127.0.0.1:6379', { retryStrategy: () => null }), { max: 10, min: 0 })
+ * const pool = createRedisPool(() => new Redis('redis://127.0.0.1:6379'), { max: 10, min: 0 })
  * const job = await pool.use((client) => client.blpop('jobs', 5))
  * await pool.close({ timeoutMs: 5000 })
  * ```
