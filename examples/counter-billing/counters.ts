@@ -72,7 +72,7 @@ export class Counters {
       async (sums, context) => {
         for (const { key, delta, error } of await durable.add(sums, context)) this.#lose([[key, delta]], error)
       },
-      { ...writes, name: 'durable-writes', maxWaitMs: 50, timeoutMs: 10_000, idempotent: durable.idempotent },
+      { ...writes, name: 'durable-writes', maxWaitMs: 100, timeoutMs: 10_000, idempotent: durable.idempotent },
     )
     this.liveWrites = new AsyncWriteBuffer(
       async (sums, context) => {
@@ -83,7 +83,7 @@ export class Counters {
         name: 'live-writes',
         // An outage of the live store must not cost the durable one anything, so there is more room to wait in.
         capacity: capacity * 10,
-        maxWaitMs: 50,
+        maxWaitMs: 100,
         timeoutMs: 2_000,
         idempotent: live.idempotent,
       },
