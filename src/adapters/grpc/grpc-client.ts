@@ -58,10 +58,13 @@ export interface GrpcDuplex<Message, Answer> extends GrpcCall {
   write(message: Message): boolean
   /** Half-closes: no more messages follow. */
   end(): unknown
-  /** Listens to what arrives, to its end, and to the call's status. */
+  /** Listens to what arrives. */
   on(event: 'data', listener: (answer: Answer) => void): unknown
+  /** Listens to why it failed. */
   on(event: 'error', listener: (error: Error) => void): unknown
+  /** Listens to the call's status, which comes last. */
   on(event: 'status', listener: (status: { readonly code: number; readonly details: string }) => void): unknown
+  /** Listens to the end of what arrives, or to when more can be written. */
   on(event: 'end' | 'drain', listener: () => void): unknown
 }
 

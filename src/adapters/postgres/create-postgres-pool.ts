@@ -33,6 +33,7 @@ export interface ManagedPool {
   readonly waitingCount: number
   /** Adds a listener. */
   on(event: 'error', listener: (error: Error) => void): unknown
+  /** Listens to what becomes of connections. */
   on(event: 'connect' | 'remove' | 'acquire' | 'release', listener: (first: never, second: never) => void): unknown
   /** Closes its connections, each once it was given back. */
   end(): Promise<void>
