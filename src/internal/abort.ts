@@ -1,3 +1,5 @@
+import { handled } from './deferred.js'
+
 const watches = new WeakMap<AbortSignal, Watch>()
 
 /**
@@ -13,6 +15,15 @@ export function onAbort(signal: AbortSignal, listener: () => void): () => void {
     watches.set(signal, watch)
   }
   return watch.add(listener)
+}
+
+/** Settles as the work does, or rejects with the signal's reason as soon as it aborts; the work then goes on unheard. */
+export function orAbort<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return work
+  return new Promise<T>((resolve, reject) => {
+    const stop = onAbort(signal, () => reject(signal.reason))
+    handled(work).then(resolve, reject).finally(stop)
+  })
 }
 
 /** All that listens to one signal. */

@@ -163,8 +163,3 @@ export class Batch<E extends Entry> {
     this.#gone = 0
   }
 }
-
-/** Whether two keys are the same to a Map: NaN equals itself, and 0 equals -0. */
-export function sameKey(a: unknown, b: unknown): boolean {
-  return a === b || (Number.isNaN(a) && Number.isNaN(b))
-}

@@ -11,7 +11,7 @@ import {
 } from '../../core/options.js'
 import type { BatchContext, CounterIncrement, CounterStore, RefusedIncrement } from '../../core/ports.js'
 import { backoffMs, type RetryOptions, type RetryPolicy, resolveRetry } from '../../core/retry.js'
-import { onAbort } from '../../internal/abort.js'
+import { orAbort } from '../../internal/abort.js'
 import { type CounterSum, invalidIncrement, maxCounter, refusal } from '../../internal/counter-batch.js'
 import { handled } from '../../internal/deferred.js'
 import { type CounterStatements, counterStatements, indexSuffix, parseBigints } from './counter-statements.js'
@@ -545,13 +545,4 @@ function arrayText(values: readonly (number | null)[]): string {
 
 function storeErrorOnce(action: string, error: unknown): Error {
   return error instanceof StoreError ? error : storeError(action, error)
-}
-
-/** Settles as the work does, or rejects as soon as the signal aborts; the work then goes on unheard. */
-function orAbort<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (signal === undefined) return work
-  return new Promise<T>((resolve, reject) => {
-    const stop = onAbort(signal, () => reject(signal.reason))
-    handled(work).then(resolve, reject).finally(stop)
-  })
 }

@@ -1,7 +1,7 @@
 import { StoreError } from '../../core/errors.js'
 import { checkCount, checkDuration, checkOptions, failOption, valueOr } from '../../core/options.js'
 import type { BatchContext, CounterIncrement, CounterStore, RefusedIncrement } from '../../core/ports.js'
-import { onAbort } from '../../internal/abort.js'
+import { orAbort } from '../../internal/abort.js'
 import { invalidIncrement, refusal, validSums } from '../../internal/counter-batch.js'
 import { bucketOf } from './counter-bucket.js'
 import { applyBatch, fixLayout, notCounter, outOfRange } from './counter-scripts.js'
@@ -196,17 +196,17 @@ export class RedisCounterStore implements CounterStore {
     take: (portion: Portion, texts: readonly string[]) => void,
   ): Promise<void> {
     if (!this.#layoutFixed) {
-      await unlessAborted(signal, this.#fixLayout())
+      await orAbort(this.#fixLayout(), signal)
       signal.throwIfAborted()
     }
     const [first] = portions
     if (portions.length === 1) {
-      const texts = await unlessAborted(signal, this.#apply(operation, first as Portion, batchId))
+      const texts = await orAbort(this.#apply(operation, first as Portion, batchId), signal)
       take(first as Portion, texts)
       return
     }
     const parts = portions.map((portion) => this.#apply(operation, portion, batchId))
-    const outcomes = await unlessAborted(signal, Promise.allSettled(parts))
+    const outcomes = await orAbort(Promise.allSettled(parts), signal)
     const errors = outcomes.flatMap((outcome) => (outcome.status === 'rejected' ? [outcome.reason as StoreError] : []))
     if (errors.length > 0) throw this.#partly(operation, errors, outcomes.length)
     outcomes.forEach((outcome, i) => {
@@ -354,23 +354,6 @@ class Portions {
     portion.deltas.push(String(delta))
     portion.places.push(place)
   }
-}
-
-/** The promise's outcome, or the signal's reason if it aborts first; what comes later is nobody's. */
-function unlessAborted<T>(signal: AbortSignal, promise: Promise<T>): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const off = onAbort(signal, () => reject(signal.reason))
-    promise.then(
-      (value) => {
-        off()
-        resolve(value)
-      },
-      (error) => {
-        off()
-        reject(error)
-      },
-    )
-  })
 }
 
 function refusalOf(text: string, key: string): StoreError {
