@@ -1,3 +1,4 @@
+import { Metadata } from '@grpc/grpc-js'
 import {
   type BatchContext,
   type CounterIncrement,
@@ -7,6 +8,8 @@ import {
 } from 'spillway'
 import type { GrpcChannelPool } from 'spillway/grpc'
 import type { BatchIncrementReply, CounterClient, StoreName } from './protocol.ts'
+
+const patient = new Metadata({ waitForReady: true })
 
 export type CounterPool = GrpcChannelPool<CounterClient>
 
@@ -56,7 +59,10 @@ export class RemoteCounterStore implements CounterStore {
   ): Promise<BatchIncrementReply> {
     const keys = increments.map(({ key }) => key)
     const deltas = increments.map(({ delta }) => delta)
-    return this.#pool.call('batchIncrement', { batchId, store: this.#store, keys, deltas, answers }, { signal })
+    // Where nobody waits for an answer, the call waits for a connection: at close, retries follow each other at once, and a
+    // service that is about to be back must not cost what was accepted.
+    const options = answers ? { signal } : { signal, metadata: patient }
+    return this.#pool.call('batchIncrement', { batchId, store: this.#store, keys, deltas, answers }, options)
   }
 }
 
