@@ -23,9 +23,11 @@ export {
 } from './core/component.js'
 export {
   BatchResultError,
+  CircuitOpenError,
   ClosedError,
   FullError,
   isSpillwayError,
+  NoInstanceError,
   OptionError,
   SpillwayError,
   type SpillwayErrorCode,

@@ -144,6 +144,29 @@ export class TooLargeError extends SpillwayError {
 }
 
 /**
+ * `ERR_CIRCUIT_OPEN`: a circuit breaker turned the call away. `retryAfterMs` says when it next lets one through, where that is
+ * known. It has no stack: it is made for every call that an open circuit refuses, and says nothing about the code that called.
+ */
+export class CircuitOpenError extends SpillwayError {
+  constructor(message: string, options?: SpillwayErrorOptions) {
+    super('ERR_CIRCUIT_OPEN', message, { retryable: true, ...options })
+  }
+  override get name(): string {
+    return 'CircuitOpenError'
+  }
+}
+
+/** `ERR_NO_INSTANCE`: a load balancer has no instance to choose. */
+export class NoInstanceError extends SpillwayError {
+  constructor(message: string, options?: SpillwayErrorOptions) {
+    super('ERR_NO_INSTANCE', message, { retryable: true, ...options })
+  }
+  override get name(): string {
+    return 'NoInstanceError'
+  }
+}
+
+/**
  * `ERR_STORE`: a store, sink or other server behind a port failed. The original error is in `cause`; adapters say by
  * `outcomeUnknown` whether the work may have been done.
  */
