@@ -1,0 +1,24 @@
+import type { Member } from './algorithm.js'
+
+/**
+ * Carries an order of turns over to a new list: those that stay keep their place in it, whatever place the new list gives
+ * them, and the new ones wait at its end.
+ *
+ * @param order - the order so far.
+ * @param next - the index in it of the one whose turn is next.
+ * @returns the new order; the first one's turn is next.
+ */
+export function carryOver<M extends Member>(order: readonly M[], next: number, members: readonly M[]): M[] {
+  const waiting = new Map<string, M>()
+  for (const member of members) waiting.set(member.id, member)
+  const carried: M[] = []
+  for (let i = 0; i < order.length; i++) {
+    const { id } = order[(next + i) % order.length] as M
+    const member = waiting.get(id)
+    if (member === undefined) continue
+    carried.push(member)
+    waiting.delete(id)
+  }
+  for (const member of waiting.values()) carried.push(member)
+  return carried
+}
