@@ -12,6 +12,31 @@ export {
   type AsyncWriteBufferStats,
   type WriteFunction,
 } from './batcher/async-write-buffer.js'
+export { BreakerRegistry, type BreakerRegistryOptions } from './breaker/breaker-registry.js'
+export {
+  type BreakerSnapshot,
+  type BreakerState,
+  CircuitBreaker,
+  type CircuitBreakerEvents,
+  type CircuitBreakerOptions,
+  type CircuitBreakerStats,
+  type ExecuteContext,
+  type ExecuteOptions,
+  type OpenReason,
+  type Outcome,
+  type Permit,
+  type RecoveryOptions,
+} from './breaker/circuit-breaker.js'
+export {
+  type CountWindowOptions,
+  consecutive,
+  countWindow,
+  countWindowDefaults,
+  type TimeWindowOptions,
+  type TripPolicy,
+  timeWindow,
+  timeWindowDefaults,
+} from './breaker/trip-policy.js'
 export { type Clock, systemClock } from './core/clock.js'
 export {
   ClosableComponent,

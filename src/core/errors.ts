@@ -149,10 +149,22 @@ export class TooLargeError extends SpillwayError {
  */
 export class CircuitOpenError extends SpillwayError {
   constructor(message: string, options?: SpillwayErrorOptions) {
+    const limit = Error.stackTraceLimit
+    setStackTraceLimit(0)
     super('ERR_CIRCUIT_OPEN', message, { retryable: true, ...options })
+    setStackTraceLimit(limit)
   }
   override get name(): string {
     return 'CircuitOpenError'
+  }
+}
+
+/** Where the limit can't be set, in a hardened realm or on another engine, errors keep their stacks. */
+function setStackTraceLimit(limit: number): void {
+  try {
+    Error.stackTraceLimit = limit
+  } catch {
+    // Read-only.
   }
 }
 
