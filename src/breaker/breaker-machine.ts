@@ -145,6 +145,11 @@ export class BreakerMachine {
     return this.#isolations > 0
   }
 
+  /** Whether a first probe has been let through and the circuit is not decided yet. */
+  get probing(): boolean {
+    return this.#phase === 'half-open'
+  }
+
   get openings(): number {
     return this.#openings
   }
@@ -167,12 +172,13 @@ export class BreakerMachine {
   /** How long until it lets a call through at the latest; undefined where that isn't known, 0 where it would now. */
   retryAfterMs(): number | undefined {
     if (this.#isolations > 0) return undefined
-    const phase = this.phase()
-    if (phase === 'closed') return 0
-    if (phase === 'open') return this.#dueMs - this.#clock.now()
-    const [first] = this.#probes
-    if (first === undefined || this.#probes.length < this.#policy.halfOpenRequests) return 0
-    return first.leaseEndMs - this.#clock.now()
+    this.#catchUp()
+    if (this.#phase === 'closed') return 0
+    const now = this.#clock.now()
+    const [firstProbe] = this.#probes
+    const full = firstProbe !== undefined && this.#probes.length >= this.#policy.halfOpenRequests
+    const slotMs = full ? firstProbe.leaseEndMs - now : 0
+    return this.#phase === 'open' ? Math.max(0, this.#dueMs - now, slotMs) : slotMs
   }
 
   /** Admits a call, or counts it as rejected. */

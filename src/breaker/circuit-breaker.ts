@@ -461,14 +461,13 @@ export class CircuitBreaker extends Component<CircuitBreakerEvents, CircuitBreak
   }
 
   #refusal(): CircuitOpenError {
-    const { state, name } = this
-    const { retryAfterMs } = this
-    if (retryAfterMs === undefined) return new CircuitOpenError(`${name} is ${state}`)
-    const when = `${Math.ceil(retryAfterMs)} ms`
-    const message =
-      state === 'open'
-        ? `${name} is open and lets a call through in ${when}`
-        : `${name} is ${state}, with as many probes in flight as it allows for ${when} at most`
+    const { name } = this
+    const retryAfterMs = this.#machine.retryAfterMs()
+    if (retryAfterMs === undefined) return new CircuitOpenError(`${name} is isolated`)
+    const waitMs = Math.ceil(retryAfterMs)
+    const message = this.#machine.probing
+      ? `${name} is half-open and waits for its probes, for ${waitMs} ms at most`
+      : `${name} is open and lets a call through in ${waitMs} ms`
     return new CircuitOpenError(message, { retryAfterMs })
   }
 
