@@ -538,8 +538,11 @@ export class AckedStream<Item, Message, Ack> extends ClosableComponent<AckedStre
       this.#cancelAckTimer = undefined
       const stream = this.#stream
       if (stream === undefined) return
-      this.#onEnd(stream, statusError(4, `no acknowledgement for ${this.#ackTimeoutMs} ms`))
-      stream.cancel()
+      const details = `no acknowledgement for ${this.#ackTimeoutMs} ms`
+      this.#onEnd(stream, statusError(4, details))
+      // As what it is, so that whoever keeps books on streams or instances doesn't take it for the caller's own wish.
+      if (typeof stream.call?.cancelWithStatus === 'function') stream.call.cancelWithStatus(4, details)
+      else stream.cancel()
     }, this.#ackTimeoutMs)
   }
 

@@ -4,8 +4,8 @@ import type { LatencySnapshot } from '../../core/stats.js'
 import { type Deferred, deferred } from '../../internal/deferred.js'
 import { Histogram } from '../../internal/histogram.js'
 
-/** How something that was accepted ended. */
-export type Outcome = 'succeeded' | 'failed' | 'aborted'
+/** How something that was accepted ended; `rejected` is what turned out to have no place to go to. */
+export type Outcome = 'succeeded' | 'failed' | 'aborted' | 'rejected'
 
 /** Something accepted and not yet settled. */
 export interface OpenEntry {
@@ -57,8 +57,7 @@ export class CallBooks<Entry extends OpenEntry> {
   readonly #open = new Set<Entry>()
   readonly #latency = new Histogram()
   readonly #watches = new Set<Watch>()
-  readonly #ended: Record<Outcome, number> = { succeeded: 0, failed: 0, aborted: 0 }
-  #rejected = 0
+  readonly #ended: Record<Outcome, number> = { succeeded: 0, failed: 0, aborted: 0, rejected: 0 }
   #emptied: Deferred<void> | undefined
 
   constructor(clock: Clock) {
@@ -75,14 +74,14 @@ export class CallBooks<Entry extends OpenEntry> {
   }
 
   reject(): void {
-    this.#rejected++
+    this.#ended.rejected++
   }
 
   /** Settles an entry; returns false if it was settled before. */
   settle(entry: Entry, outcome: Outcome): boolean {
     if (!this.#open.delete(entry)) return false
     this.#ended[outcome]++
-    if (outcome !== 'aborted') this.#latency.record(this.#clock.now() - entry.at)
+    if (outcome === 'succeeded' || outcome === 'failed') this.#latency.record(this.#clock.now() - entry.at)
     for (const watch of this.#watches) if (watch.note(entry, outcome)) this.#watches.delete(watch)
     if (this.#open.size === 0) this.#emptied?.resolve()
     return true
@@ -104,9 +103,8 @@ export class CallBooks<Entry extends OpenEntry> {
   }
 
   counts(): CallCounts {
-    const { succeeded, failed, aborted } = this.#ended
+    const { succeeded, failed, aborted, rejected } = this.#ended
     const pending = this.#open.size
-    const rejected = this.#rejected
     return { offered: succeeded + failed + rejected + aborted + pending, succeeded, failed, rejected, aborted, pending }
   }
 

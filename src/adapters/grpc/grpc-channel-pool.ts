@@ -15,6 +15,7 @@ import type { LatencySnapshot } from '../../core/stats.js'
 import { onAbort } from '../../internal/abort.js'
 import { handled, rejected } from '../../internal/deferred.js'
 import { CallBooks, type CallCounts, type OpenEntry, type Outcome } from './call-books.js'
+import { checkCallOptions, type GrpcCallOptions, type GrpcStreamOptions } from './call-options.js'
 import { type GrpcKeepalive, type GrpcRetry, keepalivePresets, resolveChannelOptions } from './channel-options.js'
 import type {
   BidiMethod,
@@ -28,7 +29,7 @@ import type {
   StreamOf,
   UnaryMethod,
 } from './grpc-client.js'
-import { GrpcCallError } from './grpc-error.js'
+import { GrpcCallError, isCancelledHere } from './grpc-error.js'
 import { PoolChannel } from './pool-channel.js'
 
 /** How many channels a pool has, when it grows. */
@@ -73,19 +74,6 @@ export interface GrpcChannelPoolOptions extends ComponentOptions {
   /** More options of grpc-js for each channel; they win over those that the pool sets. */
   channelOptions?: ChannelOptions | undefined
 }
-
-/** Options of {@link GrpcChannelPool.call}. */
-export interface GrpcCallOptions {
-  /** Cancels the call, at the server too. */
-  signal?: AbortSignal | undefined
-  /** The deadline, which the server is told, in milliseconds from now, at least 1. The default is the pool's `timeoutMs`. */
-  timeoutMs?: number | undefined
-  /** The request's metadata. */
-  metadata?: GrpcMetadata | undefined
-}
-
-/** Options of {@link GrpcChannelPool.openStream}: as of a call, but without a deadline unless one is given. */
-export interface GrpcStreamOptions extends GrpcCallOptions {}
 
 /** Options of {@link GrpcChannelPool.warmUp}. */
 export interface WarmUpOptions {
@@ -168,6 +156,14 @@ interface OpenCall<Client extends GrpcClient> extends OpenEntry {
   giveUp(error: ClosedError): void
 }
 
+type Growth = Required<{ [K in keyof ChannelGrowth]: number }>
+
+/** The options of a pool, checked and with their defaults. */
+interface ResolvedPoolOptions extends Growth {
+  readonly timeoutMs: number
+  readonly channelOptions: ChannelOptions
+}
+
 const maxChannels = 20
 /** What a client of grpc-js has beside the service's methods. */
 const ownMethods = {
@@ -185,9 +181,6 @@ interface MethodKind {
   readonly responseStream?: boolean
 }
 const defaultWarmUpMs = 10_000
-/** grpc-js's word for a call that was cancelled by its own `cancel()`. */
-const cancelledHere = 'Cancelled on client'
-
 /**
  * Calls a gRPC service over several connections.
  *
@@ -243,17 +236,11 @@ export class GrpcChannelPool<Client extends GrpcClient> extends ClosableComponen
   constructor(makeClient: (channelOptions: ChannelOptions) => Client, options: GrpcChannelPoolOptions = {}) {
     super('grpc-channel-pool', options)
     this.#makeClient = checkFunction('makeClient', makeClient)
-    const { defaults } = GrpcChannelPool
-    const { min, max, maxStreamsPerChannel } = resolveGrowth(valueOr(options.channels, defaults.channels))
+    const { min, max, maxStreamsPerChannel, timeoutMs, channelOptions } = resolvePoolOptions(options)
     this.#max = max
     this.#maxStreamsPerChannel = maxStreamsPerChannel
-    this.#timeoutMs = checkDuration('timeoutMs', valueOr(options.timeoutMs, defaults.timeoutMs), 1)
-    this.#channelOptions = resolveChannelOptions({
-      keepalive: valueOr(options.keepalive, defaults.keepalive),
-      maxMessageBytes: valueOr(options.maxMessageBytes, defaults.maxMessageBytes),
-      retry: options.retry,
-      channelOptions: options.channelOptions,
-    })
+    this.#timeoutMs = timeoutMs
+    this.#channelOptions = channelOptions
     this.#books = new CallBooks(this.clock)
     try {
       while (this.#channels.length < min) this.#channels.push(this.#makeChannel(this.#channels.length))
@@ -362,7 +349,7 @@ export class GrpcChannelPool<Client extends GrpcClient> extends ClosableComponen
     })
     stream.on('status', ({ code, details }) => {
       stopListening?.()
-      const cancelled = code === 1 && details === cancelledHere
+      const cancelled = isCancelledHere(code, details)
       const settled = this.#settle(open, code === 0 ? 'succeeded' : cancelled ? 'aborted' : 'failed')
       if (settled && code !== 0 && !cancelled) this.#recordFailed(open, this.#callError(open, stream, failure, true))
     })
@@ -406,6 +393,11 @@ export class GrpcChannelPool<Client extends GrpcClient> extends ClosableComponen
       },
       [Symbol.dispose]: () => release('ignore'),
     }
+  }
+
+  /** Whether all of its channels have failed to connect and wait for their next try: a call would fail at once. */
+  get failing(): boolean {
+    return this.#channels.every((channel) => channel.state() === 'transient-failure')
   }
 
   /**
@@ -468,12 +460,7 @@ export class GrpcChannelPool<Client extends GrpcClient> extends ClosableComponen
 
   /** The channel for a new call. Throws what the caller is to be told. */
   #admit(method: string, options: GrpcCallOptions | undefined, streams: boolean): PoolChannel<Client> {
-    checkOptions('options', options)
-    const signal = checkSignal(options?.signal)
-    if (options?.timeoutMs !== undefined) checkDuration('timeoutMs', options.timeoutMs, 1)
-    if (options?.metadata !== undefined && typeof options.metadata?.get !== 'function') {
-      failOption('metadata', 'must be a Metadata of @grpc/grpc-js', options.metadata)
-    }
+    const signal = checkCallOptions(options)
     if (this.#closed) throw this.#closedError()
     if (signal?.aborted) throw signal.reason
     const channel = this.#pick()
@@ -660,7 +647,22 @@ function methodOf(client: GrpcClient, method: string): (...parameters: unknown[]
   return (...parameters) => found?.apply(client, parameters)
 }
 
-function resolveGrowth(channels: number | ChannelGrowth): Required<{ [K in keyof ChannelGrowth]: number }> {
+/** What a pool is made with: checks all of its options but those that every component has. @throws OptionError */
+export function resolvePoolOptions(options: GrpcChannelPoolOptions): ResolvedPoolOptions {
+  const { defaults } = GrpcChannelPool
+  return {
+    ...resolveGrowth(valueOr(options.channels, defaults.channels)),
+    timeoutMs: checkDuration('timeoutMs', valueOr(options.timeoutMs, defaults.timeoutMs), 1),
+    channelOptions: resolveChannelOptions({
+      keepalive: valueOr(options.keepalive, defaults.keepalive),
+      maxMessageBytes: valueOr(options.maxMessageBytes, defaults.maxMessageBytes),
+      retry: options.retry,
+      channelOptions: options.channelOptions,
+    }),
+  }
+}
+
+function resolveGrowth(channels: number | ChannelGrowth): Growth {
   if (typeof channels !== 'object') {
     const count = checkCount('channels', channels, 1, maxChannels)
     return { min: count, max: count, maxStreamsPerChannel: Number.POSITIVE_INFINITY }

@@ -64,8 +64,10 @@ export interface GrpcDuplex<Message, Answer> extends GrpcCall {
   on(event: 'error', listener: (error: Error) => void): unknown
   /** Listens to the call's status, which comes last. */
   on(event: 'status', listener: (status: { readonly code: number; readonly details: string }) => void): unknown
-  /** Listens to the end of what arrives, or to when more can be written. */
-  on(event: 'end' | 'drain', listener: () => void): unknown
+  /** Listens to the end of what arrives, to when more can be written, or to the head of the answer. */
+  on(event: 'end' | 'drain' | 'metadata', listener: () => void): unknown
+  /** The call beneath it, which can be cancelled with a status of one's own; where it isn't there, `cancel` is used. */
+  readonly call?: { cancelWithStatus(status: number, details: string): void }
 }
 
 /** The methods that a client has without being generated. */

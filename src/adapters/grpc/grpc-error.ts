@@ -28,6 +28,11 @@ export type GrpcStatusName = (typeof statusNames)[number]
 /** Every name but OK: what a retry policy may name. */
 export const errorStatusNames: readonly GrpcStatusName[] = statusNames.slice(1)
 
+/** Whether a call's status is grpc-js's word for its own `cancel()`. */
+export function isCancelledHere(status: number, details: string): boolean {
+  return status === 1 && details === 'Cancelled on client'
+}
+
 /** Which call failed, for a message and for whoever reads the error. */
 export interface FailedCall {
   /** The component that made the call. */
@@ -38,6 +43,8 @@ export interface FailedCall {
   readonly address: string
   /** Whether anything can have reached the server. */
   readonly sent: boolean
+  /** Whether an attempt before this one may have been done. */
+  readonly maybeDone?: boolean
   /** Whether it was a stream: its status says nothing about the messages before the one that it is about. */
   readonly stream?: boolean
 }
@@ -62,7 +69,7 @@ export class GrpcCallError extends StoreError {
     const { status, details, metadata } = readError(cause)
     const statusName = statusNames[status] ?? 'UNKNOWN'
     const verdict = judge(statusName, details, metadata, call.sent)
-    const outcomeUnknown = call.stream ? call.sent : verdict.outcomeUnknown
+    const outcomeUnknown = (call.maybeDone ?? false) || (call.stream ? call.sent : verdict.outcomeUnknown)
     super(`${call.name}: ${call.method} to ${call.address} failed: ${statusName} (${status}): ${details}`, {
       cause,
       ...verdict,

@@ -6,17 +6,30 @@ export {
   type SendOptions,
 } from './acked-stream.js'
 export type { CallCounts } from './call-books.js'
+export type { GrpcCallOptions, GrpcStreamOptions } from './call-options.js'
 export type { GrpcKeepalive, GrpcRetry } from './channel-options.js'
+export { classifyGrpcError, type GrpcVerdict } from './classify-grpc-error.js'
+export {
+  type GrpcBalancedCallOptions,
+  type GrpcBalancedLease,
+  type GrpcBalancedLeaseOptions,
+  type GrpcBalancedPick,
+  GrpcBalancedPool,
+  type GrpcBalancedPoolEvents,
+  type GrpcBalancedPoolOptions,
+  type GrpcBalancedPoolStats,
+  type GrpcBalancedStreamOptions,
+  type InstancePoolStats,
+} from './grpc-balanced-pool.js'
+export type { GrpcBalancer, GrpcBalancerLease } from './grpc-balancer.js'
 export {
   type ChannelGrowth,
   type ChannelLease,
   type ChannelStats,
-  type GrpcCallOptions,
   GrpcChannelPool,
   type GrpcChannelPoolEvents,
   type GrpcChannelPoolOptions,
   type GrpcChannelPoolStats,
-  type GrpcStreamOptions,
   type WarmUpOptions,
 } from './grpc-channel-pool.js'
 export type {
@@ -33,3 +46,5 @@ export type {
   UnaryMethod,
 } from './grpc-client.js'
 export { GrpcCallError, type GrpcStatusName } from './grpc-error.js'
+export type { RetireReason } from './instance-pools.js'
+export type { InstancesWarmUpOptions } from './instances-warm-up.js'
