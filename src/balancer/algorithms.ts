@@ -1,6 +1,13 @@
 import type { Clock } from '../core/clock.js'
 import type { Algorithm, AlgorithmName, Member } from './algorithms/algorithm.js'
+import { ConsistentHash } from './algorithms/consistent-hash.js'
+import { HashRing } from './algorithms/hash-ring.js'
+import { LeastConn } from './algorithms/least-conn.js'
+import { MaglevTable } from './algorithms/maglev-table.js'
+import { P2c } from './algorithms/p2c.js'
+import { PeakEwma } from './algorithms/peak-ewma.js'
 import { RoundRobin } from './algorithms/round-robin.js'
+import { SmoothWeighted } from './algorithms/smooth-weighted.js'
 
 export { type Algorithm, type AlgorithmName, algorithmNames, type Member } from './algorithms/algorithm.js'
 
@@ -14,6 +21,19 @@ export interface AlgorithmContext {
 }
 
 /** Makes an algorithm, without members yet. */
-export function createAlgorithm<M extends Member>(_name: AlgorithmName, _context: AlgorithmContext): Algorithm<M> {
-  return new RoundRobin()
+export function createAlgorithm<M extends Member>(name: AlgorithmName, context: AlgorithmContext): Algorithm<M> {
+  switch (name) {
+    case 'round_robin':
+      return new RoundRobin()
+    case 'weighted':
+      return new SmoothWeighted()
+    case 'least_conn':
+      return new LeastConn()
+    case 'p2c':
+      return new P2c(context.random)
+    case 'peak_ewma':
+      return new PeakEwma(context.random, context.clock)
+    case 'consistent_hash':
+      return new ConsistentHash(context.hash === 'ring' ? new HashRing() : new MaglevTable())
+  }
 }

@@ -1,32 +1,35 @@
 import type { Algorithm, Member } from './algorithm.js'
-import { carryOver } from './rotation.js'
+import { carryOver, sameList } from './member-order.js'
 
 /**
- * One after the other, whatever their weights. The turn goes on where it was when the list changes, in the order that it had:
- * a refresh never begins again with the first one, and nobody is passed over or picked twice because of it.
+ * One after the other, whatever their weights. When the list changes, the turn goes on where it was, in the order that it
+ * had: a refresh never begins again with the first one, and nobody is passed over or picked twice because of it.
  *
- * A member in slow start takes only that share of its turns which its weight is of its own full weight.
+ * A member in slow start takes only that share of its turns which its weight is of its full weight.
  */
 export class RoundRobin<M extends Member> implements Algorithm<M> {
   readonly timed = false
+  #list: readonly M[] = []
   #order: M[] = []
   #next = 0
-  /** The share of its turns that each member takes, and what it has saved up of one; undefined when all take all. */
-  #shares: Float64Array | undefined
-  #saved = new Map<string, number>()
+  /** The share of its turns that each takes, by its index in the order, or undefined while everyone takes all of them. */
+  #shares: number[] | undefined
+  /** What each has saved up of a turn. */
+  #saved: number[] = []
 
   update(members: readonly M[]): void {
-    this.#order = carryOver(this.#order, this.#next, members)
-    this.#next = 0
+    const saved = this.#shares === undefined ? undefined : new Map(this.#order.map(({ id }, i) => [id, this.#saved[i]]))
+    if (!sameList(members, this.#list)) {
+      this.#list = [...members]
+      this.#order = carryOver(this.#order, this.#next, members)
+      this.#next = 0
+    }
     this.#shares = sharesOf(this.#order)
-    const saved = this.#saved
-    this.#saved = new Map()
-    if (this.#shares === undefined) return
-    for (const { id } of this.#order) this.#saved.set(id, saved.get(id) ?? 0)
+    if (this.#shares !== undefined) this.#saved = this.#order.map(({ id }) => saved?.get(id) ?? 0)
   }
 
   pick(): M | undefined {
-    if (this.#shares !== undefined) this.#skipThoseInSlowStart(this.#shares)
+    if (this.#shares !== undefined) this.#passOver(this.#shares)
     const order = this.#order
     const at = this.#next
     this.#next = at + 1 < order.length ? at + 1 : 0
@@ -35,20 +38,55 @@ export class RoundRobin<M extends Member> implements Algorithm<M> {
 
   pickExcept(exclude: ReadonlySet<string>): M | undefined {
     const order = this.#order
-    const first = this.#next
-    let at = first
+    if (order.length === 0) return undefined
+    if (this.#shares !== undefined) this.#passOver(this.#shares)
+    let at = this.#next
     while (exclude.has((order[at] as M).id)) {
       at = at + 1 < order.length ? at + 1 : 0
-      if (at === first) return undefined
+      if (at === this.#next) return undefined
     }
-    return order[at]
+    this.#bringForward(at)
+    const picked = order[this.#next]
+    this.#next = this.#next + 1 < order.length ? this.#next + 1 : 0
+    return picked
   }
 
   settled(): void {}
 
-  #skipThoseInSlowStart(_shares: Float64Array): void {}
+  /** Moves on to the first one that takes its turn. Someone's share is 1, so that there is one within a round. */
+  #passOver(shares: readonly number[]): void {
+    const saved = this.#saved
+    for (;;) {
+      const at = this.#next
+      const sum = (saved[at] as number) + (shares[at] as number)
+      if (sum >= 1) {
+        saved[at] = sum - 1
+        return
+      }
+      saved[at] = sum
+      this.#next = at + 1 < shares.length ? at + 1 : 0
+    }
+  }
+
+  /** Lets the one at an index go before those whose turn came earlier: they keep theirs. */
+  #bringForward(index: number): void {
+    for (const list of [this.#order, this.#shares, this.#saved] as unknown[][]) {
+      if (list === undefined || list.length === 0) continue
+      const moved = list[index]
+      for (let at = index; at !== this.#next; ) {
+        const before = at === 0 ? list.length - 1 : at - 1
+        list[at] = list[before]
+        at = before
+      }
+      list[this.#next] = moved
+    }
+  }
 }
 
-function sharesOf<M extends Member>(_members: readonly M[]): Float64Array | undefined {
-  return undefined
+/** Each one's share relative to the largest, or undefined when all are the same. */
+function sharesOf(members: readonly Member[]): number[] | undefined {
+  if (members.every(({ weight, baseWeight }) => weight === baseWeight)) return undefined
+  const shares = members.map(({ weight, baseWeight }) => weight / baseWeight)
+  const largest = Math.max(...shares)
+  return shares.map((share) => share / largest)
 }

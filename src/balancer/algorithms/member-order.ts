@@ -22,3 +22,18 @@ export function carryOver<M extends Member>(order: readonly M[], next: number, m
   for (const member of waiting.values()) carried.push(member)
   return carried
 }
+
+/** Whether two lists hold the same members in the same order, so that at most weights have changed. */
+export function sameList<M extends Member>(list: readonly M[], other: readonly M[]): boolean {
+  if (list.length !== other.length) return false
+  for (let i = 0; i < list.length; i++) if (list[i] !== other[i]) return false
+  return true
+}
+
+/** Whether all weigh the same. */
+export function equalWeights(members: readonly Member[]): boolean {
+  for (let i = 1; i < members.length; i++) {
+    if ((members[i] as Member).weight !== (members[0] as Member).weight) return false
+  }
+  return true
+}
