@@ -3,7 +3,9 @@ import { defineConfig } from 'tsup'
 export default defineConfig({
   entry: {
     index: 'src/index.ts',
+    consul: 'src/adapters/consul/index.ts',
     grpc: 'src/adapters/grpc/index.ts',
+    http: 'src/adapters/http/index.ts',
     postgres: 'src/adapters/postgres/index.ts',
     process: 'src/adapters/process/index.ts',
     redis: 'src/adapters/redis/index.ts',
