@@ -1,5 +1,15 @@
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
 import { delimiter, dirname, join, resolve } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
@@ -15,6 +25,8 @@ export interface DebianBinaryOptions {
   readonly binary: string
   /** What makes it print its version and end. The default is `--version`. */
   readonly versionFlag?: string
+  /** The Debian release that has these packages (`bullseye`), where it isn't the machine's own. The mirror is the machine's. */
+  readonly suite?: string
   /** Where fetched packages lie. The default is `.cache/servers` of the repository. */
   readonly cache?: string
 }
@@ -56,7 +68,7 @@ export async function debianBinary(options: DebianBinaryOptions): Promise<FoundB
     // Another process may have fetched it between the look and the lock.
     const late = cached()
     if (late !== undefined) return late
-    fetchPackages(packages, home, lock.touch)
+    fetchPackages(packages, options.suite, home, lock.touch)
     return cached()
   } finally {
     lock.release()
@@ -131,15 +143,20 @@ function isStale(path: string): boolean {
   }
 }
 
-function fetchPackages(packages: readonly string[], home: string, touch: () => void): void {
+function fetchPackages(packages: readonly string[], suite: string | undefined, home: string, touch: () => void): void {
   const work = `${home}.${process.pid}.partial`
   rmSync(work, { recursive: true, force: true })
   mkdirSync(join(work, 'archives'), { recursive: true })
   try {
-    let fresh = false
+    const sources = suite === undefined ? [] : sourcesOf(suite, work)
+    if (sources === undefined) return
+    // The machine's lists are of its own release.
+    let fresh = suite !== undefined && updateLists(work, sources)
+    if (suite !== undefined && !fresh) return
     const download = (name: string): boolean => {
       touch()
-      return run(join(work, 'archives'), 'apt-get', [...sandbox(), ...lists(work, fresh), 'download', name])
+      const settings = [...sandbox(), ...lists(work, fresh), ...sources]
+      return run(join(work, 'archives'), 'apt-get', [...settings, 'download', name])
     }
     for (const choice of packages) {
       const names = choice.split('|')
@@ -147,7 +164,7 @@ function fetchPackages(packages: readonly string[], home: string, touch: () => v
       if (fresh) continue
       // Lists are missing or older than the mirror. Those of the machine stay as they are where one may not write them.
       touch()
-      fresh = updateLists(work)
+      fresh = updateLists(work, sources)
       if (fresh) names.some(download)
     }
     for (const archive of readdirSync(join(work, 'archives')).filter((name) => name.endsWith('.deb'))) {
@@ -173,10 +190,41 @@ function lists(work: string, fresh: boolean): string[] {
   return fresh ? ['-o', `Dir::State::lists=${join(work, 'lists')}`, '-o', `Dir::Cache=${join(work, 'apt')}`] : []
 }
 
-function updateLists(work: string): boolean {
+/**
+ * The settings by which apt looks at another release on the mirrors that this machine has its own from. Signatures are checked as
+ * ever, with the keys that Debian's machines have for all of its releases.
+ *
+ * @returns undefined where this is no Debian.
+ */
+function sourcesOf(suite: string, work: string): string[] | undefined {
+  const { ID: id, VERSION_CODENAME: own } = release()
+  if (id !== 'debian' || own === undefined) return undefined
+  const { stdout } = spawnSync('apt-get', ['update', '--print-uris'], { encoding: 'utf8', timeout: commandMs })
+  const mirrors = [...stdout.matchAll(/^'(\S+)\/dists\/([^/\s]+)\/InRelease'/gm)]
+    .filter(([, , named]) => named === own)
+    .map(([, mirror]) => mirror)
+  if (mirrors.length === 0) return undefined
+  const keyring = '/usr/share/keyrings/debian-archive-keyring.gpg'
+  const signed = existsSync(keyring) ? `[signed-by=${keyring}] ` : ''
+  const file = join(work, 'sources.list')
+  writeFileSync(file, mirrors.map((mirror) => `deb ${signed}${mirror} ${suite} main\n`).join(''))
+  return ['-o', `Dir::Etc::sourcelist=${file}`, '-o', `Dir::Etc::sourceparts=${join(work, 'none')}`]
+}
+
+/** What the machine says that it runs. */
+function release(): Record<string, string> {
+  try {
+    const lines = readFileSync('/etc/os-release', 'utf8').matchAll(/^(\w+)="?([^"\n]*)"?$/gm)
+    return Object.fromEntries([...lines].map(([, key, value]) => [key, value]))
+  } catch {
+    return {}
+  }
+}
+
+function updateLists(work: string, sources: readonly string[]): boolean {
   mkdirSync(join(work, 'lists', 'partial'), { recursive: true })
   mkdirSync(join(work, 'apt', 'archives', 'partial'), { recursive: true })
-  return run(work, 'apt-get', [...sandbox(), ...lists(work, true), 'update'])
+  return run(work, 'apt-get', [...sandbox(), ...lists(work, true), ...sources, 'update'])
 }
 
 function run(cwd: string, command: string, args: readonly string[]): boolean {
