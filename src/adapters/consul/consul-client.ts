@@ -45,8 +45,6 @@ export interface ConsulCall {
   /** How long the answer may take, where that isn't `timeoutMs` of the connection. */
   readonly timeoutMs?: number
   readonly signal: AbortSignal
-  /** Whether somebody waits for the answer, so that the process must live until it is there. */
-  readonly keepAlive: boolean
 }
 
 /** An answer with status 200. */
@@ -57,7 +55,8 @@ export interface ConsulAnswer {
 
 /**
  * Speaks HTTP with one agent. Each request has a connection of its own: one that is kept may be closed by the other side in the very
- * moment of its next use, and at a request a second a connection costs nothing.
+ * moment of its next use, and at a request a second a connection costs nothing. None keeps the process alive; whoever waits for one
+ * sees to that.
  */
 export class ConsulClient {
   /** The agent's address without a scheme, for messages. */
@@ -113,9 +112,9 @@ export class ConsulClient {
         settle(() => reject(transportError(undefined, { ...what, sent, limitMs })))
         request.destroy()
       }
-      const cancelTimer = this.#clock.setTimer(expire, limitMs, { keepAlive: call.keepAlive })
+      const cancelTimer = this.#clock.setTimer(expire, limitMs, { keepAlive: false })
       request.on('socket', (socket: Socket) => {
-        if (!call.keepAlive) socket.unref()
+        socket.unref()
         const connected = this.#url.protocol === 'https:' ? 'secureConnect' : 'connect'
         socket.once(connected, () => {
           sent = true

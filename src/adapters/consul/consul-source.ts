@@ -101,8 +101,8 @@ const longestWaitMs = 600_000
  * The healthy instances of a service in Consul, for a `LoadBalancer`. Each watch asks the agent's health endpoint with blocking
  * queries, by Consul's own rules for clients, and gives a list when what it says has changed.
  *
- * An error goes to `onError` and gives no list, so that the one there is stays in use. The process lives on for a watch until its
- * first list is there, and no longer.
+ * An error goes to `onError` and gives no list, so that the one there is stays in use. A watch doesn't keep the process alive by itself;
+ * `start` of a LoadBalancer does.
  *
  * @throws OptionError when an option is wrong.
  * @see https://developer.hashicorp.com/consul/api-docs/features/blocking

@@ -51,8 +51,6 @@ export class ConsulWatch {
   #index = 0
   /** The last list, in JSON. Undefined where the next one must be told whatever it is: at first, and after an error. */
   #told: string | undefined
-  /** Whether there was a list at all. Until then somebody waits for it, so that the process must live. */
-  #begun = false
   /** Blocking queries in a row that were cut or didn't block. */
   #strikes = 0
   /** A blocking query was cut: a strike, unless Consul itself turns out to be away. */
@@ -104,7 +102,6 @@ export class ConsulWatch {
       query,
       timeoutMs: client.timeoutMs + blockingMs,
       signal,
-      keepAlive: !this.#begun,
     })
     if (signal.aborted) return
     this.#accept(answer, asked, clock.now() - since)
@@ -140,7 +137,6 @@ export class ConsulWatch {
     const json = JSON.stringify(list)
     if (json === this.#told) return
     this.#told = json
-    this.#begun = true
     guarded(name, 'onList', () => onList(list))
   }
 
@@ -167,7 +163,7 @@ export class ConsulWatch {
 
   #wait(delayMs: number): Promise<void> {
     const { clock, signal } = this.#watcher
-    return pause(clock, delayMs, { signal, keepAlive: !this.#begun })
+    return pause(clock, delayMs, signal)
   }
 }
 

@@ -1,13 +1,8 @@
 import type { Clock } from '../../core/clock.js'
 import { onAbort } from '../../internal/abort.js'
 
-/** Waits, or until the signal aborts; it never rejects. */
-export function pause(
-  clock: Clock,
-  delayMs: number,
-  options: { readonly signal: AbortSignal; readonly keepAlive: boolean },
-): Promise<void> {
-  const { signal, keepAlive } = options
+/** Waits, or until the signal aborts; it never rejects, and doesn't keep the process alive. */
+export function pause(clock: Clock, delayMs: number, signal: AbortSignal): Promise<void> {
   if (signal.aborted || delayMs <= 0) return Promise.resolve()
   return new Promise((resolve) => {
     const done = (): void => {
@@ -15,7 +10,7 @@ export function pause(
       stopListening()
       resolve()
     }
-    const cancelTimer = clock.setTimer(done, delayMs, { keepAlive })
+    const cancelTimer = clock.setTimer(done, delayMs, { keepAlive: false })
     const stopListening = onAbort(signal, done)
   })
 }
