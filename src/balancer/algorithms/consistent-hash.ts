@@ -70,7 +70,8 @@ export class ConsistentHash<M extends Member> implements Algorithm<M> {
     const ids = owners.map(({ member }) => member.id)
     const weights = owners.map(({ weight }) => weight)
     this.#owners = owners.map(({ member }) => member)
-    if (owners.length === 0 || (sameValues(ids, this.#builtFrom.ids) && sameValues(weights, this.#builtFrom.weights))) return
+    if (owners.length === 0 || (sameValues(ids, this.#builtFrom.ids) && sameValues(weights, this.#builtFrom.weights)))
+      return
     this.#table.build(ids, weights)
     this.#builtFrom = { ids, weights }
   }

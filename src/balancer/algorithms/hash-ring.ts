@@ -66,8 +66,9 @@ export class HashRing implements OwnerTable {
     let place = 0
     let next = 0
     const put = (entry: number): void => {
-      points[place] = Math.floor(entry / ownersLimit)
-      owners[place++] = entry % ownersLimit
+      const point = Math.floor(entry / ownersLimit)
+      points[place] = point
+      owners[place++] = entry - point * ownersLimit
     }
     for (let i = 0; i < this.owners.length; i++) {
       const owner = staying[this.owners[i] as number] as number

@@ -1,9 +1,10 @@
 import type { Algorithm, Member } from './algorithm.js'
+import { FairTurns } from './fair-turns.js'
 import { carryOver, equalWeights, sameList } from './member-order.js'
 
 /**
  * The one with the fewest calls in flight for its weight, found by looking at all of them. Where several have equally few,
- * they take turns, in proportion to their weights, as in nginx's `least_conn`: an idle service is balanced too.
+ * they take turns, by weight where their weights differ, so that an idle service is balanced too.
  *
  * @see https://nginx.org/en/docs/http/ngx_http_upstream_module.html#least_conn
  */
@@ -11,22 +12,29 @@ export class LeastConn<M extends Member> implements Algorithm<M> {
   readonly timed = false
   #list: readonly M[] = []
   #order: M[] = []
+  /** Where a look begins: behind the one that was picked last. */
   #next = 0
-  /** What each has saved up towards winning a tie, by its index in the order; undefined while all weigh the same. */
-  #credits: number[] | undefined
+  /** How ties are settled; undefined while all weigh the same. */
+  #turns: FairTurns | undefined
 
   update(members: readonly M[]): void {
-    const credits = new Map(this.#credits?.map((credit, i) => [(this.#order[i] as M).id, credit]))
+    const before = this.#turns
+    const places = new Map(this.#order.map(({ id }, i) => [id, i]))
     if (!sameList(members, this.#list)) {
       this.#list = [...members]
       this.#order = carryOver(this.#order, this.#next, members)
       this.#next = 0
     }
-    this.#credits = equalWeights(members) ? undefined : this.#order.map(({ id }) => credits.get(id) ?? 0)
+    this.#turns = equalWeights(members) ? undefined : new FairTurns(this.#order.map(({ weight }) => weight))
+    if (this.#turns === undefined || before === undefined) return
+    for (let i = 0; i < this.#order.length; i++) {
+      const place = places.get((this.#order[i] as M).id)
+      if (place !== undefined) this.#turns.carryOver(i, before, place)
+    }
   }
 
   pick(): M | undefined {
-    if (this.#credits !== undefined) return this.#pickWeighted(this.#credits)
+    if (this.#turns !== undefined) return this.#pickByWeight(this.#turns, undefined)
     const order = this.#order
     const { length } = order
     const start = this.#next
@@ -40,7 +48,7 @@ export class LeastConn<M extends Member> implements Algorithm<M> {
       // Nobody has fewer than none.
       if (inFlight === 0) break
     }
-    if (least !== 0) {
+    if (least > 0) {
       for (let i = 0; i < start; i++) {
         const { inFlight } = order[i] as M
         if (inFlight >= least) continue
@@ -49,51 +57,50 @@ export class LeastConn<M extends Member> implements Algorithm<M> {
         if (inFlight === 0) break
       }
     }
-    this.#next = best + 1 < length ? best + 1 : 0
-    return order[best]
+    return this.#take(best)
   }
 
   pickExcept(exclude: ReadonlySet<string>): M | undefined {
-    if (this.#credits !== undefined) return this.#pickWeighted(this.#credits, exclude)
+    if (this.#turns !== undefined) return this.#pickByWeight(this.#turns, exclude)
     const order = this.#order
-    const { length } = order
     let best = -1
     let least = Number.POSITIVE_INFINITY
-    for (let i = 0, at = this.#next; i < length; i++, at = at + 1 < length ? at + 1 : 0) {
+    for (let i = 0, at = this.#next; i < order.length; i++, at = at + 1 < order.length ? at + 1 : 0) {
       const { inFlight, id } = order[at] as M
       if (inFlight >= least || exclude.has(id)) continue
       least = inFlight
       best = at
     }
-    if (best < 0) return undefined
-    this.#next = best + 1 < length ? best + 1 : 0
-    return order[best]
+    return best < 0 ? undefined : this.#take(best)
   }
 
   settled(): void {}
 
-  /** Finds the least load, then settles the tie among those who have it by smooth weighted round robin. */
-  #pickWeighted(credits: number[], exclude?: ReadonlySet<string>): M | undefined {
+  #take(index: number): M | undefined {
+    this.#next = index + 1 < this.#order.length ? index + 1 : 0
+    return this.#order[index]
+  }
+
+  #pickByWeight(turns: FairTurns, exclude: ReadonlySet<string> | undefined): M | undefined {
     const order = this.#order
-    let least: M | undefined
-    for (let i = 0; i < order.length; i++) {
-      const member = order[i] as M
-      if (least !== undefined && member.inFlight * least.weight >= least.inFlight * member.weight) continue
-      if (exclude?.has(member.id)) continue
-      least = member
-    }
-    if (least === undefined) return undefined
     let best = -1
-    let total = 0
+    let bestLoad = 0
+    let bestWeight = 0
     for (let i = 0; i < order.length; i++) {
-      const member = order[i] as M
-      if (member.inFlight * least.weight !== least.inFlight * member.weight) continue
-      if (exclude?.has(member.id)) continue
-      credits[i] = (credits[i] as number) + member.weight
-      total += member.weight
-      if (best < 0 || (credits[i] as number) > (credits[best] as number)) best = i
+      const { inFlight, weight, id } = order[i] as M
+      if (best >= 0) {
+        // Multiplied crosswise: a division would cost more, and round equal loads apart.
+        const load = inFlight * bestWeight
+        const least = bestLoad * weight
+        if (load > least || (load === least && !turns.isBefore(i, best))) continue
+      }
+      if (exclude?.has(id)) continue
+      best = i
+      bestLoad = inFlight
+      bestWeight = weight
     }
-    credits[best] = (credits[best] as number) - total
+    if (best < 0) return undefined
+    turns.take(best)
     return order[best]
   }
 }
