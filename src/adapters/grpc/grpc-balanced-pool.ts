@@ -40,8 +40,8 @@ export interface GrpcBalancedPoolOptions<Instance> extends Omit<GrpcChannelPoolO
    */
   channels?: GrpcChannelPoolOptions['channels']
   /**
-   * Where an instance is. When that changes under an id, the old pool drains and a new one is made. The default is made of
-   * what the instance has of the fields `address`, `host`, `port` and `url`; of one without any of them, its id.
+   * Where an instance is. When that changes under an id, the old pool drains and a new one is made. The default is the first
+   * that the instance has of `url`, `address`, `host` and `id`, with its `port` where it has one.
    */
   addressOf?: ((instance: Instance) => string) | undefined
   /**
@@ -93,13 +93,6 @@ export interface GrpcBalancedPoolEvents<Instance> {
   retired: { readonly instance: Instance; readonly address: string; readonly reason: RetireReason }
   /** A pool that had been retired is closed; `abandoned` calls were cancelled at `drainTimeoutMs`. */
   closed: { readonly instance: Instance; readonly address: string; readonly abandoned: number }
-  /** An attempt failed, and the balancer is asked for another one. It may refuse, for its retry budget. */
-  retried: {
-    readonly method: string
-    readonly instance: Instance
-    readonly attempt: number
-    readonly error: unknown
-  }
   /** A call or a stream failed; its caller was told. The instance is that of the last attempt. */
   failed: {
     readonly method: string
@@ -212,7 +205,7 @@ export class GrpcBalancedPool<
     resolvePoolOptions(poolOptions)
     this.#books = new CallBooks(this.clock)
     this.#pools = new InstancePools({
-      listed: () => this.#balancer.instances().map(({ instance }) => instance),
+      listed: () => this.#listed(),
       addressOf: (instance) => checkAddress(addressOf(instance)),
       makeClient,
       makePool: (make, id) => new GrpcChannelPool(make, { ...poolOptions, name: `${this.name}/${id}` }),
@@ -221,7 +214,6 @@ export class GrpcBalancedPool<
       onRetired: ({ instance, address }, reason) => this.events.emit('retired', { instance, address, reason }),
       onClosed: ({ instance, address }, { abandoned }) => this.events.emit('closed', { instance, address, abandoned }),
     })
-    this.#pools.update()
     this.#stopWatching = balancer.on('updated', () => this.#pools.update())
   }
 
@@ -242,7 +234,7 @@ export class GrpcBalancedPool<
           name: this.name,
           clock: this.clock,
           start: () => this.#balancer.start(),
-          instances: () => this.#balancer.instances().map(({ instance }) => instance),
+          instances: () => this.#listed(),
           poolOf: (instance) => this.#use(instance).pool,
           isListed: (instance) => this.#pools.has(instance.id),
           closing: this.#closing.signal,
@@ -384,6 +376,11 @@ export class GrpcBalancedPool<
     return this.#pools.close({ timeoutMs: 0 })
   }
 
+  /** The instances that take calls. */
+  #listed(): Instance[] {
+    return this.#balancer.instances().flatMap(({ instance, state }) => (state === 'draining' ? [] : [instance]))
+  }
+
   /** Throws what the caller is to be told. */
   #admit(options: (GrpcCallOptions & GrpcBalancedPick) | undefined): void {
     const signal = checkCallOptions(options)
@@ -429,11 +426,8 @@ export class GrpcBalancedPool<
         throw error
       }
     }
-    const mayRetry = (error: unknown): boolean => {
-      if (!this.#books.open.has(open) || (open.maybeDone && !idempotent) || !answers(retryable, error)) return false
-      if (open.attempts < (attempts ?? 1)) this.#recordRetried(open, error)
-      return true
-    }
+    const mayRetry = (error: unknown): boolean =>
+      this.#books.open.has(open) && (idempotent || !open.maybeDone) && answers(retryable, error)
     let running: PromiseLike<unknown>
     try {
       running = this.#balancer.run(attempt, { key, signal, attempts, retryable: mayRetry })
@@ -516,7 +510,7 @@ export class GrpcBalancedPool<
     stream.on('metadata', () => lease.release('success'))
     stream.on('status', ({ code, details }) => {
       const given = signal?.aborted === true || isCancelledHere(code, details)
-      lease.release(given ? 'ignore' : classifyStatus(code, details))
+      lease.release(given ? 'ignore' : classifyStatus(code, details), failure)
       const settled = this.#books.settle(open, code === 0 ? 'succeeded' : given ? 'aborted' : 'failed')
       if (!settled || code === 0 || given) return
       const address = stream.getPeer()
@@ -579,12 +573,6 @@ export class GrpcBalancedPool<
     const of = this.#pools.of(instance)
     this.#pools.used(of)
     return of
-  }
-
-  #recordRetried(open: OpenCall<Instance>, error: unknown): void {
-    if (!this.events.has('retried')) return
-    const { method, instance, attempts } = open
-    this.events.emit('retried', { method, instance: instance as Instance, attempt: attempts, error })
   }
 
   #recordFailed(open: OpenUse<Instance>, error: unknown): void {

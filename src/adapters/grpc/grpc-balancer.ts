@@ -5,8 +5,8 @@ type LeaseOutcome = 'success' | 'failure' | 'ignore'
 export interface GrpcBalancerLease<Instance> {
   /** The instance that was chosen. */
   readonly instance: Instance
-  /** Gives it back, and says how it did; only the first time counts. */
-  release(outcome?: LeaseOutcome): void
+  /** Gives it back, and says how it did and why it failed; only the first time counts. */
+  release(outcome?: LeaseOutcome, error?: unknown): void
 }
 
 /** What is needed of a `LoadBalancer`, which has it all. */
@@ -25,8 +25,8 @@ export interface GrpcBalancer<Instance extends { readonly id: string }> {
       retryable?: ((error: unknown) => boolean) | undefined
     },
   ): Promise<T>
-  /** The instances of the present list. */
-  instances(): readonly { readonly instance: Instance }[]
+  /** The instances that it knows; those that are `'draining'` take no more calls. */
+  instances(): readonly { readonly instance: Instance; readonly state: string }[]
   /** Tells that the list has changed. */
   on(event: 'updated', listener: () => void): () => void
 }

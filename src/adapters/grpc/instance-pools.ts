@@ -64,12 +64,15 @@ export class InstancePools<Instance extends { readonly id: string }, Client exte
   of(instance: Instance): InstancePool<Instance, Client> {
     const found = this.#open.get(instance.id)
     if (found?.instance === instance) return found
-    const address = this.#owner.addressOf(instance)
-    // Whoever chose it may know a list that we weren't told of yet.
     const listed = this.#listed.get(instance.id)
-    if (listed === undefined || this.#owner.addressOf(listed) !== address) this.update()
-    const current = this.#listed.get(instance.id) ?? instance
-    return this.#open.get(instance.id) ?? this.#make(current)
+    if (listed === undefined || this.#owner.addressOf(listed) !== this.#owner.addressOf(instance)) {
+      // Whoever chose it may know a list that we weren't told of yet.
+      this.update()
+    } else if (found !== undefined) {
+      found.instance = instance
+      return found
+    }
+    return this.#open.get(instance.id) ?? this.#make(this.#listed.get(instance.id) ?? instance)
   }
 
   /** To be called after each use: an instance that was chosen and had left before it was called keeps no pool. */
@@ -121,11 +124,11 @@ export class InstancePools<Instance extends { readonly id: string }, Client exte
   }
 }
 
-/** Where an instance is, by the fields that lists of instances have for it. */
+/** Where an instance is, by the fields that lists of instances have for it; where there are none, its id. */
 export function addressFieldsOf(instance: { readonly id: string }): string {
-  const { address, host, port, url } = instance as { readonly [field: string]: unknown }
-  const fields = [address, host, port, url].filter((field) => typeof field === 'string' || typeof field === 'number')
-  return fields.length === 0 ? instance.id : fields.join(':')
+  const { url, address, host, port } = instance as { readonly [field: string]: unknown }
+  const where = String(url ?? address ?? host ?? instance.id)
+  return port === undefined || where.endsWith(`:${port}`) ? where : `${where}:${port}`
 }
 
 /** Checks what `addressOf` of the caller's gave. */
