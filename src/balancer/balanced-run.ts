@@ -137,8 +137,8 @@ export class BalancedRun<I, T> implements Deferred<T> {
     const id = this.#lease?.slot.id
     const message = `${this.#host.name}: attempt ${context.attempt}, on ${id}, took longer than ${timeoutMs} ms`
     const error = new TimeoutError(message, timeoutMs)
-    this.#failed(context, error)
     context.abort(error)
+    this.#failed(context, error)
   }
 
   #failed(context: AttemptContext, error: unknown): void {
@@ -156,6 +156,7 @@ export class BalancedRun<I, T> implements Deferred<T> {
       this.reject(error)
       return
     }
+    this.#host.budget.made++
     this.#host.onRetried(next.instance, this.#attempt + 1, error)
     if (this.#ended) next.release('ignore')
     else this.#try(next)

@@ -126,7 +126,8 @@ export class HealthChecks<I> {
     // The one before is still out, so this one has failed without being made.
     if (patient.busy) return this.#record(patient, false, this.#overdueError(patient))
     this.#queue.add(patient)
-    this.#next()
+    // A microtask later: what begins it may be a pick, and the check is the user's.
+    queueMicrotask(() => this.#next())
   }
 
   #next(): void {
@@ -178,8 +179,7 @@ export class HealthChecks<I> {
         )
       } catch (error) {
         back()
-        // Not within `watch`, whose caller isn't done yet.
-        queueMicrotask(() => end(false, error))
+        end(false, error)
       }
     })
   }

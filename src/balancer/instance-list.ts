@@ -7,8 +7,8 @@ export interface ListChange<I> {
   readonly added: readonly InstanceSlot<I>[]
   /** Instances whose ids were in it and no longer are. */
   readonly removed: readonly InstanceSlot<I>[]
-  /** Whether any weight changed of those that stayed. */
-  readonly reweighted: boolean
+  /** Those that stayed and are another object with another field, or have another weight. */
+  readonly changed: readonly InstanceSlot<I>[]
 }
 
 /**
@@ -54,7 +54,7 @@ export class InstanceList<I extends BalancedInstance> {
   apply(instances: ReadonlyMap<string, I>): ListChange<I> {
     const added: InstanceSlot<I>[] = []
     const removed: InstanceSlot<I>[] = []
-    let reweighted = false
+    const changed: InstanceSlot<I>[] = []
     for (const slot of this.#slots.values()) {
       if (slot.removed || instances.has(slot.id)) continue
       slot.removed = true
@@ -72,15 +72,14 @@ export class InstanceList<I extends BalancedInstance> {
       if (slot.removed) {
         slot.removed = false
         added.push(slot)
+      } else if (slot.baseWeight !== weight || !alike(slot.instance, instance)) {
+        changed.push(slot)
       }
       slot.instance = instance
-      if (slot.baseWeight !== weight) {
-        slot.baseWeight = weight
-        reweighted = true
-      }
+      slot.baseWeight = weight
     }
     this.loaded = true
-    return { added, removed, reweighted }
+    return { added, removed, changed }
   }
 
   /** Forgets one that has left and has nothing in flight. */
@@ -101,4 +100,11 @@ export class InstanceList<I extends BalancedInstance> {
       weight,
     }))
   }
+}
+
+/** Whether two objects have the same values in the same fields. Fields that are objects must be the same ones. */
+function alike(one: object, other: object): boolean {
+  if (one === other) return true
+  const keys = Object.keys(one) as (keyof typeof one)[]
+  return keys.length === Object.keys(other).length && keys.every((key) => Object.is(one[key], other[key]))
 }

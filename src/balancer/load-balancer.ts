@@ -132,8 +132,16 @@ export interface RunOptions {
 
 /** Events of {@link LoadBalancer}. */
 export interface LoadBalancerEvents<I> {
-  /** A list came that has other instances or weights than the one before; the first one too, if it isn't a static list. */
-  updated: { readonly instances: readonly I[]; readonly added: readonly I[]; readonly removed: readonly I[] }
+  /**
+   * A list came that isn't like the one before; the first one of a function or a watch, too. `changed` are those of an id that was
+   * there, with another value in any field; fields that are objects must be the same ones to be like.
+   */
+  updated: {
+    readonly instances: readonly I[]
+    readonly added: readonly I[]
+    readonly removed: readonly I[]
+    readonly changed: readonly I[]
+  }
   /** The source failed or gave a wrong list; the list of before stays. */
   refreshFailed: { readonly error: unknown }
   /** An empty list came and isn't believed yet; so many instances stay. */
@@ -681,13 +689,13 @@ export class LoadBalancer<I extends BalancedInstance> extends ClosableComponent<
 
   #apply(instances: ReadonlyMap<string, I>): void {
     const first = !this.#list.loaded
-    const { added, removed, reweighted } = this.#list.apply(instances)
+    const { added, removed, changed } = this.#list.apply(instances)
     for (const slot of added) {
       this.#ejection?.guard(slot)
       if (this.#begun) this.#health?.watch(slot)
     }
     for (const slot of removed) this.#health?.unwatch(slot)
-    if (!(first || reweighted || added.length > 0 || removed.length > 0)) return
+    if (!first && added.length + removed.length + changed.length === 0) return
     this.#changed()
     if (this.events.has('updated')) {
       const instanceOf = ({ instance }: InstanceSlot<I>): I => instance
@@ -695,6 +703,7 @@ export class LoadBalancer<I extends BalancedInstance> extends ClosableComponent<
         instances: this.#list.instances(),
         added: added.map(instanceOf),
         removed: removed.map(instanceOf),
+        changed: changed.map(instanceOf),
       })
     }
     for (const slot of removed) if (slot.removed && slot.inFlight === 0) this.#recordDrained(slot)

@@ -161,7 +161,7 @@ export class RequestCounts {
 
   #recordFailed(batchId: string, counts: ReadonlyMap<string, number>, attempts: number, error: unknown): void {
     const picks = total(counts)
-    const kept = !this.#closing && (error as { retryable?: unknown } | null | undefined)?.retryable !== false
+    const kept = !this.#closing && !isFinal(error)
     this.#queued -= picks
     if (kept) {
       this.#returned += picks
@@ -203,4 +203,13 @@ function total(counts: ReadonlyMap<string, number>): number {
   let sum = 0
   for (const picks of counts.values()) sum += picks
   return sum
+}
+
+/** Whether an error says itself that the same batch can't succeed later. */
+function isFinal(error: unknown): boolean {
+  try {
+    return (error as { retryable?: unknown } | null | undefined)?.retryable === false
+  } catch {
+    return false
+  }
 }

@@ -36,7 +36,6 @@ export class RetryBudget {
       return false
     }
     this.inFlight++
-    this.made++
     return true
   }
 
