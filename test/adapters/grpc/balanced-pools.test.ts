@@ -131,7 +131,7 @@ describe('the pools of a balanced pool', () => {
 
   it('stay when a new list has the same addresses in new objects', async () => {
     const fleet = await startFleet(1)
-    const [{ id, address }] = fleet as [Instance]
+    const { id, address } = fleet[0] as Instance
     const list = new List([{ id, address }])
     const { pool, balancer } = balanced(list)
     await balancer.start()
@@ -213,7 +213,7 @@ describe('the pools of a balanced pool', () => {
 
   it('of an instance that had left before it was called last no longer than the call', async () => {
     const fleet = await startFleet(2)
-    const [first, second] = fleet as [Instance, Instance]
+    const [first, second] = fleet as readonly Instance[] as [Instance, Instance]
     const list = new List([first])
     const { pool, balancer } = balanced(list)
     await balancer.start()

@@ -8,8 +8,8 @@ export interface Instance {
   readonly address: string
 }
 
-/** How a member of the fleet answers: as it should, never, or with a status. */
-export type Manner = 'answer' | 'hang' | number
+/** How a member of the fleet answers: as it should, never, never though it does the work, or with a status. */
+export type Manner = 'answer' | 'hang' | 'swallow' | number
 
 /** One real server of a fleet. */
 export interface Member extends Instance {
@@ -68,6 +68,7 @@ export async function startMember(id: string, value: number, ledger: Ledger = ne
           call.on('data', (message) => {
             if (typeof state.manner === 'number') call.emit('error', statusError(state.manner, 'because'))
             else if (state.manner === 'answer') call.write(ledger.apply(message))
+            else if (state.manner === 'swallow') ledger.apply(message)
           })
           call.on('end', () => call.end())
           call.on('error', () => undefined)
