@@ -1,3 +1,6 @@
+/** The longest turn, where the shortest is 1: a sum of doubles loses what is much smaller. */
+const longestTurn = 2 ** 40
+
 /**
  * Turns by weight among whoever happens to want one, which for `least_conn` are those that tie. Each turn begins where the
  * same one's last turn ended, or now, whichever is later, and takes 1/weight; the earliest beginning is first. Who didn't
@@ -12,7 +15,8 @@ export class FairTurns {
   #now = 0
 
   constructor(weights: readonly number[]) {
-    this.#lengths = Float64Array.from(weights, (weight) => 1 / weight)
+    const heaviest = weights.reduce((max, weight) => Math.max(max, weight), 0)
+    this.#lengths = Float64Array.from(weights, (weight) => Math.min(longestTurn, heaviest / weight))
     this.#ends = new Float64Array(weights.length)
   }
 

@@ -114,5 +114,7 @@ function pointsOf(ids: readonly string[], countOf: (id: string) => number): Floa
 
 function unitOf(weights: readonly number[]): number {
   const largest = weights.reduce((max, weight) => Math.max(max, weight), 0)
-  return unitStep ** Math.ceil(Math.log(largest / largestInUnits) / Math.log(unitStep))
+  const steps = Math.ceil(Math.log(largest / largestInUnits) / Math.log(unitStep))
+  // Within what a double can hold, either way.
+  return unitStep ** Math.min(230, Math.max(-230, steps))
 }
