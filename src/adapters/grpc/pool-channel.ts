@@ -64,6 +64,11 @@ export class PoolChannel<Client extends GrpcClient> {
     this.#isClosed = true
     this.client.close()
     this.#closed.resolve()
+    // grpc-js tells a channel its addresses in a later turn where no name has to be looked up, and one that was closed by then
+    // connects after all, for good (1.14). By now that turn is queued, so this comes after it.
+    setImmediate(() => {
+      if (this.state() !== 'shutdown') this.client.close()
+    })
   }
 
   /** grpc-js tells one change for each time that one asks; without a deadline that needs no timer. */

@@ -338,7 +338,7 @@ describe('an acked stream', () => {
   it('takes a stream without acknowledgements for lost', async () => {
     const ledger = new Ledger()
     const { server, seen } = await startCounter(ledger, { answers: false })
-    const { stream } = streamTo(server.address, {
+    const { stream, pool } = streamTo(server.address, {
       ackTimeoutMs: 50,
       retry: { attempts: 2, delayMs: 1, maxDelayMs: 1 },
     })
@@ -350,6 +350,8 @@ describe('an acked stream', () => {
     })
 
     await vi.waitFor(() => expect(seen).toMatchObject({ streams: 2, cancelled: 2 }))
+    // For the pool that is a failure of the server's, not a wish of the caller's.
+    expect(pool.stats()).toMatchObject({ offered: 2, failed: 2, aborted: 0 })
   })
 
   it('opens another stream when the server ends one early', async () => {

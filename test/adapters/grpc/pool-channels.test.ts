@@ -37,16 +37,31 @@ const pooled = (address: string, options?: ConstructorParameters<typeof GrpcChan
 }
 
 describe('the channels of a pool', () => {
-  it('have a connection each', async () => {
-    const { server } = await holdingServer()
+  it('have a connection each: 20 of them are 20 connections, which the server tells apart', async () => {
+    const { server, peers, letGo } = await holdingServer()
     const relay = await startRelay(server.port)
     cleanUp(() => relay.stop())
-    const pool = pooled(relay.address, { channels: 5 })
+    const pool = pooled(relay.address, { channels: 20 })
 
     await pool.warmUp()
 
-    expect(relay.connections).toBe(5)
-    expect(pool.stats().channels.map(({ state }) => state)).toEqual(Array(5).fill('ready'))
+    expect(relay.connections).toBe(20)
+    expect(pool.stats().channels.map(({ state }) => state)).toEqual(Array(20).fill('ready'))
+    const answers = Array.from({ length: 20 }, () => pool.call('get', { key: 'a' }))
+    await vi.waitFor(() => expect(new Set(peers).size).toBe(20))
+    letGo()
+    await Promise.all(answers)
+    await pool.close()
+    await vi.waitFor(() => expect(relay.open).toBe(0))
+  })
+
+  it('fail all together when nobody is there, and say so', async () => {
+    const pool = pooled(`127.0.0.1:${await freePort()}`, { channels: 2 })
+    expect(pool.failing).toBe(false)
+
+    await expect(pool.warmUp({ deadlineMs: 100 })).rejects.toMatchObject({ code: 'ERR_TIMEOUT' })
+
+    expect(pool.failing).toBe(true)
   })
 
   it('would share one without the pool', async () => {

@@ -80,6 +80,29 @@ describe('close', () => {
     await vi.waitFor(() => expect(relay.open).toBe(0))
   })
 
+  it('right after the first call leaves no connection behind, which grpc-js alone does', async () => {
+    const server = await startServer({})
+    cleanUp(() => server.kill())
+    const relay = await startRelay(server.port)
+    cleanUp(() => relay.stop())
+    const bare = clientOf(relay.address)({ 'grpc.use_local_subchannel_pool': 1 })
+    bare.get({ key: 'a' }, () => undefined)
+    bare.close()
+    await vi.waitFor(() => expect(relay.open).toBe(1))
+    cleanUp(() => bare.close())
+    const closed = await startRelay(server.port)
+    cleanUp(() => closed.stop())
+    const pool = new GrpcChannelPool(clientOf(closed.address), { channels: 3 })
+
+    const answers = Array.from({ length: 3 }, () => pool.call('get', { key: 'a' }))
+    await pool.close({ timeoutMs: 0 })
+    await Promise.allSettled(answers)
+
+    await new Promise((resolve) => setTimeout(resolve, 100))
+    expect(closed.open).toBe(0)
+    expect(pool.stats().channels.map(({ state }) => state)).toEqual(Array(3).fill('shutdown'))
+  })
+
   it('happens at the end of an await using block', async () => {
     const { pool } = await held()
     {

@@ -8,12 +8,17 @@ import type {
   requestCallback,
   ServiceClientConstructor,
 } from '@grpc/grpc-js'
-import type { ClosableComponent, CloseReport } from 'spillway'
+import type { CircuitBreakerOptions, ClosableComponent, CloseReport, LoadBalancer } from 'spillway'
 import {
   AckedStream,
   type AckedStreamEvents,
   type AckedStreamStats,
   type BidiMethod,
+  classifyGrpcError,
+  GrpcBalancedPool,
+  type GrpcBalancedPoolEvents,
+  type GrpcBalancedPoolStats,
+  type GrpcBalancer,
   type GrpcChannel,
   GrpcChannelPool,
   type GrpcChannelPoolEvents,
@@ -115,3 +120,41 @@ stream.send(1)
 new AckedStream(() => pool.openStream('increments'), {})
 // @ts-expect-error a message of another type than the stream's
 new AckedStream(() => pool.openStream('increments'), { message: (key: string) => ({ key }), idOf: ({ id }) => id })
+
+// A LoadBalancer is what a balanced pool asks for.
+interface Place {
+  readonly id: string
+  readonly address: string
+}
+declare const balancer: LoadBalancer<Place>
+expectTypeOf(balancer).toExtend<GrpcBalancer<Place>>()
+expectTypeOf(classifyGrpcError).toExtend<NonNullable<CircuitBreakerOptions['classifyError']>>()
+
+const balanced = new GrpcBalancedPool(balancer, ({ address }, options): CounterClient => {
+  expectTypeOf(address).toEqualTypeOf<string>()
+  return makeClient(options)
+})
+expectTypeOf(balanced).toEqualTypeOf<GrpcBalancedPool<Place, CounterClient>>()
+expectTypeOf(balanced).toExtend<ClosableComponent<GrpcBalancedPoolEvents<Place>, GrpcBalancedPoolStats>>()
+expectTypeOf(
+  balanced.call('increment', { key: 'a', delta: 1 }, { attempts: 2, idempotent: true, key: 'a' }),
+).resolves.toEqualTypeOf<IncrementResponse>()
+expectTypeOf(balanced.openStream('increments', { key: 'a' })).toEqualTypeOf<
+  ClientDuplexStream<StreamMessage, StreamAck>
+>()
+expectTypeOf(balanced.lease().client).toEqualTypeOf<CounterClient>()
+expectTypeOf(balanced.lease().instance).toEqualTypeOf<Place>()
+expectTypeOf(balanced.poolOf({ id: 'a', address: 'a:1' })).toEqualTypeOf<GrpcChannelPool<CounterClient>>()
+new AckedStream(() => balanced.openStream('increments'), {
+  message: (key: string, id) => ({ id, key }),
+  idOf: (ack) => ack.id,
+})
+
+// @ts-expect-error the request's type
+balanced.call('increment', { key: 'a', delta: '1' })
+// @ts-expect-error a method that streams is not called
+balanced.call('watch', { key: 'a' })
+// @ts-expect-error no client
+new GrpcBalancedPool(balancer, () => ({}))
+// @ts-expect-error no balancer
+new GrpcBalancedPool([{ id: 'a', address: 'a:1' }], ({ address }: Place, options) => makeClient({ address, options }))
