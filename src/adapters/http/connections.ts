@@ -294,7 +294,8 @@ export class Connections {
 
   #close(connection: Connection): void {
     this.#idle.delete(connection)
-    connection.socket?.destroy()
+    // As undici does it itself: its HTTP/2 session stumbles over a socket that closes without an error.
+    connection.socket?.destroy(Object.assign(new Error('idle for too long'), { code: 'UND_ERR_INFO' }))
   }
 
   #forget(origin: Origin): void {

@@ -99,7 +99,10 @@ interface Call {
   body: RequestBody | Promise<RequestBody>
   /** Where it went last, without the query. */
   url: string
+  /** How often it was sent. */
   attempts: number
+  /** How often it was tried, in the sense of `retry.attempts`. */
+  tries: number
   /** Whether any attempt got as far as a server's code. */
   reached: boolean
   /** Whether any attempt may have been acted on. */
@@ -293,6 +296,7 @@ export class HttpClient extends ClosableComponent<HttpClientEvents, HttpClientSt
       body,
       url: target.origin + target.pathname,
       attempts: 0,
+      tries: 0,
       reached: false,
       unknown: false,
       token: undefined,
@@ -349,6 +353,8 @@ export class HttpClient extends ClosableComponent<HttpClientEvents, HttpClientSt
           if (!settle('failed')) return
           reject(error)
           this.#recordFailed(call, error)
+          // A breaker or balancer may have given up before its function did.
+          call.controller.abort(error)
         },
       )
     })
@@ -368,6 +374,7 @@ export class HttpClient extends ClosableComponent<HttpClientEvents, HttpClientSt
     for (;;) {
       let answer: Answer | undefined
       let failure: unknown
+      call.tries++
       try {
         await this.#fetchToken(call, call.target.origin, signal)
         answer = await this.#attempt(call, call.target.origin, signal)
@@ -393,29 +400,30 @@ export class HttpClient extends ClosableComponent<HttpClientEvents, HttpClientSt
   async #performBalanced(call: Call): Promise<Answer> {
     const { balancer, base, retry, retryStatuses } = this.#settings
     const { signal } = call.controller
-    let delayMs: number | undefined = 0
     let failedAt: string | undefined
     let failure: unknown
     const run = async (instance: HttpInstance, context: { readonly signal?: AbortSignal }): Promise<Answer> => {
-      const origin = originOf(instance, base?.protocol ?? 'http:')
+      const attemptSignal = context?.signal ?? signal
       if (failure !== undefined) {
-        if (failure instanceof HttpStatusError) discard(failure.response)
         // What one instance said about when to come back doesn't bind the others.
-        const waitMs = instance.id === failedAt ? (delayMs ?? 0) : this.#backoff(call)
-        this.#recordRetried(call, failure, waitMs)
-        await this.#pause(waitMs, context?.signal ?? signal)
+        const delayMs = instance.id === failedAt ? this.#delayBefore(call, failure) : this.#backoff(call)
+        if (delayMs === undefined) throw failure
+        if (failure instanceof HttpStatusError) discard(failure.response)
+        this.#recordRetried(call, failure, delayMs)
+        await this.#pause(delayMs, attemptSignal)
       }
+      const origin = originOf(instance, base?.protocol ?? 'http:')
       failedAt = instance.id
+      call.tries++
       call.url = origin + call.target.pathname
-      const answer = await this.#attempt(call, origin, context?.signal ?? signal)
+      const answer = await this.#attempt(call, origin, attemptSignal)
       if (this.#isFailure(answer) || retryStatuses.has(answer.status)) throw this.#statusError(call, answer)
       return answer
     }
     const retryable = (error: unknown): boolean => {
       if (!this.#mayRetry(call, error)) return false
       failure = error
-      delayMs = this.#delayBefore(call, error)
-      return delayMs !== undefined
+      return true
     }
     await this.#fetchToken(call, undefined, signal)
     try {
@@ -585,7 +593,7 @@ export class HttpClient extends ClosableComponent<HttpClientEvents, HttpClientSt
     if (call.controller.signal.aborted || isSpillwayError(error, 'ERR_CLOSED') || error instanceof OptionError) {
       return false
     }
-    if (call.attempts - (call.tokenRefreshed ? 1 : 0) >= retry.attempts) return false
+    if (call.tries >= retry.attempts) return false
     if (call.reached && !call.idempotent) return false
     if (call.reached && !(call.body as RequestBody).replayable) return false
     try {
@@ -607,7 +615,7 @@ export class HttpClient extends ClosableComponent<HttpClientEvents, HttpClientSt
   }
 
   #backoff(call: Call): number {
-    return backoffMs(Math.max(1, call.attempts), this.#settings.retry, this.random)
+    return backoffMs(call.tries, this.#settings.retry, this.random)
   }
 
   #pause(delayMs: number, signal: AbortSignal): Promise<void> {
@@ -632,8 +640,8 @@ export class HttpClient extends ClosableComponent<HttpClientEvents, HttpClientSt
   #recordRetried(call: Call, error: unknown, delayMs: number): void {
     this.#retries++
     if (!this.events.has('retried')) return
-    const { method, url, attempts } = call
-    this.events.emit('retried', { method, url, attempt: attempts, delayMs, error })
+    const { method, url, tries } = call
+    this.events.emit('retried', { method, url, attempt: tries, delayMs, error })
   }
 
   #recordFailed(call: Call, error: unknown): void {

@@ -78,7 +78,7 @@ export class HttpStatusError extends HttpError {
 
 /** Wraps what undici, a socket or TLS reported; its timeouts become ours. */
 export function wrapError(cause: unknown, request: FailedRequest, timeouts: UndiciTimeouts): HttpError | TimeoutError {
-  const { code, message } = readError(cause)
+  const { name, code, message } = readError(cause)
   const what = `${request.name}: ${request.method} ${request.url}`
   const { outcomeUnknown } = request
   switch (code) {
@@ -102,7 +102,10 @@ export function wrapError(cause: unknown, request: FailedRequest, timeouts: Undi
       )
     default: {
       const label = code === undefined || message.includes(code) ? '' : `${code}: `
-      return new HttpError(`${what} failed: ${label}${message}`, request, { cause, retryable: !isPermanent(code) })
+      return new HttpError(`${what} failed: ${label}${message}`, request, {
+        cause,
+        retryable: !isPermanent(name, code),
+      })
     }
   }
 }
@@ -120,23 +123,28 @@ export function wasRefused(error: unknown): boolean {
   return code === 'ERR_HTTP2_STREAM_ERROR' && message.includes('NGHTTP2_REFUSED_STREAM')
 }
 
-function readError(error: unknown): { code: string | undefined; message: string } {
-  let current = error as { code?: unknown; message?: unknown; errors?: readonly unknown[] } | null | undefined
+function readError(error: unknown): { name: unknown; code: string | undefined; message: string } {
+  let current = error as
+    | { name?: unknown; code?: unknown; message?: unknown; errors?: readonly unknown[] }
+    | null
+    | undefined
   // A name with several addresses fails with an AggregateError that says nothing itself.
   if (Array.isArray(current?.errors) && current.errors.length > 0 && !current.message) {
     current = current.errors[0] as typeof current
   }
   return {
+    name: current?.name,
     code: typeof current?.code === 'string' ? current.code : undefined,
     message: typeof current?.message === 'string' ? current.message : String(error),
   }
 }
 
 /** What would go wrong the next time too: what was asked for, what the server speaks, whom it claims to be. */
-function isPermanent(code: string | undefined): boolean {
+function isPermanent(name: unknown, code: string | undefined): boolean {
+  if (name === 'HTTPParserError') return true
   if (code === undefined) return false
   return (
-    /^(?:UND_ERR_(?:INVALID_ARG|REQ_CONTENT_LENGTH_MISMATCH|HEADERS_OVERFLOW|NOT_SUPPORTED|MAX_ORIGINS_REACHED)|HPE_)/.test(
+    /^(?:UND_ERR_(?:INVALID_ARG|REQ_CONTENT_LENGTH_MISMATCH|HEADERS_OVERFLOW|NOT_SUPPORTED|MAX_ORIGINS_REACHED))$/.test(
       code,
     ) || /^(?:ERR_TLS_|ERR_SSL_|CERT_|DEPTH_ZERO_|SELF_SIGNED_|UNABLE_TO_|HOSTNAME_MISMATCH|ERR_INVALID_)/.test(code)
   )

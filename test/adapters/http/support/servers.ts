@@ -1,5 +1,6 @@
 import { createServer, type IncomingMessage, type RequestListener, type ServerResponse } from 'node:http'
 import { createSecureServer, type Http2ServerRequest, type Http2ServerResponse } from 'node:http2'
+import { createServer as createHttpsServer } from 'node:https'
 import { type AddressInfo, createServer as createTcpServer, type Server, type Socket } from 'node:net'
 import { afterEach } from 'vitest'
 import { selfSigned } from './certificate.js'
@@ -49,11 +50,14 @@ export function startHttps(
   options: { h2?: boolean } = {},
 ): Promise<TestServer> {
   const requests: string[] = []
-  const protocols = options.h2 === false ? { ALPNProtocols: ['http/1.1'] } : {}
-  const server = createSecureServer({ ...trusted(), allowHTTP1: true, ...protocols }, (request, response) => {
+  const count = (request: Http2ServerRequest, response: Http2ServerResponse): void => {
     requests.push(`${request.method} ${request.url}`)
     listener(request, response)
-  })
+  }
+  const server =
+    options.h2 === false
+      ? createHttpsServer(trusted(), count as never)
+      : createSecureServer({ ...trusted(), allowHTTP1: true }, count)
   return started(server as unknown as Server, 'https', requests)
 }
 
