@@ -209,6 +209,19 @@ describe('the lease of a probe', () => {
   })
 })
 
+inVirtualTime('one look is enough to see every lease that has ended', async (clock) => {
+  const breaker = await due(clock, { halfOpenRequests: 2, probeTimeoutMs: 20 })
+  const controller = new AbortController()
+  begin(breaker, { signal: controller.signal })
+  begin(breaker)
+  controller.abort()
+  await clock.advance(25)
+
+  // The first lease said nothing any more, the second was lost and opened it.
+  expect(breaker.tryAcquire()).toBe(undefined)
+  expect(breaker.stats()).toMatchObject({ state: 'open', retryAfterMs: 95, probes: 0 })
+})
+
 describe('recovery', () => {
   async function delays(breaker: CircuitBreaker, clock: FakeClock, times: number): Promise<number[]> {
     const found: number[] = []
