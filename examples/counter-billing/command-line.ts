@@ -45,6 +45,19 @@ export function oneOf<T extends string>(flag: string, value: string | undefined,
   throw new UsageError(`--${flag} must be one of ${allowed.join(', ')}, got "${value}"`)
 }
 
+/** One or several `host:port`, separated by commas. */
+export function addresses(flag: string, value: string | undefined): string | undefined {
+  const wrong = value?.split(',').find((address) => !/^[^:\s]+:\d{1,5}$|^\[[\da-fA-F:]+\]:\d{1,5}$/.test(address))
+  if (wrong === undefined) return value
+  throw new UsageError(`--${flag} must be host:port, or several separated by commas, got "${wrong}"`)
+}
+
+/** The Consul that the environment names, as a URL: Consul's own tools take it without a scheme, too. */
+export function consulOf(): string | undefined {
+  const address = process.env['CONSUL_HTTP_ADDR'] || undefined
+  return address === undefined || address.includes('://') ? address : `http://${address}`
+}
+
 /** Which servers the environment and the flags name. */
 export function storesOf(dataDir: string | undefined): StoresOptions {
   const databaseUrl = process.env['DATABASE_URL'] || undefined

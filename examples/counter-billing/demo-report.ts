@@ -1,8 +1,15 @@
 import type { Counters } from './counters.ts'
-import type { LoadMessage, LoadReport } from './load.ts'
+import { type LoadProgress, type LoadReport, type TimelineWindow, windowMs } from './load.ts'
 
 /** What the database holds of a run, by resource id. */
 export type StoredSums = ReadonlyMap<string, number>
+
+/** A counter service that was killed in mid-load. */
+export interface Crash {
+  /** When, in milliseconds since the epoch. */
+  readonly atMs: number
+  readonly address: string
+}
 
 const barWidth = 30
 
@@ -16,7 +23,7 @@ export class Progress {
     this.#totalMs = seconds * 1_000
   }
 
-  show({ requests, elapsedMs }: Extract<LoadMessage, { type: 'progress' }>): void {
+  show({ requests, elapsedMs }: LoadProgress): void {
     const share = Math.min(1, elapsedMs / this.#totalMs)
     const state = `${seconds(elapsedMs)}  ${whole(requests)} requests`
     if (this.#isTerminal) {
@@ -42,6 +49,41 @@ export function printReport(
   printRequests(report)
   printWork(report, counters)
   return printSums(report, prefix, stored, live)
+}
+
+/** Prints what callers felt of a crash. */
+export function printCrash({ timeline }: LoadReport, { atMs, address }: Crash): void {
+  // The first half second is the service's own start, and a request that was under way when the crash came felt it too.
+  const [first] = timeline
+  const before = timeline.filter(({ fromMs }) => fromMs > (first?.fromMs ?? 0) + 500 && fromMs + 2 * windowMs <= atMs)
+  const after = timeline.filter(({ fromMs }) => fromMs + 2 * windowMs > atMs)
+  const usual = Math.max(...before.map(({ p99 }) => p99))
+  const calm = after.findIndex(({ p99, failed }) => p99 <= usual && failed === 0)
+  const felt = calm === -1 ? after : after.slice(0, calm)
+  const failed = after.reduce((sum, window) => sum + window.failed, 0)
+  console.log(`
+  ${address} was killed ${seconds(atMs - (first?.fromMs ?? atMs)).trim()} into the load:`)
+  row('', 'requests', 'p50', 'worst p99', 'slowest')
+  printSpan('before', before)
+  printSpan('from then on', after)
+  const feltMs = felt.length * windowMs
+  const slowest =
+    felt.length === 0 ? '' : `, the slowest answer took ${tenths(Math.max(...felt.map(({ max }) => max)))} ms`
+  console.log(
+    feltMs === 0
+      ? `  Callers felt nothing: no ${windowMs} ms had a slower p99 than the slowest before the crash.`
+      : `  Callers felt it for ${feltMs} ms${slowest}: so long each ${windowMs} ms had refusals, or a slower p99 than any before.`,
+  )
+  console.log(`  ${whole(failed)} requests were refused or had no answer from then on.`)
+}
+
+/** Latencies of windows: the median of their medians, the worst of their p99. */
+function printSpan(title: string, windows: readonly TimelineWindow[]): void {
+  const medians = windows.map(({ p50 }) => p50).sort((a, b) => a - b)
+  const requests = windows.reduce((sum, window) => sum + window.requests, 0)
+  const worst = Math.max(0, ...windows.map(({ p99 }) => p99))
+  const slowest = Math.max(0, ...windows.map(({ max }) => max))
+  row(title, whole(requests), tenths(medians[medians.length >> 1] ?? 0), tenths(worst), tenths(slowest))
 }
 
 function printRequests({ kinds, elapsedMs, refusals, unanswered }: LoadReport): void {

@@ -1,16 +1,19 @@
 import { fork } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
+import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { type Closable, closeOnExit } from 'spillway/process'
 import { count, describe, oneOf, readFlags, storesOf } from './command-line.ts'
 import { acknowledgements, type Log } from './counters.ts'
-import { Progress, printReport, type StoredSums } from './demo-report.ts'
-import { counterType, type LoadMessage, type LoadOptions, type LoadReport } from './load.ts'
+import { type Crash, Progress, printCrash, printReport, type StoredSums } from './demo-report.ts'
+import { type FleetMember, startFleet } from './fleet.ts'
+import { counterType, type LoadMessage, type LoadOptions, type LoadProgress, type LoadReport } from './load.ts'
 import { defaultAcknowledgement, defaultPort, type Gateway, startCounterService, startGateway } from './service.ts'
 import { openStores, type Stores } from './stores.ts'
 
 const defaults = { seconds: 8, connections: 50 }
 const maxRequests = 500_000
+const maxInstances = 10
 /** How many ports from 8080 on are tried. */
 const portsToTry = 20
 
@@ -21,7 +24,8 @@ what is stored.
 
   --seconds N      how long the load lasts, 1 to 600 (${defaults.seconds}); it ends early after ${maxRequests} requests
   --connections N  how many clients send at the same time, 1 to 1000 (${defaults.connections})
-  --ack NAME       when an increment is answered: ${acknowledgements.join(', ')} (${defaultAcknowledgement})
+  --instances N    run N counter services in processes of their own, 2 to ${maxInstances}, and kill one in mid-load
+  --ack NAME       when an increment is answered: ${acknowledgements.join(', ')} (${defaultAcknowledgement}; committed with --instances)
   --port N         where to listen, 0 is any free port (${defaultPort}, or the next free one)
   --serve          stay up until Ctrl-C, and print a request to try; there is a load only if --seconds is given too
   --data-dir DIR   where PGlite keeps its data (in memory only)
@@ -35,6 +39,7 @@ const options = readFlags(
   {
     seconds: { type: 'string' },
     connections: { type: 'string' },
+    instances: { type: 'string' },
     ack: { type: 'string' },
     port: { type: 'string' },
     serve: { type: 'boolean' },
@@ -44,7 +49,10 @@ const options = readFlags(
   (values) => ({
     seconds: count('seconds', values.seconds, 1, 600),
     connections: count('connections', values.connections, 1, 1_000) ?? defaults.connections,
-    acknowledgement: oneOf('ack', values.ack, acknowledgements) ?? defaultAcknowledgement,
+    instances: count('instances', values.instances, 2, maxInstances),
+    acknowledgement:
+      oneOf('ack', values.ack, acknowledgements) ??
+      (values.instances === undefined ? defaultAcknowledgement : 'committed'),
     port: count('port', values.port, 0, 65_535),
     serve: values.serve ?? false,
     stores: storesOf(values['data-dir']),
@@ -75,18 +83,34 @@ async function demo(): Promise<boolean> {
   open.push({ name: 'stores', close: () => stores.close() })
   const service = await startCounterService({ ...stores, log, port: 0 })
   open.unshift(...service.parts)
-  const gateway = await startGateway({ counters: { address: service.address }, ports: ports(), acknowledgement, log })
+  const fleet = await startInstances(service.address)
+  const at = fleet.length > 0 ? fleet.map(({ address }) => address).join(',') : service.address
+  const gateway = await startGateway({ counters: { at }, ports: ports(), acknowledgement, log })
   open.unshift(...gateway.parts)
   closeOnExit(open)
-  console.log(`The counter service listens for gRPC at ${service.address}, and stores in ${stores.title}.
+  const where =
+    fleet.length === 0
+      ? `The counter service listens for gRPC at ${at},`
+      : `${fleet.length} counter services, each in a process of its own, listen for gRPC at ${at},`
+  console.log(`${where} and stores in ${stores.title}.
 The gateway listens for HTTP at ${gateway.url}, and answers an increment once it is ${answered[acknowledgement]}.`)
   if (options.serve && options.seconds === undefined) {
     printRequestToTry(gateway)
     return true
   }
-  const passed = await drive(gateway, stores)
+  const passed = await drive(gateway, stores, fleet)
   if (options.serve) printRequestToTry(gateway)
   return passed
+}
+
+/** Counter services in processes of their own: on the servers that are named, or else on the stores of this process. */
+async function startInstances(address: string): Promise<FleetMember[]> {
+  if (options.instances === undefined) return []
+  const { databaseUrl, redisUrl } = options.stores
+  const named = databaseUrl !== undefined && redisUrl !== undefined
+  const fleet = await startFleet(options.instances, named ? [] : ['--stores', address])
+  open.unshift(...fleet.map((member) => ({ name: `counter service ${member.pid}`, close: () => member.close() })))
+  return fleet
 }
 
 async function closeAll(): Promise<void> {
@@ -100,23 +124,42 @@ function ports(): number[] {
 }
 
 /** Drives the load, reports, and tells whether everything that was sent is stored. */
-async function drive(gateway: Gateway, stores: Stores): Promise<boolean> {
+async function drive(gateway: Gateway, stores: Stores, fleet: readonly FleetMember[]): Promise<boolean> {
   const { seconds = defaults.seconds, connections } = options
   const prefix = `demo-${randomUUID().slice(0, 8)}-`
   console.log(`A second process sends for ${seconds} s over ${connections} connections.\n`)
-  const report = await runLoad({ url: gateway.url, seconds, connections, maxRequests, prefix })
+  let crash: Promise<Crash | undefined> | undefined
+  const report = await runLoad({ url: gateway.url, seconds, connections, maxRequests, prefix }, ({ elapsedMs }) => {
+    crash ??= crashOne(fleet, (seconds * 1_000) / 2 - elapsedMs)
+  })
   await gateway.counters.flush()
-  return printReport(report, gateway.counters, { prefix, ...(await readStored(stores, prefix, report)) })
+  const passed = printReport(report, gateway.counters, { prefix, ...(await readStored(stores, prefix, report)) })
+  const crashed = await crash
+  if (crashed !== undefined) printCrash(report, crashed)
+  return passed
 }
 
-function runLoad(loadOptions: LoadOptions): Promise<LoadReport> {
+/** Kills one of the fleet, as a crash would. */
+async function crashOne([victim]: readonly FleetMember[], afterMs: number): Promise<Crash | undefined> {
+  if (victim === undefined) return undefined
+  await delay(afterMs)
+  const atMs = Date.now()
+  await victim.kill()
+  log('warn', `SIGKILL to the counter service at ${victim.address}, process ${victim.pid}`)
+  return { atMs, address: victim.address }
+}
+
+function runLoad(loadOptions: LoadOptions, onProgress: (progress: LoadProgress) => void): Promise<LoadReport> {
   const load = fork(fileURLToPath(new URL('./load.ts', import.meta.url)), [JSON.stringify(loadOptions)])
   const progress = new Progress(loadOptions.seconds)
   const killLoad = (): boolean => load.kill()
   process.once('exit', killLoad)
   return new Promise<LoadReport>((resolve, reject) => {
     load.on('message', (message: LoadMessage) => {
-      if (message.type === 'progress') return progress.show(message)
+      if (message.type === 'progress') {
+        progress.show(message)
+        return onProgress(message)
+      }
       progress.end()
       resolve(message.report)
     })

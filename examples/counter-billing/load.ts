@@ -37,11 +37,32 @@ export interface LoadReport {
   readonly refusals: Readonly<Record<string, number>>
   /** Requests without an answer: whether they counted is unknown. */
   readonly unanswered: number
+  /** What each `windowMs` was like. */
+  readonly timeline: readonly TimelineWindow[]
 }
 
-export type LoadMessage =
-  | { readonly type: 'progress'; readonly requests: number; readonly elapsedMs: number }
-  | { readonly type: 'report'; readonly report: LoadReport }
+/** The requests that were sent within one window. */
+export interface TimelineWindow {
+  /** When it began, in milliseconds since the epoch. */
+  readonly fromMs: number
+  readonly requests: number
+  readonly p50: number
+  readonly p99: number
+  readonly max: number
+  /** Requests that were refused, or had no answer. */
+  readonly failed: number
+}
+
+export const windowMs = 50
+
+/** How far the load is. */
+export interface LoadProgress {
+  readonly type: 'progress'
+  readonly requests: number
+  readonly elapsedMs: number
+}
+
+export type LoadMessage = LoadProgress | { readonly type: 'report'; readonly report: LoadReport }
 
 export const counterType = 'view'
 const keys = 1_000
@@ -74,6 +95,7 @@ class Load {
   readonly #latencies = new Map<RequestKind, number[]>()
   readonly #sent = new Map<string, number>()
   readonly #refusals: Record<string, number> = {}
+  readonly #windows = new Map<number, { latencies: number[]; failed: number }>()
   #started = 0
   #requests = 0
   #increments = 0
@@ -100,6 +122,7 @@ class Load {
       sent: [...this.#sent],
       refusals: this.#refusals,
       unanswered: this.#unanswered,
+      timeline: this.#timeline(),
     }
   }
 
@@ -119,11 +142,12 @@ class Load {
     try {
       const { statusCode, body } = await this.#pool.request(requestFor(kind, operations))
       const answer = (await body.json()) as Answer
-      this.#record(kind, performance.now() - sentAt)
+      this.#record(kind, sentAt, statusCode >= 300 || statusCode === 207)
       if (kind !== 'get') this.#count(takenOf(operations, statusCode, answer))
       if (statusCode >= 300 || statusCode === 207) await this.#refused(statusCode)
     } catch {
       this.#unanswered++
+      this.#windowOf(sentAt).failed++
       await delay(100)
     }
   }
@@ -134,11 +158,33 @@ class Load {
     return { resource_id: `${this.#options.prefix}${key}`, counter_type: counterType, delta }
   }
 
-  #record(kind: RequestKind, latencyMs: number): void {
+  #record(kind: RequestKind, sentAt: number, refused: boolean): void {
+    const latencyMs = performance.now() - sentAt
     this.#requests++
+    const window = this.#windowOf(sentAt)
+    window.latencies.push(latencyMs)
+    if (refused) window.failed++
     const latencies = this.#latencies.get(kind)
     if (latencies === undefined) this.#latencies.set(kind, [latencyMs])
     else latencies.push(latencyMs)
+  }
+
+  #windowOf(sentAt: number): { latencies: number[]; failed: number } {
+    const index = Math.floor((performance.timeOrigin + sentAt) / windowMs)
+    let window = this.#windows.get(index)
+    if (window === undefined) {
+      window = { latencies: [], failed: 0 }
+      this.#windows.set(index, window)
+    }
+    return window
+  }
+
+  #timeline(): TimelineWindow[] {
+    const windows = [...this.#windows].sort(([a], [b]) => a - b)
+    return windows.map(([index, { latencies, failed }]) => {
+      const { requests, p50, p99 } = reportKind('all', latencies)
+      return { fromMs: index * windowMs, requests, p50, p99, max: Math.max(0, ...latencies), failed }
+    })
   }
 
   #count(operations: readonly Operation[]): void {

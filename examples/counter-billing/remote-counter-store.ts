@@ -6,22 +6,35 @@ import {
   type RefusedIncrement,
   StoreError,
 } from 'spillway'
-import type { GrpcChannelPool } from 'spillway/grpc'
+import type { GrpcBalancedPool } from 'spillway/grpc'
 import type { BatchIncrementReply, CounterClient, StoreName } from './protocol.ts'
 
 const patient = new Metadata({ waitForReady: true })
+/** How many counter services are asked, one after the other, before an attempt has failed. */
+const attempts = 3
 
-export type CounterPool = GrpcChannelPool<CounterClient>
+/** One counter service, from a list or from Consul. */
+export interface CounterInstance {
+  readonly id: string
+  readonly host: string
+  readonly port: number
+  readonly weight?: number
+}
 
-/** A store of the counter service, by gRPC: each batch is one call, under its id. */
+export type CounterPool = GrpcBalancedPool<CounterInstance, CounterClient>
+
+/** A store of the counter services, by gRPC: each batch is one call, under its id, of whichever of them is there. */
 export class RemoteCounterStore implements CounterStore {
   readonly idempotent = true
   readonly #pool: CounterPool
   readonly #store: StoreName
+  readonly #services: { instances(): readonly unknown[] }
 
-  constructor(pool: CounterPool, store: StoreName) {
+  /** @param services - tells how many there are. */
+  constructor(pool: CounterPool, store: StoreName, services: { instances(): readonly unknown[] }) {
     this.#pool = pool
     this.#store = store
+    this.#services = services
   }
 
   async increment(increments: readonly CounterIncrement[], context: BatchContext): Promise<(number | Error)[]> {
@@ -49,7 +62,7 @@ export class RemoteCounterStore implements CounterStore {
   }
 
   async getMany(keys: readonly string[]): Promise<readonly number[]> {
-    return (await this.#pool.call('get', { store: this.#store, keys })).values
+    return (await this.#pool.call('get', { store: this.#store, keys }, { attempts, idempotent: true })).values
   }
 
   #apply(
@@ -59,9 +72,10 @@ export class RemoteCounterStore implements CounterStore {
   ): Promise<BatchIncrementReply> {
     const keys = increments.map(({ key }) => key)
     const deltas = increments.map(({ delta }) => delta)
-    // Where nobody waits for an answer, the call waits for a connection: at close, retries follow each other at once, and a
-    // service that is about to be back must not cost what was accepted.
-    const options = answers ? { signal } : { signal, metadata: patient }
+    // Where nobody waits for an answer and there is nobody else to ask, the call waits for a connection: at close, retries follow
+    // each other at once, and a service that is about to be back must not cost what was accepted.
+    const waits = !answers && this.#services.instances().length < 2
+    const options = { signal, attempts, idempotent: true, metadata: waits ? patient : undefined }
     return this.#pool.call('batchIncrement', { batchId, store: this.#store, keys, deltas, answers }, options)
   }
 }

@@ -1,21 +1,17 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import type { CounterStore } from 'spillway'
-import { GrpcChannelPool } from 'spillway/grpc'
+import { ConsulRegistration } from 'spillway/consul'
 import type { Closable } from 'spillway/process'
 import { type CounterServer, startCounterServer } from './counter-server.ts'
-import { type Acknowledgement, Counters, type CountersOptions, type Log } from './counters.ts'
+import { type CounterServicesOptions, connectToCounterServices, serviceName } from './counter-services.ts'
+import { type Acknowledgement, Counters, type CountersOptions, type Log, text } from './counters.ts'
 import { createGateway } from './gateway.ts'
-import { counterClient } from './protocol.ts'
-import { RemoteCounterStore } from './remote-counter-store.ts'
 
 export const defaultHost = '127.0.0.1'
 export const defaultPort = 8080
 export const defaultGrpcPort = 50_051
 export const defaultAcknowledgement: Acknowledgement = 'accepted'
-
-/** How long a gateway waits for a counter service to be there, unless told otherwise. */
-const defaultWarmUpMs = 10_000
 
 /** Something that runs, and what `closeOnExit` closes of it, in this order. */
 export interface Running {
@@ -29,6 +25,8 @@ export interface CounterServiceOptions extends CountersOptions {
   host?: string | undefined
   /** Where gRPC is listened for; 0 is any free port. */
   port?: number | undefined
+  /** A Consul to register with: `http://host:port`. */
+  consul?: string | undefined
   log?: Log | undefined
 }
 
@@ -40,18 +38,43 @@ export interface CounterService extends Running {
 
 /** Starts the counter service: gRPC in front of the stores. Whoever opened the stores closes them, after it. */
 export async function startCounterService(options: CounterServiceOptions): Promise<CounterService> {
-  const { live, durable, host = defaultHost, port = defaultGrpcPort, log = logToStderr } = options
+  const { live, durable, host = defaultHost, port = defaultGrpcPort, consul, log = logToStderr } = options
   const counters = new Counters({ live, durable }, log, options)
   const server: CounterServer = await startCounterServer({ live, durable, counters }, `${host}:${port}`)
   const parts: Closable[] = [{ name: 'gRPC server', close: (options) => server.close(options) }, ...partsOf(counters)]
+  try {
+    // First to go: gateways are to look elsewhere before the server refuses them.
+    if (consul !== undefined) parts.unshift(await register(consul, server.address, counters, log))
+  } catch (error) {
+    await closeAll(parts)
+    throw error
+  }
   return { address: server.address, counters, parts, close: () => closeAll(parts) }
 }
 
+/** Tells Consul where it is, and every second or so that it is well. After a crash Consul knows within five seconds. */
+async function register(consul: string, address: string, counters: Counters, log: Log): Promise<Closable> {
+  const colon = address.lastIndexOf(':')
+  const registration = new ConsulRegistration({
+    address: consul,
+    service: serviceName,
+    id: `${serviceName}-${address}`,
+    host: address.slice(0, colon),
+    port: Number(address.slice(colon + 1)),
+    check: {
+      ttlMs: 5_000,
+      health: () => (counters.losses.failing ? 'warning' : 'passing'),
+    },
+    deregisterCriticalAfterMs: 60_000,
+  })
+  registration.on('heartbeatFailed', ({ error }) => log('warn', `Consul was not told that all is well: ${text(error)}`))
+  await registration.start()
+  return registration
+}
+
 export interface GatewayServiceOptions extends CountersOptions {
-  /** Where the counters are: stores in this process, or the `host:port` of a counter service. */
-  counters:
-    | { live: CounterStore; durable: CounterStore }
-    | { address: string; channels?: number | undefined; warmUpMs?: number | undefined }
+  /** Where the counters are: stores in this process, or counter services. */
+  counters: { live: CounterStore; durable: CounterStore } | Omit<CounterServicesOptions, 'log'>
   host?: string | undefined
   /** The ports to try, in this order; 0 is any free one. */
   ports?: readonly number[] | undefined
@@ -68,13 +91,14 @@ export interface Gateway extends Running {
 /** Starts the gateway: HTTP in front of the counters. */
 export async function startGateway(options: GatewayServiceOptions): Promise<Gateway> {
   const { log = logToStderr, acknowledgement = defaultAcknowledgement, host = defaultHost } = options
-  const { stores, pool } = await connect(options.counters)
+  const services = 'live' in options.counters ? undefined : await connectToCounterServices({ ...options.counters, log })
+  const stores = services ?? (options.counters as { live: CounterStore; durable: CounterStore })
   const counters = new Counters(stores, log, options)
   const app = createGateway(counters, log, { acknowledgement })
   const parts: Closable[] = [
     { name: 'gateway', close: ({ timeoutMs } = {}) => closeGateway(app, timeoutMs) },
     ...partsOf(counters),
-    ...(pool === undefined ? [] : [pool]),
+    ...(services?.parts ?? []),
   ]
   try {
     const url = await listen(app, host, options.ports ?? [defaultPort], log)
@@ -83,27 +107,6 @@ export async function startGateway(options: GatewayServiceOptions): Promise<Gate
     await closeAll(parts)
     throw error
   }
-}
-
-interface Connection {
-  readonly stores: { readonly live: CounterStore; readonly durable: CounterStore }
-  readonly pool?: Closable
-}
-
-/** Connects to the counter service, if the stores aren't here. */
-async function connect(counters: GatewayServiceOptions['counters']): Promise<Connection> {
-  if ('live' in counters) return { stores: counters }
-  const { address, channels = 2, warmUpMs = defaultWarmUpMs } = counters
-  const pool = new GrpcChannelPool((options) => counterClient(address, options), { name: 'counter-service', channels })
-  try {
-    await pool.warmUp({ deadlineMs: warmUpMs })
-  } catch (error) {
-    await pool.close({ timeoutMs: 0 })
-    throw error
-  }
-  const live = new RemoteCounterStore(pool, 'LIVE')
-  const durable = new RemoteCounterStore(pool, 'DURABLE')
-  return { stores: { live, durable }, pool }
 }
 
 /** Listens at the first port that nobody else has. */

@@ -5,13 +5,17 @@ import { MemoryCounterStore } from 'spillway/testing'
 import { type Database, openDatabase } from './database.ts'
 
 /** Where counters are kept. */
-export interface Stores {
+export interface CounterStores {
   readonly live: CounterStore
   readonly durable: CounterStore
-  readonly database: Database
   /** What they are, for people. */
   readonly title: string
   close(): Promise<void>
+}
+
+/** Stores that this process has itself. */
+export interface Stores extends CounterStores {
+  readonly database: Database
 }
 
 export interface StoresOptions {

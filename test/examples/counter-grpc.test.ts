@@ -2,12 +2,12 @@ import { randomUUID } from 'node:crypto'
 import { AckedStream, GrpcChannelPool } from 'spillway/grpc'
 import { counterStoreContract } from 'spillway/testing'
 import { afterAll, describe, expect, test } from 'vitest'
+import { connectToCounterServices } from '../../examples/counter-billing/counter-services.ts'
 import {
   counterClient,
   type StreamAcknowledgement,
   type StreamIncrement,
 } from '../../examples/counter-billing/protocol.ts'
-import { RemoteCounterStore } from '../../examples/counter-billing/remote-counter-store.ts'
 import { startCounterService } from '../../examples/counter-billing/service.ts'
 import { startClient } from './counter-client.ts'
 import { openTestStores } from './stores.ts'
@@ -23,14 +23,16 @@ const fresh = (name: string): string => `${name}-${randomUUID()}`
 describe.each(all)('the counter service on $title', async ({ stores }) => {
   const service = await startCounterService({ ...stores, port: 0, log: () => undefined })
   const pool = new GrpcChannelPool((options) => counterClient(service.address, options), { channels: 2 })
+  const services = await connectToCounterServices({ at: service.address, log: () => undefined })
 
   afterAll(async () => {
     await pool.close()
+    for (const part of services.parts) await part.close()
     await service.close()
   })
 
-  describe.each(['LIVE', 'DURABLE'] as const)('by gRPC, the %s store keeps the contract of counter stores', (store) => {
-    for (const { name, run } of counterStoreContract({ open: () => new RemoteCounterStore(pool, store) })) {
+  describe.each(['live', 'durable'] as const)('by gRPC, the %s store keeps the contract of counter stores', (store) => {
+    for (const { name, run } of counterStoreContract({ open: () => services[store] })) {
       test(name, run)
     }
   })
@@ -97,7 +99,7 @@ describe.each(all)('the counter service on $title', async ({ stores }) => {
   })
 
   test('a gateway in front of it answers as one that has the stores itself', async () => {
-    const { increment, value, service: gateway } = await startClient({ address: service.address })
+    const { increment, value, service: gateway } = await startClient({ at: service.address })
     const a = fresh('a')
 
     const answers = await Promise.all(
@@ -112,6 +114,6 @@ describe.each(all)('the counter service on $title', async ({ stores }) => {
   test('a gateway that finds no counter service says which address did not answer', async () => {
     const { url } = { url: '127.0.0.1:1' }
 
-    await expect(startClient({ address: url, warmUpMs: 300 })).rejects.toThrow(/127\.0\.0\.1:1/)
+    await expect(startClient({ at: url, warmUpMs: 300 })).rejects.toThrow(/127\.0\.0\.1:1/)
   })
 })

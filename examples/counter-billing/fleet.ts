@@ -1,0 +1,63 @@
+import { type ChildProcess, fork } from 'node:child_process'
+import { once } from 'node:events'
+import { fileURLToPath } from 'node:url'
+
+const startMs = 60_000
+
+/** A counter service in a process of its own. */
+export interface FleetMember {
+  /** `host:port`, where it listens for gRPC. */
+  readonly address: string
+  readonly pid: number
+  /** SIGKILL: it ends at once, as in a crash. */
+  kill(): Promise<void>
+  /** SIGTERM: it writes what it accepted, and ends. */
+  close(): Promise<void>
+}
+
+/**
+ * Starts counter services in processes of their own; they end with this one, however it ends.
+ *
+ * @param flags - more flags of `main.ts` for each of them.
+ */
+export async function startFleet(instances: number, flags: readonly string[]): Promise<FleetMember[]> {
+  const starting = Array.from({ length: instances }, () => startMember(flags))
+  const started = await Promise.allSettled(starting)
+  const members = started.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : []))
+  const failure = started.find((one) => one.status === 'rejected')
+  if (failure === undefined) return members
+  await Promise.all(members.map((member) => member.close()))
+  throw failure.reason
+}
+
+async function startMember(flags: readonly string[]): Promise<FleetMember> {
+  const main = fileURLToPath(new URL('./main.ts', import.meta.url))
+  const child = fork(main, ['--role', 'counters', '--grpc-port', '0', '--with-parent', ...flags], {
+    stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+  })
+  const end = async (signal: NodeJS.Signals): Promise<void> => {
+    if (child.exitCode !== null || child.signalCode !== null) return
+    const exited = once(child, 'exit')
+    child.kill(signal)
+    await exited
+  }
+  try {
+    const address = await addressOf(child)
+    return { address, pid: child.pid as number, kill: () => end('SIGKILL'), close: () => end('SIGTERM') }
+  } catch (error) {
+    await end('SIGKILL')
+    throw error
+  }
+}
+
+/** What it says once it listens. */
+function addressOf(child: ChildProcess): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => reject(new Error(`a counter service took over ${startMs} ms to start`)), startMs)
+    child.once('message', (message) => resolve((message as { url: string }).url))
+    child.once('error', reject)
+    child.once('exit', (code, signal) => reject(new Error(`a counter service ended early, with ${signal ?? code}`)))
+    child.once('message', () => clearTimeout(timer))
+    child.once('exit', () => clearTimeout(timer))
+  })
+}
