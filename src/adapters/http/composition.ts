@@ -1,3 +1,5 @@
+import { failOption } from '../../core/options.js'
+
 /** What guards the calls to one origin: a `CircuitBreaker`, or anything with its `execute`. */
 export interface HttpBreaker {
   /** Runs a function, or rejects without running it. */
@@ -53,7 +55,11 @@ export interface HttpBalancer {
 
 /** The origin of an instance, for instance `http://10.0.0.7:8080`. */
 export function originOf(instance: HttpInstance, protocol: string): string {
-  const host = instance.host.includes(':') && !instance.host.startsWith('[') ? `[${instance.host}]` : instance.host
-  return new URL(`${instance.protocol === undefined ? protocol : `${instance.protocol}:`}//${host}:${instance.port}`)
-    .origin
+  const { host, port } = instance
+  const name = host.includes(':') && !host.startsWith('[') ? `[${host}]` : host
+  try {
+    return new URL(`${instance.protocol === undefined ? protocol : `${instance.protocol}:`}//${name}:${port}`).origin
+  } catch {
+    return failOption('instance', 'must have a host and a port', instance)
+  }
 }

@@ -54,6 +54,7 @@ export class Exchange implements Dispatcher.DispatchHandler {
   #upload: Readable | undefined
   #uploadError: unknown
   #ended = false
+  #dropped = false
 
   /** @param wrap - makes what the caller is told of an error of undici's. */
   constructor(request: ExchangeRequest, wrap: (exchange: Exchange, cause: unknown) => Error) {
@@ -77,6 +78,11 @@ export class Exchange implements Dispatcher.DispatchHandler {
   /** Whether anything of it can have reached the server. */
   get started(): boolean {
     return this.#controller !== undefined
+  }
+
+  /** Whether it was the reader of a streamed body who ended it. */
+  get dropped(): boolean {
+    return this.#dropped
   }
 
   /** Whether it was the request's own body that broke. */
@@ -145,6 +151,7 @@ export class Exchange implements Dispatcher.DispatchHandler {
       highWaterMark: 65_536,
       read: () => controller.resume(),
       destroy: (error, callback) => {
+        if (!this.#ended) this.#dropped = true
         this.#finish(error ?? givenUp())
         callback(error)
       },

@@ -1,15 +1,11 @@
 import { ClosableComponent, type FlushReport } from '../../core/component.js'
-import { ClosedError, FullError, isSpillwayError, OptionError, TimeoutError } from '../../core/errors.js'
-import { describeError, warn } from '../../core/events.js'
+import { ClosedError, FullError } from '../../core/errors.js'
 import { checkBoolean, checkOptions, checkSignal, failOption } from '../../core/options.js'
-import { backoffMs } from '../../core/retry.js'
 import type { LatencySnapshot } from '../../core/stats.js'
-import { onAbort, orAbort } from '../../internal/abort.js'
+import { onAbort } from '../../internal/abort.js'
 import { handled, rejected } from '../../internal/deferred.js'
-import { type HttpInstance, originOf } from './composition.js'
+import { type Answer, Attempts, type Call, discard } from './attempts.js'
 import { Connections, type OriginStats, type Undici } from './connections.js'
-import { Exchange } from './exchange.js'
-import { type FailedRequest, HttpError, HttpStatusError, wasRefused, wrapError } from './http-error.js'
 import {
   bytesOr,
   type HttpClientOptions,
@@ -18,12 +14,11 @@ import {
   limitOr,
   resolveSettings,
 } from './http-options.js'
-import { type HttpHead, HttpResponse, HttpStreamResponse } from './http-response.js'
+import { HttpResponse, type HttpStreamResponse } from './http-response.js'
 import { RequestBody } from './request-body.js'
 import { type HttpCounts, type Outcome, RequestBooks } from './request-books.js'
 import { mergeHeaders } from './request-headers.js'
-import { type RequestTarget, resolveTarget } from './request-target.js'
-import { retryAfterMs } from './retry-after.js'
+import { resolveTarget } from './request-target.js'
 
 /** The first digit of a status. */
 export type StatusClass = '2xx' | '3xx' | '4xx' | '5xx'
@@ -81,41 +76,6 @@ export interface HttpClientStats extends HttpCounts {
   readonly latencyMs: LatencySnapshot
 }
 
-/** One request of a caller's, over all its attempts. */
-interface Call {
-  readonly at: number
-  readonly method: string
-  readonly target: RequestTarget
-  readonly headers: ReadonlyMap<string, string | string[]>
-  readonly stream: boolean
-  readonly idempotent: boolean
-  readonly timeoutMs: number
-  readonly deadline: number
-  readonly maxResponseBytes: number
-  readonly throwOnError: boolean
-  readonly balanceKey: string | undefined
-  /** Aborts when the call is settled before it was answered. */
-  readonly controller: AbortController
-  body: RequestBody | Promise<RequestBody>
-  /** Where it went last, without the query. */
-  url: string
-  /** How often it was sent. */
-  attempts: number
-  /** How often it was tried, in the sense of `retry.attempts`. */
-  tries: number
-  /** Whether any attempt got as far as a server's code. */
-  reached: boolean
-  /** Whether any attempt may have been acted on. */
-  unknown: boolean
-  token: string | undefined
-  tokenRefreshed: boolean
-  exchange: Exchange | undefined
-  /** Ends it for its caller: at the abort, the deadline, or `close`. */
-  giveUp: (outcome: Outcome, reason: unknown) => void
-}
-
-type Answer = HttpResponse | HttpStreamResponse
-
 /**
  * An HTTP client with a bounded number of connections, and with token, retry, balancer and breaker in the one order that is right.
  * Made by {@link createHttpClient}.
@@ -127,13 +87,13 @@ type Answer = HttpResponse | HttpStreamResponse
 export class HttpClient extends ClosableComponent<HttpClientEvents, HttpClientStats> {
   readonly #settings: HttpSettings
   readonly #connections: Connections | undefined
+  readonly #attempts: Attempts
   readonly #books: RequestBooks<Call>
   #closed = false
-  #attempts = 0
+  #sent = 0
   #retries = 0
   #tokenRefreshes = 0
   readonly #statuses: Record<StatusClass, number> = { '2xx': 0, '3xx': 0, '4xx': 0, '5xx': 0 }
-  #classifierReported = false
 
   /**
    * @param undici - the module `undici`, or its classes Agent, Pool and Client.
@@ -144,13 +104,21 @@ export class HttpClient extends ClosableComponent<HttpClientEvents, HttpClientSt
     const settings = resolveSettings(options)
     this.#settings = settings
     this.#books = new RequestBooks(this.clock)
-    if (settings.dispatcher !== undefined) return
-    for (const name of ['Agent', 'Pool', 'Client'] as const) {
-      if (typeof undici?.[name] !== 'function') failOption('undici', `must have the class ${name}`, undici)
+    if (settings.dispatcher === undefined) {
+      for (const name of ['Agent', 'Pool', 'Client'] as const) {
+        if (typeof undici?.[name] !== 'function') failOption('undici', `must have the class ${name}`, undici)
+      }
+      this.#connections = new Connections(undici, settings, this.clock, {
+        connected: (origin, protocol) => this.events.emit('connected', { origin, protocol }),
+        disconnected: (origin) => this.events.emit('disconnected', { origin }),
+      })
     }
-    this.#connections = new Connections(undici, settings, this.clock, {
-      connected: (origin, protocol) => this.events.emit('connected', { origin, protocol }),
-      disconnected: (origin) => this.events.emit('disconnected', { origin }),
+    const owner = { name: this.name, clock: this.clock, random: this.random }
+    this.#attempts = new Attempts(owner, settings, this.#connections, {
+      sent: () => this.#sent++,
+      answered: (status) => this.#recordStatus(status),
+      retried: (call, error, delayMs) => this.#recordRetried(call, error, delayMs),
+      tokenRefreshed: (call) => this.#recordTokenRefreshed(call),
     })
   }
 
@@ -208,7 +176,7 @@ export class HttpClient extends ClosableComponent<HttpClientEvents, HttpClientSt
     return {
       name: this.name,
       ...this.#books.counts(),
-      attempts: this.#attempts,
+      attempts: this.#sent,
       retries: this.#retries,
       tokenRefreshes: this.#tokenRefreshes,
       statuses: { ...this.#statuses },
@@ -329,9 +297,9 @@ export class HttpClient extends ClosableComponent<HttpClientEvents, HttpClientSt
       if (signal !== undefined) stopListening = onAbort(signal, () => call.giveUp('aborted', signal.reason))
       if (call.deadline !== Number.POSITIVE_INFINITY) {
         const totalMs = call.deadline - call.at
-        cancelTimer = this.clock.setTimer(() => call.giveUp('failed', this.#lateError(call, totalMs)), totalMs)
+        cancelTimer = this.clock.setTimer(() => call.giveUp('failed', this.#attempts.lateError(call, totalMs)), totalMs)
       }
-      this.#perform(call).then(
+      this.#attempts.perform(call).then(
         (answer) => {
           if (!this.#books.open.has(call)) {
             discard(answer)
@@ -343,10 +311,10 @@ export class HttpClient extends ClosableComponent<HttpClientEvents, HttpClientSt
             return
           }
           resolve(answer)
-          void call.exchange?.end.then((error) => {
-            const givenUp = (error as { code?: unknown } | undefined)?.code === 'UND_ERR_INFO'
-            if (!settle(error === undefined ? 'succeeded' : givenUp ? 'aborted' : 'failed')) return
-            if (error !== undefined && !givenUp) this.#recordFailed(call, error)
+          const { exchange } = call
+          void exchange?.end.then((error) => {
+            const outcome = error === undefined ? 'succeeded' : exchange.dropped ? 'aborted' : 'failed'
+            if (settle(outcome) && outcome === 'failed') this.#recordFailed(call, error)
           })
         },
         (error: unknown) => {
@@ -357,278 +325,6 @@ export class HttpClient extends ClosableComponent<HttpClientEvents, HttpClientSt
           call.controller.abort(error)
         },
       )
-    })
-  }
-
-  async #perform(call: Call): Promise<Answer> {
-    if (call.body instanceof Promise) call.body = await call.body
-    const { balancer } = this.#settings
-    const answer = await (balancer === undefined ? this.#performDirect(call) : this.#performBalanced(call))
-    if (answer.status < 400 || !call.throwOnError) return answer
-    discard(answer)
-    throw this.#statusError(call, answer)
-  }
-
-  async #performDirect(call: Call): Promise<Answer> {
-    const { signal } = call.controller
-    for (;;) {
-      let answer: Answer | undefined
-      let failure: unknown
-      call.tries++
-      try {
-        await this.#fetchToken(call, call.target.origin, signal)
-        answer = await this.#attempt(call, call.target.origin, signal)
-        if (!this.#settings.retryStatuses.has(answer.status)) return answer
-        failure = this.#statusError(call, answer)
-        if (!this.#mayRetry(call, failure)) return answer
-      } catch (error) {
-        failure = error
-        // One origin whose circuit is open isn't asked again before it can have recovered.
-        if (isSpillwayError(error, 'ERR_CIRCUIT_OPEN') || !this.#mayRetry(call, error)) throw error
-      }
-      const delayMs = this.#delayBefore(call, failure)
-      if (delayMs === undefined) {
-        if (answer !== undefined) return answer
-        throw failure
-      }
-      if (answer !== undefined) discard(answer)
-      this.#recordRetried(call, failure, delayMs)
-      await this.#pause(delayMs, signal)
-    }
-  }
-
-  async #performBalanced(call: Call): Promise<Answer> {
-    const { balancer, base, retry, retryStatuses } = this.#settings
-    const { signal } = call.controller
-    let failedAt: string | undefined
-    let failure: unknown
-    const run = async (instance: HttpInstance, context: { readonly signal?: AbortSignal }): Promise<Answer> => {
-      const attemptSignal = context?.signal ?? signal
-      if (failure !== undefined) {
-        // What one instance said about when to come back doesn't bind the others.
-        const delayMs = instance.id === failedAt ? this.#delayBefore(call, failure) : this.#backoff(call)
-        if (delayMs === undefined) throw failure
-        if (failure instanceof HttpStatusError) discard(failure.response)
-        this.#recordRetried(call, failure, delayMs)
-        await this.#pause(delayMs, attemptSignal)
-      }
-      const origin = originOf(instance, base?.protocol ?? 'http:')
-      failedAt = instance.id
-      call.tries++
-      call.url = origin + call.target.pathname
-      const answer = await this.#attempt(call, origin, attemptSignal)
-      if (this.#isFailure(answer) || retryStatuses.has(answer.status)) throw this.#statusError(call, answer)
-      return answer
-    }
-    const retryable = (error: unknown): boolean => {
-      if (!this.#mayRetry(call, error)) return false
-      failure = error
-      return true
-    }
-    await this.#fetchToken(call, undefined, signal)
-    try {
-      const { balanceKey } = call
-      const key = balanceKey === undefined ? {} : { key: balanceKey }
-      return await (balancer as NonNullable<typeof balancer>).run(run, {
-        ...key,
-        signal,
-        attempts: retry.attempts,
-        retryable,
-      })
-    } catch (error) {
-      if (error instanceof HttpStatusError) return error.response
-      throw error
-    }
-  }
-
-  /** One attempt, and once in a request another one with a new token where the server refused the token. */
-  async #attempt(call: Call, origin: string, signal: AbortSignal): Promise<Answer> {
-    const { token: source } = this.#settings
-    const answer = await this.#guarded(call, origin, signal)
-    const { token } = call
-    if (answer.status !== 401 || source === undefined || token === undefined || call.tokenRefreshed) return answer
-    call.tokenRefreshed = true
-    call.token = undefined
-    try {
-      source.invalidate(token)
-      await this.#fetchToken(call, origin, signal)
-    } catch {
-      // What the server said tells more than that there is no new token.
-      return answer
-    }
-    if (call.token === token || !(call.body as RequestBody).replayable) return answer
-    discard(answer)
-    this.#tokenRefreshes++
-    if (this.events.has('tokenRefreshed')) {
-      this.events.emit('tokenRefreshed', { method: call.method, url: call.url })
-    }
-    return this.#guarded(call, origin, signal)
-  }
-
-  /** @param origin - undefined for instances of the balancer, all of which may have the token. */
-  async #fetchToken(call: Call, origin: string | undefined, signal: AbortSignal): Promise<void> {
-    const { token: source, tokenHeader, tokenOrigins, balancer } = this.#settings
-    if (source === undefined || call.token !== undefined || call.headers.has(tokenHeader)) return
-    if (balancer === undefined && !tokenOrigins.has(origin as string)) return
-    let token: unknown
-    try {
-      token = await orAbort(Promise.resolve(source.get(undefined, { signal })), signal)
-    } catch (error) {
-      if (signal.aborted || isSpillwayError(error)) throw error
-      // Its message stays out: a foreign error of a token source may quote what it was sent.
-      const message = `${this.name}: no token for ${call.method} ${call.url}`
-      throw new HttpError(message, this.#describe(call), { cause: error })
-    }
-    if (typeof token !== 'string' || token === '') {
-      const message = `${this.name}: the token source gave no token for ${call.method} ${call.url}`
-      throw new HttpError(message, this.#describe(call), { retryable: false })
-    }
-    call.token = token
-  }
-
-  /** One attempt through the breaker, which hears of a failing status as an error; the caller gets it as the answer it is. */
-  async #guarded(call: Call, origin: string, signal: AbortSignal): Promise<Answer> {
-    const breaker = this.#settings.breaker?.(origin)
-    if (breaker === undefined) return this.#send(call, origin, signal)
-    let answer: Answer | undefined
-    let refused = false
-    try {
-      await breaker.execute(
-        async (context) => {
-          const got = await this.#send(call, origin, context?.signal ?? signal)
-          if (refused) discard(got)
-          else answer = got
-          if (this.#isFailure(got)) throw this.#statusError(call, got)
-        },
-        { signal },
-      )
-    } catch (error) {
-      refused = true
-      if (answer === undefined) throw error
-    }
-    return answer as Answer
-  }
-
-  async #send(call: Call, origin: string, signal: AbortSignal): Promise<Answer> {
-    if (signal.aborted) throw signal.reason
-    const { headersTimeoutMs, bodyTimeoutMs, tokenHeader, tokenScheme, dispatcher } = this.#settings
-    const body = call.body as RequestBody
-    const headers: Record<string, string | string[]> = Object.fromEntries(call.headers)
-    if (body.contentType !== undefined) headers['content-type'] ??= body.contentType
-    if (call.token !== undefined)
-      headers[tokenHeader] = tokenScheme === '' ? call.token : `${tokenScheme} ${call.token}`
-    const { method, maxResponseBytes, stream, url } = call
-    const { path } = call.target
-    const exchange = new Exchange(
-      { origin, path, method, headers, body, url, stream, maxResponseBytes, headersTimeoutMs, bodyTimeoutMs },
-      (failed, cause) => this.#wrap(call, failed, cause),
-    )
-    call.exchange = exchange
-    call.attempts++
-    this.#attempts++
-    const { timeoutMs } = call
-    const cancelTimer =
-      timeoutMs === 0
-        ? undefined
-        : this.clock.setTimer(() => exchange.cancel(this.#lateError(call, timeoutMs)), timeoutMs)
-    const stopListening = onAbort(signal, () => exchange.cancel(signal.reason))
-    if (this.#connections === undefined) exchange.dispatch(dispatcher as NonNullable<typeof dispatcher>, {})
-    else this.#connections.dispatch(exchange)
-    try {
-      const answer = await exchange.answer
-      this.#recordStatus(answer.status)
-      return answer
-    } catch (error) {
-      if (exchange.started && !wasRefused((error as { cause?: unknown } | null)?.cause)) call.unknown = true
-      throw error
-    } finally {
-      if (exchange.started) call.reached = true
-      cancelTimer?.()
-      stopListening()
-    }
-  }
-
-  #wrap(call: Call, exchange: Exchange, cause: unknown): Error {
-    const sent = exchange.started && !wasRefused(cause)
-    const request = { ...this.#describe(call), outcomeUnknown: call.unknown || sent }
-    if (exchange.uploadFailed) {
-      const message = `${this.name}: the body of ${call.method} ${call.url} failed: ${(cause as Error | null)?.message}`
-      return new HttpError(message, request, { cause, retryable: false })
-    }
-    return wrapError(cause, request, this.#settings)
-  }
-
-  #describe(call: Call): FailedRequest {
-    return { name: this.name, method: call.method, url: call.url, outcomeUnknown: call.unknown }
-  }
-
-  #lateError(call: Call, timeoutMs: number): TimeoutError {
-    const outcomeUnknown = call.unknown || (call.exchange?.started ?? false)
-    const message = `${this.name}: ${call.method} ${call.url} took longer than ${timeoutMs} ms`
-    return new TimeoutError(message, timeoutMs, { outcomeUnknown })
-  }
-
-  #statusError(call: Call, answer: Answer): HttpStatusError {
-    const retryable = this.#settings.retryStatuses.has(answer.status)
-    const afterMs = retryable ? retryAfterMs(answer.headers['retry-after'], this.clock.wallNow()) : undefined
-    return new HttpStatusError(answer, this.#describe(call), { retryable, retryAfterMs: afterMs })
-  }
-
-  #isFailure(answer: HttpHead): boolean {
-    const { isFailure } = this.#settings
-    if (isFailure !== undefined) {
-      try {
-        return isFailure(answer)
-      } catch (error) {
-        if (!this.#classifierReported) warn(`${this.name}: isFailure failed: ${describeError(error)}`)
-        this.#classifierReported = true
-      }
-    }
-    return answer.status >= 500 || answer.status === 429
-  }
-
-  /** Whether one more attempt is allowed, does no harm and may help. */
-  #mayRetry(call: Call, error: unknown): boolean {
-    const { retry } = this.#settings
-    if (call.controller.signal.aborted || isSpillwayError(error, 'ERR_CLOSED') || error instanceof OptionError) {
-      return false
-    }
-    if (call.tries >= retry.attempts) return false
-    if (call.reached && !call.idempotent) return false
-    if (call.reached && !(call.body as RequestBody).replayable) return false
-    try {
-      return retry.retryable(error)
-    } catch (thrown) {
-      warn(`${this.name}: retry.retryable failed: ${describeError(thrown)}`)
-      return false
-    }
-  }
-
-  /** How long to wait before the next attempt; undefined where that is too long. */
-  #delayBefore(call: Call, failure: unknown): number | undefined {
-    const askedMs = (failure as { retryAfterMs?: unknown } | null)?.retryAfterMs
-    const afterMs = typeof askedMs === 'number' ? askedMs : 0
-    if (afterMs > this.#settings.maxRetryAfterMs) return undefined
-    // Not earlier than the server asked for, and not with all others at the same moment.
-    const delayMs = afterMs + this.#backoff(call)
-    return this.clock.now() + delayMs >= call.deadline ? undefined : delayMs
-  }
-
-  #backoff(call: Call): number {
-    return backoffMs(call.tries, this.#settings.retry, this.random)
-  }
-
-  #pause(delayMs: number, signal: AbortSignal): Promise<void> {
-    if (signal.aborted) return Promise.reject(signal.reason)
-    return new Promise((resolve, reject) => {
-      const stopListening = onAbort(signal, () => {
-        cancelTimer()
-        reject(signal.reason)
-      })
-      const cancelTimer = this.clock.setTimer(() => {
-        stopListening()
-        resolve()
-      }, delayMs)
     })
   }
 
@@ -644,6 +340,11 @@ export class HttpClient extends ClosableComponent<HttpClientEvents, HttpClientSt
     this.events.emit('retried', { method, url, attempt: tries, delayMs, error })
   }
 
+  #recordTokenRefreshed({ method, url }: Call): void {
+    this.#tokenRefreshes++
+    if (this.events.has('tokenRefreshed')) this.events.emit('tokenRefreshed', { method, url })
+  }
+
   #recordFailed(call: Call, error: unknown): void {
     if (!this.events.has('failed')) return
     const { method, url, attempts, at } = call
@@ -656,10 +357,6 @@ const idempotentMethods: ReadonlySet<string> = new Set(['GET', 'HEAD', 'OPTIONS'
 
 function isStatusClass(name: string): name is StatusClass {
   return name === '2xx' || name === '3xx' || name === '4xx' || name === '5xx'
-}
-
-function discard(answer: Answer): void {
-  if (answer instanceof HttpStreamResponse) answer.discard()
 }
 
 function disposeBody(call: Call): void {

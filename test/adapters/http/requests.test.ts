@@ -240,6 +240,21 @@ test('a streamed answer that nobody reads is held back at the server, and frees 
   expect(client.stats()).toMatchObject({ pending: 0, aborted: 1 })
 })
 
+test('a streamed answer that its reader ends, with an error or without, is aborted, not failed', async () => {
+  const server = await startHttp((_request, response) => response.write('first'))
+  const client = makeClient({ baseUrl: server.origin })
+  const failed: unknown[] = []
+  client.on('failed', (event) => failed.push(event))
+
+  for await (const _chunk of (await client.stream('/')).body) break
+  const { body } = await client.stream('/')
+  body.destroy(new Error('the disk is full'))
+  await client.flush()
+
+  expect(client.stats()).toMatchObject({ aborted: 2, failed: 0, pending: 0 })
+  expect(failed).toEqual([])
+})
+
 test('a streamed answer that breaks off fails whoever reads it', async () => {
   const server = await startTcp((socket) => {
     socket.once('data', () => {
