@@ -11,6 +11,8 @@ import { freePort } from './free-port.ts'
 export interface StartConsulOptions {
   /** Asks for an agent that can be killed: that of CONSUL_HTTP_ADDR is then left alone. */
   readonly own?: boolean
+  /** A token that may read the nodes, where its settings deny that to others. */
+  readonly token?: string
   /** Further settings of its configuration file; the folder is its own, for files that they name. */
   readonly settings?: (folder: string) => Record<string, unknown>
 }
@@ -21,6 +23,8 @@ export interface ConsulServer {
   readonly address: string
   readonly host: string
   readonly port: number
+  /** Where the agent keeps its data; of the test's own only. */
+  readonly dataFolder?: string
   /** Ends the agent, if it is the test's own, and leaves nothing behind. */
   stop(): Promise<void>
   /** SIGKILL, as a crash would be. Not offered for that of CONSUL_HTTP_ADDR. */
@@ -75,13 +79,14 @@ async function startOwn(binary: FoundBinary, options: StartConsulOptions): Promi
   // Ports that were free may be taken by the time the agent binds them.
   for (let attempt = 1; ; attempt++) {
     const [port, serf, server] = [await freePort(), await freePort(), await freePort()]
-    const consul = new ConsulProcess(binary, home, port, { serf, server, settings })
+    const consul = new ConsulProcess(binary, home, port, { serf, server, settings, token: options.token })
     try {
       await consul.start()
       return {
         address: `http://127.0.0.1:${port}`,
         host: '127.0.0.1',
         port,
+        dataFolder: join(home, 'data'),
         stop: async () => {
           await consul.end('SIGTERM')
           cleanUp()
@@ -94,9 +99,11 @@ async function startOwn(binary: FoundBinary, options: StartConsulOptions): Promi
       }
     } catch (error) {
       await consul.end('SIGKILL')
-      if (attempt < attempts) continue
-      cleanUp()
-      throw error
+      if (attempt === attempts) {
+        cleanUp()
+        throw error
+      }
+      consul.forget()
     }
   }
 }
@@ -106,6 +113,7 @@ class ConsulProcess {
   readonly #binary: FoundBinary
   readonly #home: string
   readonly #port: number
+  readonly #headers: Record<string, string>
   #agent: ChildProcess | undefined
   // A test run that is cut short must not leave an agent or its files behind.
   readonly #onExit = (): void => {
@@ -117,11 +125,17 @@ class ConsulProcess {
     binary: FoundBinary,
     home: string,
     port: number,
-    { serf, server, settings }: { serf: number; server: number; settings: Record<string, unknown> },
+    {
+      serf,
+      server,
+      settings,
+      token,
+    }: { serf: number; server: number; settings: Record<string, unknown>; token: string | undefined },
   ) {
     this.#binary = binary
     this.#home = home
     this.#port = port
+    this.#headers = token === undefined ? {} : { 'x-consul-token': token }
     const ports = { http: port, dns: -1, grpc: -1, https: -1, serf_lan: serf, serf_wan: -1, server }
     const config = {
       server: true,
@@ -158,7 +172,7 @@ class ConsulProcess {
     agent.stderr?.on('data', keep)
     const deadline = performance.now() + startupMs
     while (agent.exitCode === null && agent.signalCode === null && performance.now() < deadline) {
-      if (await isReady(this.#port)) return
+      if (await isReady(this.#port, this.#headers)) return
       await delay(50)
     }
     throw new Error(`Consul doesn't start: ${readFileSync(log, 'utf8')}`)
@@ -182,11 +196,9 @@ class ConsulProcess {
 }
 
 /** Whether it leads, and knows the node that it is itself. */
-async function isReady(port: number): Promise<boolean> {
+async function isReady(port: number, headers: Record<string, string>): Promise<boolean> {
   try {
-    const answer = await fetch(`http://127.0.0.1:${port}/v1/health/service/consul?passing=true`)
-    // One that denies without a token, leads too.
-    if (answer.status === 403) return true
+    const answer = await fetch(`http://127.0.0.1:${port}/v1/health/service/consul?passing=true`, { headers })
     return answer.ok && ((await answer.json()) as unknown[]).length > 0
   } catch {
     return false

@@ -1,0 +1,396 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import { createServer, type Server } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { join } from 'node:path'
+import { Server as GrpcServer, ServerCredentials } from '@grpc/grpc-js'
+import { ConsulRegistration, type ConsulRegistrationOptions, type HealthStatus } from 'spillway/consul'
+import { afterAll, afterEach, describe, expect, it } from 'vitest'
+import { type ConsulServer, type OwnConsulServer, startConsul } from '../../servers/consul.js'
+import { freePort } from '../../servers/free-port.js'
+import { AgentApi } from './support/agent-api.js'
+import { FaultyProxy } from './support/faulty-proxy.js'
+import { elapse, uniqueService, until } from './support/watching.js'
+
+const consul: OwnConsulServer | undefined = await startConsul({ own: true })
+
+describe.skipIf(consul === undefined)('ConsulRegistration, on a real Consul', { timeout: 60_000 }, () => {
+  const { address = '', port = 0 } = consul ?? {}
+  const api = new AgentApi(address)
+  const cleanUps: (() => unknown)[] = []
+
+  afterEach(async () => {
+    for (const cleanUp of cleanUps.splice(0).reverse()) await cleanUp()
+  })
+  afterAll(() => consul?.stop())
+
+  function register(options: Partial<ConsulRegistrationOptions> = {}): {
+    registration: ConsulRegistration
+    events: string[]
+  } {
+    const registration = new ConsulRegistration({
+      address,
+      service: uniqueService(),
+      host: '127.0.0.1',
+      port: 8080,
+      ...options,
+    })
+    const events: string[] = []
+    for (const event of [
+      'registered',
+      'registerFailed',
+      'heartbeatFailed',
+      'forgotten',
+      'deregistered',
+      'deregisterFailed',
+    ] as const) {
+      registration.on(event, () => events.push(event))
+    }
+    cleanUps.push(() => registration.close())
+    return { registration, events }
+  }
+
+  async function proxied(): Promise<FaultyProxy> {
+    const proxy = await FaultyProxy.start(port)
+    cleanUps.push(() => proxy.stop())
+    return proxy
+  }
+
+  async function listen(answer: () => number): Promise<{ port: number; close(): Promise<void> }> {
+    const server: Server = createServer((_request, response) => response.writeHead(answer()).end())
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+    const close = (): Promise<void> =>
+      new Promise((resolve) => {
+        server.close(() => resolve())
+        server.closeAllConnections()
+      })
+    cleanUps.push(close)
+    return { port: (server.address() as AddressInfo).port, close }
+  }
+
+  const statusOf = async (id: string): Promise<string | undefined> => (await api.check(id))?.Status
+
+  it('registers all that it is told, and takes it back at close', async () => {
+    const service = uniqueService()
+    const { registration, events } = register({
+      service,
+      port: 50_051,
+      tags: ['grpc', 'v2'],
+      meta: { zone: 'a' },
+      weight: 4,
+      warningWeight: 0,
+    })
+    expect(await api.service(registration.id)).toBeUndefined()
+
+    await registration.start()
+
+    expect(registration.id).toBe(`${service}-127.0.0.1-50051`)
+    expect(await api.service(registration.id)).toMatchObject({
+      Service: service,
+      Address: '127.0.0.1',
+      Port: 50_051,
+      Tags: ['grpc', 'v2'],
+      Meta: { zone: 'a' },
+      Weights: { Passing: 4, Warning: 0 },
+    })
+    expect(await registration.close()).toEqual({ drained: true, abandoned: 0 })
+    expect(await api.service(registration.id)).toBeUndefined()
+    expect(events).toEqual(['registered', 'deregistered'])
+    expect(registration.stats()).toMatchObject({ state: 'closed', registrations: 1 })
+  })
+
+  it('keeps a TTL check passing for as long as it runs, and not longer', async () => {
+    const { registration, events } = register({ check: { ttlMs: 1000 } })
+    await registration.start()
+    expect(await statusOf(registration.id)).toBe('passing')
+
+    const seen = new Set<string | undefined>()
+    for (let i = 0; i < 25; i++) {
+      seen.add(await statusOf(registration.id))
+      await elapse(100)
+    }
+
+    expect([...seen]).toEqual(['passing'])
+    const { heartbeats } = registration.stats()
+    // Between 300 and 334 ms apart.
+    expect(heartbeats).toBeGreaterThanOrEqual(6)
+    expect(heartbeats).toBeLessThanOrEqual(9)
+    expect(events).toEqual(['registered'])
+  })
+
+  it('reports what health says, and its note', async () => {
+    let answer: HealthStatus | { status: HealthStatus; note: string } | Promise<HealthStatus> = 'passing'
+    const { registration } = register({ check: { ttlMs: 60_000, health: () => answer } })
+    await registration.start()
+    expect(await statusOf(registration.id)).toBe('passing')
+
+    answer = { status: 'warning', note: 'half of the disk is gone' }
+    expect(await registration.flush()).toEqual({ succeeded: 1, failed: 0, dropped: 0 })
+    expect(await api.check(registration.id)).toMatchObject({ Status: 'warning', Output: 'half of the disk is gone' })
+
+    answer = Promise.resolve('passing')
+    await registration.flush()
+    expect(await statusOf(registration.id)).toBe('passing')
+    expect(registration.stats().status).toBe('passing')
+
+    answer = Promise.reject(new Error('the database is gone'))
+    await registration.flush()
+    expect(await api.check(registration.id)).toMatchObject({ Status: 'critical', Output: 'the database is gone' })
+
+    answer = 'splendid' as HealthStatus
+    await registration.flush()
+    expect(await api.check(registration.id)).toMatchObject({ Status: 'critical', Output: 'health gave "splendid"' })
+  })
+
+  it('is critical while health hangs, and asks it once', async () => {
+    let calls = 0
+    let answer: (status: HealthStatus) => void = () => undefined
+    const { registration } = register({
+      check: {
+        ttlMs: 1000,
+        health: () => {
+          calls++
+          if (calls === 1) return 'passing'
+          return new Promise((resolve) => {
+            answer = resolve
+          })
+        },
+      },
+    })
+    await registration.start()
+    await until(async () => (await statusOf(registration.id)) === 'critical', 'critical')
+    expect((await api.check(registration.id))?.Output).toBe('health took longer than 333 ms')
+    await elapse(1000)
+    expect(calls).toBe(2)
+
+    answer('passing')
+    await until(() => calls > 2, 'the next question')
+  })
+
+  it('has the agent check a URL', async () => {
+    let status = 200
+    const own = await listen(() => status)
+    const { registration } = register({
+      port: own.port,
+      check: { http: `http://127.0.0.1:${own.port}/healthz`, intervalMs: 1000, timeoutMs: 500 },
+    })
+    await registration.start()
+    await until(async () => (await statusOf(registration.id)) === 'passing', 'passing')
+
+    status = 429
+    await until(async () => (await statusOf(registration.id)) === 'warning', 'warning')
+    status = 500
+    await until(async () => (await statusOf(registration.id)) === 'critical', 'critical')
+  })
+
+  it('has the agent connect to a port', async () => {
+    const own = await listen(() => 200)
+    const { registration } = register({
+      port: own.port,
+      check: { tcp: `127.0.0.1:${own.port}`, intervalMs: 1000, timeoutMs: 500 },
+    })
+    await registration.start()
+    await until(async () => (await statusOf(registration.id)) === 'passing', 'passing')
+    await own.close()
+    await until(async () => (await statusOf(registration.id)) === 'critical', 'critical')
+  })
+
+  it("has the agent ask gRPC's health service", async () => {
+    let serving = 1
+    const server = new GrpcServer()
+    server.addService(
+      {
+        check: {
+          path: '/grpc.health.v1.Health/Check',
+          requestStream: false,
+          responseStream: false,
+          requestSerialize: (request: Buffer) => request,
+          requestDeserialize: (bytes: Buffer) => bytes,
+          // Field 1, an enum: 1 is SERVING, 2 is NOT_SERVING.
+          responseSerialize: (status: number) => Buffer.from([8, status]),
+          responseDeserialize: (bytes: Buffer) => bytes[1] ?? 0,
+        },
+      },
+      { check: (_call: unknown, callback: (error: null, status: number) => void) => callback(null, serving) },
+    )
+    const grpcPort = await freePort()
+    await new Promise<void>((resolve, reject) =>
+      server.bindAsync(`127.0.0.1:${grpcPort}`, ServerCredentials.createInsecure(), (error) =>
+        error === null ? resolve() : reject(error),
+      ),
+    )
+    cleanUps.push(() => server.forceShutdown())
+    const { registration } = register({ port: grpcPort, check: { grpc: `127.0.0.1:${grpcPort}`, intervalMs: 1000 } })
+    await registration.start()
+    await until(async () => (await statusOf(registration.id)) === 'passing', 'passing')
+    serving = 2
+    await until(async () => (await statusOf(registration.id)) === 'critical', 'critical')
+  })
+
+  it('gives Consul deregisterCriticalAfterMs', async () => {
+    const { registration } = register({ check: { ttlMs: 30_000 }, deregisterCriticalAfterMs: 90_000 })
+    await registration.start()
+
+    // No endpoint tells it, and the time itself is at least a minute; the agent's own notes do.
+    const folder = join((consul as OwnConsulServer).dataFolder, 'checks')
+    const files = readdirSync(folder, { withFileTypes: true }).filter((entry) => entry.isFile())
+    const notes = files.map(
+      (file) =>
+        JSON.parse(readFileSync(join(folder, file.name), 'utf8')) as {
+          Check: { ServiceID: string }
+          ChkType: { DeregisterCriticalServiceAfter: number; TTL: number }
+        },
+    )
+    const { ChkType } = notes.find(({ Check }) => Check.ServiceID === registration.id) ?? {}
+    expect(ChkType).toMatchObject({ DeregisterCriticalServiceAfter: 90_000_000_000, TTL: 30_000_000_000 })
+  })
+
+  it('is registered once, however often it is started', async () => {
+    const proxy = await proxied()
+    const { registration, events } = register({ address: proxy.address })
+    await Promise.all([registration.start(), registration.start(), registration.start()])
+    await registration.start()
+
+    expect(proxy.requests.filter(({ path }) => path.endsWith('/register'))).toHaveLength(1)
+    expect(events).toEqual(['registered'])
+  })
+
+  it('rejects the start that fails, goes on by itself, and registers in the end', async () => {
+    const proxy = await proxied()
+    proxy.fault = () => ({ status: 500, body: 'no such luck' })
+    const { registration, events } = register({ address: proxy.address })
+
+    await expect(registration.start()).rejects.toMatchObject({
+      code: 'ERR_STORE',
+      status: 500,
+      retryable: true,
+      outcomeUnknown: true,
+    })
+    expect(registration.stats().state).toBe('registering')
+    proxy.fault = () => undefined
+    await registration.start()
+
+    expect(events).toEqual([...new Array(events.length - 1).fill('registerFailed'), 'registered'])
+    expect(await api.service(registration.id)).toBeDefined()
+  })
+
+  it('says that nothing was done where nobody listens', async () => {
+    const { registration } = register({ address: `http://127.0.0.1:${await freePort()}`, closeTimeoutMs: 100 })
+
+    await expect(registration.start()).rejects.toMatchObject({
+      code: 'ERR_STORE',
+      retryable: true,
+      outcomeUnknown: false,
+      cause: { code: 'ECONNREFUSED' },
+    })
+  })
+
+  it('says that it may have been done where no answer came', async () => {
+    const proxy = await proxied()
+    proxy.fault = () => 'hang'
+    const { registration } = register({ address: proxy.address, timeoutMs: 200, closeTimeoutMs: 100 })
+
+    await expect(registration.start()).rejects.toMatchObject({ outcomeUnknown: true, cause: { code: 'ERR_TIMEOUT' } })
+  })
+
+  it('gives up a wait whose signal aborts, and registers all the same', async () => {
+    const { registration } = register()
+    const controller = new AbortController()
+    const started = registration.start({ signal: controller.signal })
+    controller.abort(new Error('enough'))
+
+    await expect(started).rejects.toThrow('enough')
+    await until(async () => (await api.service(registration.id)) !== undefined, 'registered')
+  })
+
+  it('registers again when the agent has forgotten it: with a TTL check, and without', async () => {
+    const ttl = register({ check: { ttlMs: 1000 } })
+    const plain = register({ verifyMs: 1000 })
+    await Promise.all([ttl.registration.start(), plain.registration.start()])
+
+    await Promise.all([ttl, plain].map(({ registration }) => api.deregister(registration.id)))
+    for (const { registration } of [ttl, plain]) {
+      await until(async () => (await api.service(registration.id)) !== undefined, 'there again', 5000)
+    }
+
+    await until(() => ttl.events.length === 4 && plain.events.length === 4, 'the events')
+    expect(ttl.events).toEqual(['registered', 'heartbeatFailed', 'forgotten', 'registered'])
+    expect(plain.events).toEqual(['registered', 'heartbeatFailed', 'forgotten', 'registered'])
+    expect(ttl.registration.stats()).toMatchObject({ state: 'registered', forgotten: 1, registrations: 2 })
+  })
+
+  it('is there again after the agent has restarted without its data', async () => {
+    const { registration } = register({ check: { ttlMs: 2000 } })
+    await registration.start()
+    const server = consul as OwnConsulServer
+
+    await server.kill()
+    await until(() => registration.stats().heartbeatFailures > 1, 'failed heartbeats')
+    await server.restart({ forget: true })
+    await until(async () => (await statusOf(registration.id)) === 'passing', 'passing again', 20_000)
+
+    await until(() => registration.stats().state === 'registered', 'registered')
+    expect(registration.stats().forgotten).toBe(1)
+  })
+
+  it('closes before its start, and then refuses it', async () => {
+    const proxy = await proxied()
+    const { registration } = register({ address: proxy.address })
+
+    expect(await registration.close()).toEqual({ drained: true, abandoned: 0 })
+    await expect(registration.start()).rejects.toMatchObject({ code: 'ERR_CLOSED' })
+    expect(proxy.requests).toEqual([])
+  })
+
+  it('deregisters when it is closed while it registers', async () => {
+    const { registration } = register({ check: { ttlMs: 10_000 } })
+    const started = registration.start()
+    await elapse(1)
+    const closed = registration.close()
+
+    await expect(started).rejects.toMatchObject({ code: 'ERR_CLOSED' })
+    expect(await closed).toEqual({ drained: true, abandoned: 0 })
+    await elapse(200)
+    expect(await api.service(registration.id)).toBeUndefined()
+  })
+
+  it('tries to deregister until it has, and deregisters once', async () => {
+    const proxy = await proxied()
+    const { registration, events } = register({ address: proxy.address })
+    await registration.start()
+    let failures = 0
+    proxy.fault = () => (failures++ < 2 ? { status: 500 } : undefined)
+
+    expect(await Promise.all([registration.close(), registration.close()])).toEqual([
+      { drained: true, abandoned: 0 },
+      { drained: true, abandoned: 0 },
+    ])
+    expect(events).toEqual(['registered', 'deregisterFailed', 'deregisterFailed', 'deregistered'])
+    expect(await api.service(registration.id)).toBeUndefined()
+  })
+
+  it.each(['hang', 'cut'] as const)('closes at its deadline when all requests %s', async (fault) => {
+    const proxy = await proxied()
+    const { registration } = register({ address: proxy.address })
+    await registration.start()
+    proxy.fault = () => fault
+
+    const since = performance.now()
+    expect(await registration.close({ timeoutMs: 300 })).toEqual({ drained: false, abandoned: 1 })
+    expect(performance.now() - since).toBeLessThan(1500)
+    await until(async () => (await proxy.connections()) === 0, 'no connection is left')
+    const asked = proxy.requests.length
+    await elapse(500)
+    expect(proxy.requests).toHaveLength(asked)
+    await api.deregister(registration.id)
+  })
+
+  it('closes after closeTimeoutMs where it is given no deadline', async () => {
+    const proxy = await proxied()
+    const { registration } = register({ address: proxy.address, closeTimeoutMs: 200 })
+    await registration.start()
+    proxy.fault = () => 'hang'
+
+    expect(await registration.close()).toEqual({ drained: false, abandoned: 1 })
+    await api.deregister(registration.id)
+  })
+})

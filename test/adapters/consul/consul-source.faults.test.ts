@@ -1,0 +1,233 @@
+import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { type ConsulServer, startConsul } from '../../servers/consul.js'
+import { AgentApi } from './support/agent-api.js'
+import { FaultyProxy, type SeenRequest } from './support/faulty-proxy.js'
+import { elapse, uniqueService, until, type Watching, watching } from './support/watching.js'
+
+const consul: ConsulServer | undefined = await startConsul()
+
+describe.skipIf(consul === undefined)('consulSource, through a proxy that breaks what Consul says', () => {
+  const { address = '', port = 0 } = consul ?? {}
+  const api = new AgentApi(address)
+  const watchings: Watching[] = []
+  let proxy: FaultyProxy
+  let name: string
+  let id: string
+
+  beforeEach(async () => {
+    proxy = await FaultyProxy.start(port)
+    name = uniqueService()
+    id = `${name}-a`
+    await api.register(name, id, { status: 'passing' })
+  })
+  afterEach(async () => {
+    for (const seen of watchings.splice(0)) seen.stop()
+    await proxy.stop()
+    for (const each of [id, `${name}-b`]) await api.deregister(each).catch(() => undefined)
+  })
+  afterAll(() => consul?.stop())
+
+  function watch(options: Partial<Parameters<typeof watching>[0]> = {}): Watching {
+    const seen = watching({ address: proxy.address, service: name, ...options })
+    watchings.push(seen)
+    return seen
+  }
+
+  /** Requests that came in a stretch of real time. */
+  async function requestsWithin(ms: number): Promise<SeenRequest[]> {
+    const from = proxy.requests.length
+    await elapse(ms)
+    return proxy.requests.slice(from)
+  }
+
+  it('asks at most burst + one a minInterval when each answer has a new index', async () => {
+    let churn = 1_000_000
+    proxy.fault = () => ({ index: () => churn++ })
+    // Consul answers a wait beyond an index that it hasn't reached yet only when the wait is over.
+    const seen = watch({ minIntervalMs: 200, burst: 3, waitMs: 1 })
+    await until(() => seen.lists.length > 0, 'a list')
+
+    const during = await requestsWithin(2000)
+
+    // 10 in 2 s, and at the most what is left of the burst.
+    expect(during.length).toBeGreaterThanOrEqual(6)
+    expect(during.length).toBeLessThanOrEqual(13)
+    expect(during.every(({ index }) => index !== undefined)).toBe(true)
+    // The list never changed, whatever the index said.
+    expect(seen.lists).toHaveLength(1)
+    expect(seen.errors).toEqual([])
+  })
+
+  it('asks twice at once and then once a second, by default', async () => {
+    let churn = 1_000_000
+    proxy.fault = () => ({ index: () => churn++ })
+    watch({ waitMs: 1 })
+    await elapse(2500)
+
+    const [first] = proxy.requests as [SeenRequest]
+    const offsets = proxy.requests.map(({ at }) => Math.round((at - first.at) / 1000))
+
+    expect(offsets.slice(0, 4)).toEqual([0, 0, 1, 2])
+  })
+
+  it('starts over when the index goes back, and sees what changes after', async () => {
+    let back = false
+    proxy.fault = () => ({ index: (real) => (back ? real : real + 1_000_000) })
+    const seen = watch({ minIntervalMs: 100, waitMs: 200 })
+    await until(() => proxy.requests.some(({ index }) => (index ?? 0) > 1_000_000), 'a wait beyond the high index')
+
+    back = true
+    const during = await requestsWithin(1500)
+    expect(during.some(({ index }) => index === undefined)).toBe(true)
+    expect(during.some(({ index }) => index !== undefined && index < 1_000_000)).toBe(true)
+    expect(during.length).toBeLessThanOrEqual(18)
+    await api.register(name, `${name}-b`)
+    await until(() => seen.ids()?.length === 2, 'the second instance', 3000)
+
+    expect(seen.lists).toHaveLength(2)
+    expect(seen.errors).toEqual([])
+  })
+
+  it('takes an index of 0 for 1, and polls once that turns out not to block', { timeout: 30_000 }, async () => {
+    proxy.fault = () => ({ index: () => 0 })
+    const seen = watch({ minIntervalMs: 100, fallbackPollMs: 500 })
+    await until(() => proxy.requests.length >= 4, 'the poll')
+
+    const during = await requestsWithin(3000)
+
+    expect(proxy.requests.slice(0, 4).map(({ index }) => index)).toEqual([undefined, 1, 1, undefined])
+    expect(during.length).toBeGreaterThanOrEqual(4)
+    expect(during.length).toBeLessThanOrEqual(8)
+    expect(during.every(({ index }) => index === undefined)).toBe(true)
+    await api.register(name, `${name}-b`)
+    await until(() => seen.ids()?.length === 2, 'the second instance', 2000)
+    expect(seen.errors).toEqual([])
+  })
+
+  it('polls while there is no index, and blocks again once there is one', async () => {
+    let indexed = false
+    proxy.fault = () => ({ index: (real) => (indexed ? real : undefined) })
+    const seen = watch({ minIntervalMs: 10, fallbackPollMs: 200 })
+    await until(() => proxy.requests.length > 1, 'a poll')
+    const during = await requestsWithin(1500)
+    expect(during.length).toBeGreaterThanOrEqual(4)
+    expect(during.length).toBeLessThanOrEqual(9)
+    expect(during.every(({ index }) => index === undefined)).toBe(true)
+
+    indexed = true
+    await until(() => proxy.requests.at(-1)?.index !== undefined, 'a blocking query')
+    expect(await requestsWithin(600)).toEqual([])
+    await api.register(name, `${name}-b`)
+    await until(() => seen.ids()?.length === 2, 'the second instance', 2000)
+
+    expect(seen.errors).toEqual([])
+  })
+
+  it('polls when what answers ignores the wait', async () => {
+    proxy.fault = () => 'no wait'
+    const seen = watch({ minIntervalMs: 50, fallbackPollMs: 300 })
+    await until(() => proxy.requests.length >= 4, 'the poll')
+
+    const during = await requestsWithin(1500)
+
+    expect(proxy.requests.slice(0, 4).map(({ index }) => index !== undefined)).toEqual([false, true, true, false])
+    expect(during.length).toBeGreaterThanOrEqual(3)
+    expect(during.length).toBeLessThanOrEqual(6)
+    expect(seen.lists).toHaveLength(1)
+  })
+
+  it.each([
+    ['500', { status: 500, body: 'No cluster leader' }],
+    ['429', { status: 429, body: 'rate limit exceeded' }],
+    ['cut', 'cut'],
+  ] as const)('backs off on %s, and gives no list', { timeout: 30_000 }, async (_what, fault) => {
+    const seen = watch({ minIntervalMs: 10, burst: 10, retry: { delayMs: 100, maxDelayMs: 1000 }, random: () => 0.999 })
+    await until(() => seen.ids()?.length === 1, 'the list')
+    proxy.fault = () => fault
+    await api.register(name, `${name}-b`)
+    await until(() => seen.ids()?.length === 2 || seen.errors.length > 0, 'the end of the wait')
+
+    const during = await requestsWithin(3000)
+
+    // 100, 200, 400, 800, 1000, 1000 ms apart.
+    expect(during.length).toBeGreaterThanOrEqual(3)
+    expect(during.length).toBeLessThanOrEqual(8)
+    expect(seen.lists.every((list) => list.length > 0)).toBe(true)
+    expect(seen.errors[0]).toMatchObject({ code: 'ERR_STORE', retryable: true, outcomeUnknown: false })
+
+    // Though it is as it was, it is told again: the watcher has to learn that the error is over.
+    const told = seen.lists.length
+    proxy.fault = () => undefined
+    await until(() => seen.lists.length > told, 'the list after the errors', 5000)
+    expect(seen.ids()).toHaveLength(2)
+  })
+
+  it('gives up a query that is never answered, and keeps the list', { timeout: 30_000 }, async () => {
+    const seen = watch({ minIntervalMs: 10, timeoutMs: 300, waitMs: 160, retry: { delayMs: 50, maxDelayMs: 50 } })
+    await until(() => seen.ids()?.length === 1, 'the list')
+    proxy.fault = () => 'hang'
+    await until(() => seen.errors.length > 0, 'an error')
+
+    const during = await requestsWithin(2000)
+
+    // Each takes 300 ms, and at the most 50 more to the next.
+    expect(during.length).toBeGreaterThanOrEqual(4)
+    expect(during.length).toBeLessThanOrEqual(8)
+    expect(await proxy.connections()).toBeLessThanOrEqual(1)
+    expect(seen.lists).toHaveLength(1)
+    // A blocking one had its wait, a sixteenth of it and the time for an answer.
+    expect(seen.errors[0]).toMatchObject({ code: 'ERR_STORE', cause: { code: 'ERR_TIMEOUT', timeoutMs: 470 } })
+    expect(seen.errors[1]).toMatchObject({ cause: { code: 'ERR_TIMEOUT', timeoutMs: 300 } })
+  })
+
+  it('polls where a proxy drops what takes long', { timeout: 30_000 }, async () => {
+    proxy.fault = ({ index }) => (index === undefined ? undefined : 'cut')
+    const seen = watch({ minIntervalMs: 10, fallbackPollMs: 300, retry: { delayMs: 20, maxDelayMs: 20 } })
+    await until(() => seen.errors.length === 2, 'two cuts')
+    await until(() => proxy.requests.filter(({ index }) => index === undefined).length >= 4, 'polls')
+
+    const during = await requestsWithin(2000)
+
+    expect(during.length).toBeGreaterThanOrEqual(4)
+    expect(during.length).toBeLessThanOrEqual(9)
+    expect(during.every(({ index }) => index === undefined)).toBe(true)
+    await api.register(name, `${name}-b`)
+    await until(() => seen.ids()?.length === 2, 'the second instance', 2000)
+    expect(seen.errors).toHaveLength(2)
+  })
+
+  it('takes what is no answer of Consul for an error', async () => {
+    proxy.fault = () => ({ status: 200, body: '<html>Welcome</html>' })
+    const seen = watch({ retry: { delayMs: 50 } })
+    await until(() => seen.errors.length > 1, 'errors')
+
+    expect(seen.lists).toEqual([])
+    expect(seen.errors[0]).toMatchObject({ name: 'ConsulError', status: 200, cause: expect.any(SyntaxError) })
+  })
+
+  it('tells nobody the token, though the answer does', async () => {
+    const token = 'b6a3e4f0-secret-token'
+    proxy.fault = () => ({ status: 403, body: `token ${token} has no permission` })
+    const seen = watch({ token })
+    await until(() => seen.errors.length > 0, 'an error')
+
+    const [error] = seen.errors as [Error]
+    expect(error).toMatchObject({ status: 403, retryable: false })
+    expect(error.message).toContain('token … has no permission')
+    expect(JSON.stringify([error, Object.entries(error), error.stack, error.cause])).not.toContain(token)
+  })
+
+  it('ends with the signal: no connection, no further request, no list', async () => {
+    const seen = watch({ minIntervalMs: 10 })
+    await until(() => proxy.requests.at(-1)?.index !== undefined, 'a blocking query')
+    expect(await proxy.connections()).toBe(1)
+
+    seen.stop()
+    await until(async () => (await proxy.connections()) === 0, 'the connection is gone', 1000)
+    await api.register(name, `${name}-b`)
+
+    expect(await requestsWithin(300)).toEqual([])
+    expect(seen.lists).toHaveLength(1)
+    expect(seen.errors).toEqual([])
+  })
+})

@@ -1,0 +1,15 @@
+// A process that watches and registers, closes neither, and has nothing more to do.
+import { LoadBalancer } from 'spillway'
+import { ConsulRegistration, consulSource } from 'spillway/consul'
+
+const [address, service] = process.argv.slice(2) as [string, string]
+
+const registration = new ConsulRegistration({ address, service, host: '127.0.0.1', port: 1, check: { ttlMs: 3000 } })
+await registration.start()
+await registration.flush()
+const balancer = new LoadBalancer(consulSource({ address, service }))
+await balancer.start()
+using lease = balancer.pick()
+// Time for the blocking query to be on its way.
+await new Promise((resolve) => setTimeout(resolve, 300))
+console.log(`done ${lease.instance.port}`)
