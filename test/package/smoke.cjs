@@ -44,6 +44,7 @@ for (const [name, exported] of [
   ['redis', 'RedisCounterStore'],
   ['postgres', 'PostgresCounterStore'],
   ['grpc', 'GrpcChannelPool'],
+  ['consul', 'ConsulRegistration'],
   ['http', 'HttpClient'],
 ]) {
   assert.equal(typeof require(`spillway/${name}`)[exported], 'function')
