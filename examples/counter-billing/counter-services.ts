@@ -24,6 +24,8 @@ export interface CounterServices {
   readonly durable: RemoteCounterStore
   /** What is open, in the order in which to close it. */
   readonly parts: readonly Closable[]
+  /** Each of them: whether it is well, and how many calls it was given. */
+  stats(): Record<string, unknown>
 }
 
 const defaultWarmUpMs = 10_000
@@ -67,6 +69,13 @@ export async function connectToCounterServices(options: CounterServicesOptions):
     live: new RemoteCounterStore(pool, 'LIVE', balancer),
     durable: new RemoteCounterStore(pool, 'DURABLE', balancer),
     parts: [pool, balancer],
+    stats: () => {
+      const calls = new Map(pool.stats().instances.map(({ instance, offered }) => [instance, offered]))
+      const instances = balancer.instances().map(({ instance, state, inFlight, weight }) => {
+        return { ...instance, state, inFlight, weight, calls: calls.get(instance.id) ?? 0 }
+      })
+      return { ...balancer.stats(), instances }
+    },
   }
 }
 

@@ -21,6 +21,8 @@ const retryAfterSeconds = 1
 export interface GatewayOptions {
   /** When an increment is answered whose request doesn't say. */
   acknowledgement: Acknowledgement
+  /** What is told of the counter services, if the stores aren't here. */
+  services?: (() => Record<string, unknown>) | undefined
 }
 
 /** The HTTP face of the counters. */
@@ -84,7 +86,7 @@ export function createGateway(counters: Counters, log: Log, options: GatewayOpti
     return reply.code(503).send({ status: 'failing', reason: problem, lost, notLive })
   })
 
-  app.get('/stats', async () => counters.stats())
+  app.get('/stats', async () => ({ ...counters.stats(), services: options.services?.() }))
 
   return app
 }

@@ -94,7 +94,7 @@ export async function startGateway(options: GatewayServiceOptions): Promise<Gate
   const services = 'live' in options.counters ? undefined : await connectToCounterServices({ ...options.counters, log })
   const stores = services ?? (options.counters as { live: CounterStore; durable: CounterStore })
   const counters = new Counters(stores, log, options)
-  const app = createGateway(counters, log, { acknowledgement })
+  const app = createGateway(counters, log, { acknowledgement, services: services?.stats })
   const parts: Closable[] = [
     { name: 'gateway', close: ({ timeoutMs } = {}) => closeGateway(app, timeoutMs) },
     ...partsOf(counters),

@@ -1,11 +1,10 @@
-import { randomUUID } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
 import { afterAll, describe, expect, test } from 'vitest'
 import type { Acknowledgement } from '../../examples/counter-billing/counters.ts'
-import { openStores } from '../../examples/counter-billing/stores.ts'
 import { startPostgres } from '../servers/postgres.ts'
 import { startRedis } from '../servers/redis.ts'
-import { type LoadOutcome, load } from './load-client.ts'
+import { during, expectStoredOnce } from './exactly-once.ts'
+import type { LoadOutcome } from './load-client.ts'
 import { type ServiceProcess, startProcess } from './processes.ts'
 
 const postgres = await startPostgres()
@@ -27,39 +26,8 @@ describe.skipIf(!canKill)('the gateway and the counter service, in processes of 
   const startGateway = (counters: string): Promise<ServiceProcess> =>
     startProcess(['--role', 'gateway', '--port', '0', '--counters', counters], env)
 
-  /** Drives a load, does something meanwhile, and returns what became of the increments. */
-  const during = async (
-    gateway: ServiceProcess,
-    acknowledgement: Acknowledgement,
-    meanwhile: () => Promise<unknown>,
-  ): Promise<LoadOutcome> => {
-    const stop = new AbortController()
-    const prefix = `${acknowledgement}-${randomUUID()}-`
-    const { url } = gateway
-    const running = load({ url, acknowledgement, clients: 16, prefix, signal: stop.signal, maxRequests: 100_000 })
-    await delay(500)
-    await meanwhile()
-    stop.abort()
-    return running
-  }
-
-  /** Compares what was answered with what each store holds. */
-  const expectExactlyOnce = async (outcome: LoadOutcome, where: ('live' | 'durable')[]): Promise<void> => {
-    const stores = await openStores({ databaseUrl: env.DATABASE_URL, redisUrl: env.REDIS_URL })
-    try {
-      for (const store of where) {
-        const values = (resources: readonly string[]): PromiseLike<readonly number[]> =>
-          stores[store].getMany(resources.map((resource) => `${resource}:like`))
-        const notOnce = (await values(outcome.acknowledged)).filter((value) => value !== 1).length
-        const tooOften = (await values(outcome.unknown)).filter((value) => value > 1).length
-        const counted = (await values(outcome.refused)).filter((value) => value !== 0).length
-        expect({ store, notOnce, tooOften, counted }).toEqual({ store, notOnce: 0, tooOften: 0, counted: 0 })
-      }
-    } finally {
-      await stores.close()
-    }
-    expect(outcome.acknowledged.length).toBeGreaterThan(100)
-  }
+  const expectExactlyOnce = (outcome: LoadOutcome, where: readonly ('live' | 'durable')[]): Promise<void> =>
+    expectStoredOnce(outcome, where, env)
 
   test.each(acknowledgements)(
     'SIGTERM to the gateway under load loses nothing that was %s',
