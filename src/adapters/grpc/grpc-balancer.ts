@@ -1,12 +1,11 @@
-/** How the work that a lease was taken for ended, in the terms of a circuit breaker. */
-type LeaseOutcome = 'success' | 'failure' | 'ignore'
+import type { GrpcVerdict } from './classify-grpc-error.js'
 
 /** What is needed of a lease of a load balancer. */
 export interface GrpcBalancerLease<Instance> {
   /** The instance that was chosen. */
   readonly instance: Instance
   /** Gives it back, and says how it did and why it failed; only the first time counts. */
-  release(outcome?: LeaseOutcome, error?: unknown): void
+  release(outcome?: GrpcVerdict, error?: unknown): void
 }
 
 /** What is needed of a `LoadBalancer`, which has it all. */
