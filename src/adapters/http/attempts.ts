@@ -38,6 +38,8 @@ export interface Call {
   tries: number
   /** Whether any attempt got as far as a server's code. */
   reached: boolean
+  /** Whether any attempt may have read of the body. */
+  bodyUsed: boolean
   /** Whether any attempt may have been acted on. */
   unknown: boolean
   token: string | undefined
@@ -123,7 +125,7 @@ export class Attempts {
         if (answer !== undefined) return answer
         throw failure
       }
-      if (answer !== undefined) discard(answer)
+      if (answer !== undefined) this.#leave(call, failure as HttpStatusError)
       this.#observer.retried(call, failure, delayMs)
       await this.#pause(delayMs, signal)
     }
@@ -140,7 +142,7 @@ export class Attempts {
         // What one instance said about when to come back doesn't bind the others.
         const delayMs = instance.id === failedAt ? this.#delayBefore(call, failure) : this.#backoff(call)
         if (delayMs === undefined) throw failure
-        if (failure instanceof HttpStatusError) discard(failure.response)
+        if (failure instanceof HttpStatusError) this.#leave(call, failure)
         this.#observer.retried(call, failure, delayMs)
         await this.#pause(delayMs, attemptSignal)
       }
@@ -171,6 +173,12 @@ export class Attempts {
       if (error instanceof HttpStatusError) return error.response
       throw error
     }
+  }
+
+  /** Leaves an answer behind for another attempt. */
+  #leave(call: Call, failure: HttpStatusError): void {
+    if (failure.outcomeUnknown) call.unknown = true
+    discard(failure.response)
   }
 
   /** One attempt, and once in a request another one with a new token where the server refused the token. */
@@ -263,15 +271,18 @@ export class Attempts {
     const stopListening = onAbort(signal, () => exchange.cancel(signal.reason))
     if (this.#connections === undefined) exchange.dispatch(dispatcher as NonNullable<typeof dispatcher>, {})
     else this.#connections.dispatch(exchange)
+    let refused = false
     try {
       const answer = await exchange.answer
       this.#observer.answered(answer.status)
       return answer
     } catch (error) {
-      if (exchange.started && !wasRefused((error as { cause?: unknown } | null)?.cause)) call.unknown = true
+      refused = wasRefused((error as { cause?: unknown } | null)?.cause)
+      if (exchange.started && !refused) call.unknown = true
       throw error
     } finally {
-      if (exchange.started) call.reached = true
+      if (exchange.started) call.bodyUsed = true
+      if (exchange.started && !refused) call.reached = true
       cancelTimer?.()
       stopListening()
     }
@@ -293,7 +304,7 @@ export class Attempts {
 
   /** What is told when a limit has passed. */
   lateError(call: Call, timeoutMs: number): TimeoutError {
-    const outcomeUnknown = call.unknown || (call.exchange?.started ?? false)
+    const outcomeUnknown = isOutcomeUnknown(call)
     const message = `${this.#name}: ${call.method} ${call.url} took longer than ${timeoutMs} ms`
     return new TimeoutError(message, timeoutMs, { outcomeUnknown })
   }
@@ -325,7 +336,7 @@ export class Attempts {
     }
     if (call.tries >= retry.attempts) return false
     if (call.reached && !call.idempotent) return false
-    if (call.reached && !(call.body as RequestBody).replayable) return false
+    if (call.bodyUsed && !(call.body as RequestBody).replayable) return false
     try {
       return retry.retryable(error)
     } catch (thrown) {
@@ -361,6 +372,11 @@ export class Attempts {
       }, delayMs)
     })
   }
+}
+
+/** Whether a call that is given up now may have been acted on, or be. */
+export function isOutcomeUnknown({ unknown, exchange }: Call): boolean {
+  return unknown || (exchange?.started === true && !exchange.ended)
 }
 
 /** Gives up what nobody is going to read. */

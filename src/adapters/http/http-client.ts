@@ -4,7 +4,7 @@ import { checkBoolean, checkOptions, checkSignal, failOption } from '../../core/
 import type { LatencySnapshot } from '../../core/stats.js'
 import { onAbort } from '../../internal/abort.js'
 import { handled, rejected } from '../../internal/deferred.js'
-import { type Answer, Attempts, type Call, discard } from './attempts.js'
+import { type Answer, Attempts, type Call, discard, isOutcomeUnknown } from './attempts.js'
 import { Connections, type OriginStats, type Undici } from './connections.js'
 import {
   bytesOr,
@@ -197,8 +197,7 @@ export class HttpClient extends ClosableComponent<HttpClientEvents, HttpClientSt
     const left = [...this.#books.open]
     for (const call of left) {
       const message = `${this.name}: closed before ${call.method} ${call.url} was answered`
-      const outcomeUnknown = call.unknown || (call.exchange?.started ?? false)
-      call.giveUp('failed', new ClosedError(message, { outcomeUnknown }))
+      call.giveUp('failed', new ClosedError(message, { outcomeUnknown: isOutcomeUnknown(call) }))
     }
     return left.length
   }
@@ -266,6 +265,7 @@ export class HttpClient extends ClosableComponent<HttpClientEvents, HttpClientSt
       attempts: 0,
       tries: 0,
       reached: false,
+      bodyUsed: false,
       unknown: false,
       token: undefined,
       tokenRefreshed: false,

@@ -1,8 +1,9 @@
+import { constants } from 'node:http2'
 import { Readable } from 'node:stream'
 import { FakeClock, seededRandom } from 'spillway/testing'
 import { expect, test } from 'vitest'
 import { failureOf, makeClient } from './support/client.js'
-import { answer, bodyOf, refusedOrigin, startHttp, startTcp, until } from './support/servers.js'
+import { answer, bodyOf, refusedOrigin, startHttp, startHttps, startTcp, trusted, until } from './support/servers.js'
 
 const retry = { attempts: 3, delayMs: 0 }
 
@@ -72,6 +73,35 @@ test('a POST that provably never left is tried again', async () => {
 
   expect(error).toMatchObject({ outcomeUnknown: false, cause: { code: 'ECONNREFUSED' } })
   expect(client.stats()).toMatchObject({ attempts: 3, retries: 2 })
+})
+
+test('a POST that an HTTP/2 server refused unseen is tried again, a stream that it may have read is not', async () => {
+  const server = await startHttps((request, response) => {
+    if (server.requests.length % 3 === 0) answer(response as never, 200, null)
+    else request.stream.close(constants.NGHTTP2_REFUSED_STREAM)
+  })
+  const client = makeClient({ baseUrl: server.origin, connect: { ca: trusted().cert }, retry })
+
+  expect((await client.post('/', { json: 1 })).status).toBe(200)
+  expect(server.requests).toHaveLength(3)
+  expect(await failureOf(client.post('/', { body: Readable.from(['x']) }))).toMatchObject({ outcomeUnknown: false })
+  expect(server.requests).toHaveLength(4)
+})
+
+test('what is given up between two attempts tells what the first one left open', async () => {
+  const server = await startHttp((request, response) => answer(response, Number(request.url?.slice(1)), null))
+  for (const [status, outcomeUnknown] of [
+    [429, false],
+    [502, true],
+  ]) {
+    const client = makeClient({ baseUrl: server.origin, random: () => 0.5, retry: { attempts: 2, delayMs: 5000 } })
+
+    const asked = failureOf(client.put(`/${status}`, { body: 'x' }))
+    await until(() => client.stats().retries === 1, 'a wait began')
+    await client.close({ timeoutMs: 0 })
+
+    expect(await asked, String(status)).toMatchObject({ code: 'ERR_CLOSED', outcomeUnknown })
+  }
 })
 
 test('an error tells of all attempts: refused in the end, but lost before', async () => {
