@@ -56,7 +56,7 @@ export class EligibleSet<I> {
     this.nextLookMs = Number.POSITIVE_INFINITY
     const all = [...slots]
     const candidates = all.filter((slot) => !slot.leaving && slot.baseWeight > 0)
-    const change = this.#eject(candidates)
+    const change = this.#eject(all, candidates)
     for (const slot of all) this.#weigh(slot, nowMs)
     this.#looked = true
     const wasPanicking = this.panicking
@@ -70,19 +70,22 @@ export class EligibleSet<I> {
   }
 
   /** Ejects those whose breakers aren't closed, those that opened first before others, as many as may be. */
-  #eject(candidates: readonly InstanceSlot<I>[]): Pick<EligibleChange<I>, 'ejected' | 'readmitted'> {
+  #eject(
+    all: readonly InstanceSlot<I>[],
+    candidates: readonly InstanceSlot<I>[],
+  ): Pick<EligibleChange<I>, 'ejected' | 'readmitted'> {
     const ejected: InstanceSlot<I>[] = []
     const readmitted: InstanceSlot<I>[] = []
     // 0.3 * 10 is a little less than 3.
     const most = Math.floor(this.#policy.maxEjectedRatio * candidates.length + 1e-9)
     const failing = candidates.filter((slot) => slot.openedAs > 0).sort((a, b) => a.openedAs - b.openedAs)
     const kept = new Set(failing.slice(0, most))
-    for (const slot of candidates) {
+    for (const slot of all) {
       const eject = kept.has(slot)
       if (slot.ejected === eject) continue
       slot.ejected = eject
       if (eject) ejected.push(slot)
-      else readmitted.push(slot)
+      else if (!slot.leaving) readmitted.push(slot)
     }
     return { ejected, readmitted }
   }

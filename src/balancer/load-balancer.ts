@@ -1,5 +1,5 @@
 import type { Permit } from '../breaker/circuit-breaker.js'
-import { ClosableComponent, type ComponentOptions, type FlushReport } from '../core/component.js'
+import { ClosableComponent, type FlushReport } from '../core/component.js'
 import { ClosedError, NoInstanceError } from '../core/errors.js'
 import {
   checkCount,
@@ -15,20 +15,22 @@ import {
 } from '../core/options.js'
 import type { InstanceSource } from '../core/ports.js'
 import { onAbort } from '../internal/abort.js'
-import { captureContext } from '../internal/async-context.js'
+import { type ContextRunner, captureContext } from '../internal/async-context.js'
 import { deferred, handled, rejected } from '../internal/deferred.js'
 import { TurnClock } from '../internal/turn-clock.js'
-import { type Algorithm, type AlgorithmName, algorithmNames, createAlgorithm } from './algorithms.js'
+import { type Algorithm, algorithmNames, createAlgorithm } from './algorithms.js'
 import { BalancedRun, type RunContext, type RunHost } from './balanced-run.js'
 import { EligibleSet } from './eligible-set.js'
-import { type EjectionOptions, InstanceEjection } from './instance-ejection.js'
-import { HealthChecks, type HealthOptions } from './instance-health.js'
+import { InstanceEjection } from './instance-ejection.js'
+import { HealthChecks } from './instance-health.js'
 import { InstanceList, readInstances } from './instance-list.js'
-import type { BalancedInstance, InstanceSlot, InstanceState, InstanceStatus } from './instance-slot.js'
+import type { BalancedInstance, InstanceSlot, InstanceStatus } from './instance-slot.js'
 import { type Feed, type FeedOwner, type ListInstances, PolledFeed, WatchedFeed } from './instance-source.js'
 import { InstanceLease, type Lease, type LeaseDesk, type LeaseOutcome } from './lease.js'
-import { type CountsFunction, RequestCounts } from './request-counts.js'
-import { RetryBudget, type RetryBudgetOptions } from './retry-budget.js'
+import type { LoadBalancerEvents, LoadBalancerStats } from './load-balancer-events.js'
+import type { LoadBalancerOptions, PickOptions, RunOptions } from './load-balancer-options.js'
+import { RequestCounts } from './request-counts.js'
+import { RetryBudget } from './retry-budget.js'
 
 export type { AlgorithmName } from './algorithms.js'
 export type { RunContext } from './balanced-run.js'
@@ -37,189 +39,10 @@ export type { HealthOptions } from './instance-health.js'
 export type { BalancedInstance, InstanceState, InstanceStatus } from './instance-slot.js'
 export type { ListInstances } from './instance-source.js'
 export type { Lease, LeaseOutcome } from './lease.js'
+export type { LoadBalancerEvents, LoadBalancerStats } from './load-balancer-events.js'
+export type { LoadBalancerOptions, PickOptions, RunOptions } from './load-balancer-options.js'
 export type { CountsFunction } from './request-counts.js'
 export type { RetryBudgetOptions } from './retry-budget.js'
-
-/** Options of {@link LoadBalancer}. */
-export interface LoadBalancerOptions<I> extends ComponentOptions {
-  /**
-   * How the next instance is chosen. `'round_robin'`: in turn. `'weighted'`: in turn by weight, smoothly. `'least_conn'`: the fewest in
-   * flight. `'p2c'`: the better of two by chance. `'peak_ewma'`: the better of two by latency and what is in flight.
-   * `'consistent_hash'`: by `key`.
-   * @defaultValue 'round_robin'
-   */
-  algorithm?: AlgorithmName | undefined
-  /**
-   * How `'consistent_hash'` spreads keys.
-   * @defaultValue 'maglev'
-   */
-  hash?: 'maglev' | 'ring' | undefined
-  /**
-   * How long after a refresh the next one begins, in milliseconds, at least 1. For a watch: how long until one that broke off is
-   * begun again, and until an empty list that nothing contradicts is believed.
-   * @defaultValue 5000
-   */
-  refreshMs?: number | undefined
-  /**
-   * How long the source may take for a list, in milliseconds, at least 1. Then its signal aborts, and what it still says counts for
-   * nothing.
-   * @defaultValue 5000
-   */
-  refreshTimeoutMs?: number | undefined
-  /**
-   * How instances are checked. By default they aren't; where they are, this is what the options leave out.
-   * @defaultValue { intervalMs: 10_000, timeoutMs: 2000, rise: 2, fall: 3, concurrency: 20 }
-   */
-  health?: HealthOptions<I> | undefined
-  /**
-   * When an instance is ejected because calls to it fail. By default none is; where this is given, it has what
-   * `CircuitBreaker` has, and a bound.
-   * @defaultValue { maxEjectedRatio: 0.5 }
-   */
-  ejection?: EjectionOptions | undefined
-  /**
-   * The share of instances that must be neither unhealthy nor ejected, from 0 to 1. With fewer all are picked: that most are
-   * down at once is less likely than that the checks are wrong, and those left would go down too. 0 is never.
-   * @defaultValue 0.5
-   */
-  panicThreshold?: number | undefined
-  /**
-   * How long the weight of an instance that joins or recovers takes to grow from a tenth to all of it, in milliseconds. 0 is no slow
-   * start. Those of the first list are there at once, and a hash never moves keys because of it.
-   * @defaultValue 0
-   */
-  slowStartMs?: number | undefined
-  /**
-   * How many retries there may be at a time: a share of the calls in flight, and some however few these are.
-   * @defaultValue { ratio: 0.2, minRetries: 3 }
-   */
-  retryBudget?: RetryBudgetOptions | undefined
-  /** Takes how often each instance was picked, by id, in batches. By default nobody counts. */
-  onCounts?: CountsFunction | undefined
-  /**
-   * How long after a pick its count leaves at the latest, in milliseconds, at least 1, unless a batch is on its way.
-   * @defaultValue 5000
-   */
-  countsEveryMs?: number | undefined
-  /**
-   * How long one call of `onCounts` may take, in milliseconds, at least 1.
-   * @defaultValue 10_000
-   */
-  countsTimeoutMs?: number | undefined
-}
-
-/** What {@link LoadBalancer.pick} takes. */
-export interface PickOptions {
-  /** What `'consistent_hash'` chooses by. Other algorithms don't look at it. */
-  key?: string | undefined
-  /** Ids that must not be picked. */
-  exclude?: ReadonlySet<string> | undefined
-}
-
-/** What {@link LoadBalancer.run} takes. */
-export interface RunOptions {
-  /** What `'consistent_hash'` chooses by. */
-  key?: string | undefined
-  /** The caller's own abort: `run` rejects with its reason at once. It says nothing about the instance. */
-  signal?: AbortSignal | undefined
-  /** How many attempts there are in all, the first included. 1 by default. */
-  attempts?: number | undefined
-  /** Whether an error is worth another attempt. By default every error is, but one that says `retryable: false`. */
-  retryable?: ((error: unknown) => boolean) | undefined
-  /** How long one attempt may take, in milliseconds, at least 1. Then it has failed. The default is no limit. */
-  timeoutMs?: number | undefined
-}
-
-/** Events of {@link LoadBalancer}. */
-export interface LoadBalancerEvents<I> {
-  /**
-   * A list came that isn't like the one before; the first one of a function or a watch, too. `changed` are those of an id that was
-   * there, with another value in any field; fields that are objects must be the same ones to be like.
-   */
-  updated: {
-    readonly instances: readonly I[]
-    readonly added: readonly I[]
-    readonly removed: readonly I[]
-    readonly changed: readonly I[]
-  }
-  /** The source failed or gave a wrong list; the list of before stays. */
-  refreshFailed: { readonly error: unknown }
-  /** An empty list came and isn't believed yet; so many instances stay. */
-  doubted: { readonly instances: number }
-  /** A checked instance is healthy again. */
-  becameHealthy: { readonly instance: I }
-  /** A checked instance isn't healthy any more; `error` is that of the last check. */
-  becameUnhealthy: { readonly instance: I; readonly error: unknown }
-  /** An instance was ejected; `error` is that of the last failure, `retryAfterMs` how long until it is tried again. */
-  ejected: { readonly instance: I; readonly error: unknown; readonly retryAfterMs: number }
-  /** An ejected instance is picked like the others again. */
-  readmitted: { readonly instance: I }
-  /** So few instances are well that all are picked. */
-  panicked: { readonly eligible: number; readonly total: number }
-  /** Enough instances are well again. */
-  recovered: { readonly eligible: number; readonly total: number }
-  /** The last lease of an instance that takes no more picks was released: it left the list, or was told to drain. */
-  drained: { readonly instance: I; readonly reason: 'removed' | 'requested' }
-  /** An attempt failed and another one begins, on this instance. */
-  retried: { readonly instance: I; readonly attempt: number; readonly error: unknown }
-  /** An attempt on this instance failed, and there were too many retries to make another one. */
-  retryRefused: { readonly instance: I; readonly attempt: number; readonly error: unknown }
-  /** `onCounts` took a batch. */
-  countsDelivered: {
-    readonly batchId: string
-    readonly counts: ReadonlyMap<string, number>
-    readonly attempts: number
-  }
-  /** `onCounts` failed; the same batch comes again after `delayMs`. */
-  countsRetried: {
-    readonly batchId: string
-    readonly attempt: number
-    readonly delayMs: number
-    readonly error: unknown
-  }
-  /** A batch failed for good. Where it is `kept`, its counts go with a later batch; otherwise they are in nobody's hands now. */
-  countsFailed: {
-    readonly batchId: string
-    readonly counts: ReadonlyMap<string, number>
-    readonly attempts: number
-    readonly error: unknown
-    readonly kept: boolean
-  }
-}
-
-/** Stats of {@link LoadBalancer}, in picks: `offered = succeeded + failed + ignored + rejected + pending`. */
-export interface LoadBalancerStats {
-  /** Its name. */
-  readonly name: string
-  /** Picks that were asked for, by `pick` or for an attempt of `run`. */
-  readonly offered: number
-  /** Leases that were released with success. */
-  readonly succeeded: number
-  /** Leases that were released with a failure. */
-  readonly failed: number
-  /** Leases that said nothing: disposed, aborted by their caller, given up by `close`. */
-  readonly ignored: number
-  /** Picks that were refused: closed, no instance, aborted before. */
-  readonly rejected: number
-  /** Leases that are out. */
-  readonly pending: number
-  /** Retries that were made. */
-  readonly retries: number
-  /** Retries that were not made because there were too many at the time. */
-  readonly retriesRefused: number
-  /** Retries in flight. */
-  readonly retriesInFlight: number
-  /** Lists that came and were right. */
-  readonly refreshes: number
-  /** Failures of the source, wrong lists among them. */
-  readonly refreshFailures: number
-  /** How many instances there are in each state; of those that left the list, the ones with leases out are `draining`. */
-  readonly instances: { readonly total: number } & { readonly [State in InstanceState]: number }
-  /** Whether all are picked because too few are well. */
-  readonly panicking: boolean
-  /** Picks counted for `onCounts`: what it took, what it never will, what waits. All 0 without it. */
-  readonly counts: { readonly delivered: number; readonly lost: number; readonly pending: number }
-}
 
 const defaultAttempts = 1
 
@@ -325,7 +148,7 @@ export class LoadBalancer<I extends BalancedInstance> extends ClosableComponent<
       slowStartMs: checkDuration('slowStartMs', valueOr(options.slowStartMs, defaults.slowStartMs)),
       maxEjectedRatio: this.#ejection?.maxRatio ?? 0,
     })
-    this.#counts = this.#makeCounts(options)
+    this.#counts = this.#makeCounts(options, inContext)
     this.#desk = { settle: (lease, outcome, error) => this.#settle(lease, outcome, error) }
     this.#runHost = this.#makeRunHost()
     const feedSetting = {
@@ -524,7 +347,7 @@ export class LoadBalancer<I extends BalancedInstance> extends ClosableComponent<
     this.#feed?.close()
     this.#health?.close()
     // Those who must wait for leases shouldn't make the counts wait that are there; retries may still add some.
-    void this.#counts?.flush()
+    this.#counts?.beginClose()
     const idle = new Promise<void>((resolve) => {
       this.#idle = resolve
       this.#checkIdle()
@@ -594,7 +417,9 @@ export class LoadBalancer<I extends BalancedInstance> extends ClosableComponent<
     }
     if (!this.#begun) this.#begin()
     this.#attention = false
-    this.#counts?.arm()
+    // A retry that comes after `close` has handed the counts on counts too.
+    if (this.#closed) this.clock.defer(() => void this.#counts?.flush())
+    else this.#counts?.arm()
     this.#lookIfDue()
     if (this.#closed || this.#eligible.nextLookMs !== Number.POSITIVE_INFINITY) this.#attention = true
     // A listener may have closed it.
@@ -766,7 +591,7 @@ export class LoadBalancer<I extends BalancedInstance> extends ClosableComponent<
     }
   }
 
-  #makeCounts(options: LoadBalancerOptions<I>): RequestCounts | undefined {
+  #makeCounts(options: LoadBalancerOptions<I>, inContext: ContextRunner): RequestCounts | undefined {
     const { defaults } = LoadBalancer
     const { name, clock, random, events } = this
     const onCounts = checkOptionalFunction('onCounts', options.onCounts)
@@ -778,6 +603,7 @@ export class LoadBalancer<I extends BalancedInstance> extends ClosableComponent<
       clock,
       random,
       seeded: options.random !== undefined,
+      inContext,
       everyMs,
       timeoutMs,
       take: (into) => {

@@ -1,6 +1,7 @@
 import type { Clock } from '../core/clock.js'
 import type { FlushReport } from '../core/component.js'
 import type { BatchContext } from '../core/ports.js'
+import type { ContextRunner } from '../internal/async-context.js'
 import { type Batch, type Entry, noCohort } from '../internal/batch.js'
 import type { Cohort } from '../internal/batch-books.js'
 import { resolveBatchOptions } from '../internal/batch-options.js'
@@ -15,6 +16,7 @@ interface Setting {
   readonly clock: Clock
   readonly random: () => number
   readonly seeded: boolean
+  readonly inContext: ContextRunner
   readonly everyMs: number
   readonly timeoutMs: number
   /** Takes what was counted since it was last asked. */
@@ -54,7 +56,10 @@ const engineDefaults = {
  */
 export class RequestCounts {
   readonly #setting: Setting
-  readonly #queue: BatchQueue<CountEntry>
+  readonly #onCounts: CountsFunction
+  #queue: BatchQueue<CountEntry>
+  /** The queue of before `beginClose`, and what it waits for. */
+  #first: { readonly queue: BatchQueue<CountEntry>; readonly drained: Promise<void> } | undefined
   /** Counts of instances that are gone, and of batches that failed. */
   #kept = new Map<string, number>()
   #cancelTimer: (() => void) | undefined
@@ -71,23 +76,8 @@ export class RequestCounts {
 
   constructor(onCounts: CountsFunction, setting: Setting) {
     this.#setting = setting
-    const { name, clock, random, seeded, timeoutMs } = setting
-    const policy = resolveBatchOptions({ timeoutMs }, engineDefaults, { keyed: false, sized: false })
-    this.#queue = new BatchQueue<CountEntry>({ name: `${name}: onCounts`, clock, random, seeded }, policy, {
-      call: (entries, context) => onCounts(sumsOf(entries), context),
-      complete: () => true,
-      fail: () => undefined,
-      onSettled: ({ id, entries, attempts }, succeeded) => {
-        if (succeeded === 0) return
-        const counts = sumsOf(entries)
-        const picks = total(counts)
-        this.delivered += picks
-        this.#queued -= picks
-        setting.onDelivered(id, counts, attempts)
-      },
-      onRetried: ({ id }, attempt, delayMs, error) => setting.onRetried(id, attempt, delayMs, error),
-      onFailed: ({ id, attempts }, entries, error) => this.#recordFailed(id, sumsOf(entries), attempts, error),
-    })
+    this.#onCounts = onCounts
+    this.#queue = this.#makeQueue()
   }
 
   /** Picks that were brought here and aren't settled; those that wait at their instances are not among them. */
@@ -97,7 +87,7 @@ export class RequestCounts {
 
   /** Sees to it that what was counted leaves in time. What was counted is accepted, so the timer keeps the process alive. */
   arm(): void {
-    if (this.#cancelTimer !== undefined || this.#closing) return
+    if (this.#cancelTimer !== undefined || this.#first !== undefined) return
     this.#cancelTimer = this.#setting.clock.setTimer(() => {
       this.#cancelTimer = undefined
       this.#setting.onDisarmed()
@@ -124,25 +114,65 @@ export class RequestCounts {
     }
   }
 
-  /** The same, for the last time. */
-  drain(): Promise<void> {
-    this.#closing = true
-    this.#cancelTimer?.()
-    this.#cancelTimer = undefined
+  /**
+   * Hands on what is there without any more waits between attempts. Runs that were accepted may still pick, to retry: what they
+   * add leaves with `drain`, or a `flush` before it.
+   */
+  beginClose(): void {
+    this.#disarm()
     this.#collect()
-    return this.#queue.drain()
+    const queue = this.#queue
+    // A queue works in the context in which it was made, and whoever closes has one of his own.
+    this.#setting.inContext(() => {
+      this.#queue = this.#makeQueue()
+    })
+    this.#first = { queue, drained: queue.drain() }
+  }
+
+  /** Hands on the rest, for the last time, and waits for all of it. */
+  async drain(): Promise<void> {
+    await this.#first?.drained
+    this.#closing = true
+    this.#collect()
+    await this.#queue.drain()
   }
 
   /** Gives up what is left, and says how much that was. */
   abandon(): number {
     const { lost } = this
     this.#closing = true
-    this.#cancelTimer?.()
-    this.#cancelTimer = undefined
+    this.#disarm()
     this.#collect()
     this.#abandoned = true
+    this.#first?.queue.abandon()
     this.#queue.abandon()
     return this.lost - lost
+  }
+
+  #disarm(): void {
+    this.#cancelTimer?.()
+    this.#cancelTimer = undefined
+  }
+
+  #makeQueue(): BatchQueue<CountEntry> {
+    const setting = this.#setting
+    const { name, clock, random, seeded, timeoutMs } = setting
+    const policy = resolveBatchOptions({ timeoutMs }, engineDefaults, { keyed: false, sized: false })
+    return new BatchQueue<CountEntry>({ name: `${name}: onCounts`, clock, random, seeded }, policy, {
+      call: (entries, context) => this.#onCounts(sumsOf(entries), context),
+      complete: () => true,
+      fail: () => undefined,
+      onSettled: ({ id, entries, attempts }, succeeded) => {
+        if (succeeded === 0) return
+        const counts = sumsOf(entries)
+        const picks = total(counts)
+        this.delivered += picks
+        this.#queued -= picks
+        setting.onDelivered(id, counts, attempts)
+      },
+      onRetried: ({ id }, attempt, delayMs, error) => setting.onRetried(id, attempt, delayMs, error),
+      onFailed: ({ id, attempts }, entries, error) => this.#recordFailed(id, sumsOf(entries), attempts, error),
+    })
   }
 
   #collect(): void {
