@@ -1,0 +1,189 @@
+import { checkCount, checkDuration, checkOptions, valueOr } from '../../core/options.js'
+import { batchId } from '../../internal/batch-id.js'
+import { giveBack, takeLease } from './breaker-scripts.js'
+import type { SharedCircuit, ShareLink } from './shared-circuit.js'
+
+/** Options of `RedisBreakerShare.probeGate`. */
+export interface ProbeGateOptions {
+  /**
+   * How many probes there may be at once in the whole fleet.
+   *
+   * @defaultValue 1
+   */
+  probes?: number | undefined
+  /**
+   * After which time a process's leave to probe ends if nothing is heard of it, in milliseconds, at least 1. Keep it above the
+   * breaker's `probeTimeoutMs`, or more probes than `probes` may be in flight.
+   *
+   * @defaultValue 30_000
+   */
+  leaseMs?: number | undefined
+  /**
+   * After which time without a probe in flight a process gives its leave back, in milliseconds, at least 1: no further call may come to
+   * it, or a probe may have said nothing.
+   *
+   * @defaultValue 1000
+   */
+  idleMs?: number | undefined
+}
+
+/** The defaults of {@link ProbeGateOptions}. */
+export const probeGateDefaults = { probes: 1, leaseMs: 30_000, idleMs: 1000 } as const
+
+/** Redis and the rest of the process, as a gate sees them. */
+export interface GateLink extends ShareLink {
+  readonly leaseTimeoutMs: number
+  recordLeaseAsked(): void
+  recordLeased(circuit: string): void
+  recordDenied(circuit: string, retryAfterMs: number): void
+  recordLeaseFailed(circuit: string, error: unknown): void
+}
+
+/** The right to have one probe in flight, until then. */
+interface ProbeLease {
+  readonly token: string
+  readonly endMs: number
+}
+
+/**
+ * Says who may probe. It must answer at once, so the first who ask are turned away while a lease is asked for; as long as this process
+ * holds leases, it may have as many probes in flight.
+ */
+export class ProbeGate {
+  readonly #link: GateLink
+  readonly #find: () => SharedCircuit | undefined
+  readonly #settings: { readonly probes: number; readonly leaseMs: number; readonly idleMs: number }
+  #circuit: SharedCircuit | undefined
+  #leases: ProbeLease[] = []
+  /** Until when nobody need ask. */
+  #deniedUntilMs = Number.NEGATIVE_INFINITY
+  #asking = false
+  /** Changes whenever a round of probes is decided: what was asked for before is given back. */
+  #round = 0
+  #usedMs = 0
+  #cancelTimer: (() => void) | undefined
+
+  /** @param find - the circuit that has joined under the gate's name. */
+  constructor(link: GateLink, find: () => SharedCircuit | undefined, options: ProbeGateOptions | undefined) {
+    checkOptions('options', options)
+    this.#link = link
+    this.#find = find
+    this.#settings = {
+      probes: checkCount('probes', valueOr<number>(options?.probes, probeGateDefaults.probes)),
+      leaseMs: checkDuration('leaseMs', valueOr<number>(options?.leaseMs, probeGateDefaults.leaseMs), 1),
+      idleMs: checkDuration('idleMs', valueOr<number>(options?.idleMs, probeGateDefaults.idleMs), 1),
+    }
+  }
+
+  /** Whether a probe may be made now. */
+  ask(): boolean {
+    const circuit = this.#bind()
+    if (circuit === undefined || !circuit.sharing) return true
+    const now = this.#link.clock.now()
+    this.#leases = this.#leases.filter(({ endMs }) => endMs > now)
+    if (circuit.probesInFlight < this.#leases.length) {
+      this.#usedMs = now
+      return true
+    }
+    const mayAsk = !this.#asking && now >= this.#deniedUntilMs && this.#leases.length < this.#settings.probes
+    if (mayAsk) void this.#takeLease(circuit)
+    return false
+  }
+
+  #bind(): SharedCircuit | undefined {
+    const circuit = this.#find()
+    if (circuit !== this.#circuit) {
+      if (this.#circuit !== undefined) this.#circuit.onNews = undefined
+      this.#circuit = circuit
+      this.#drop()
+      if (circuit !== undefined) circuit.onNews = (decided, told) => this.#onNews(circuit, decided, told)
+    }
+    return circuit
+  }
+
+  /**
+   * @param decided - whether the round is over.
+   * @param told - whether Redis knows, or will: then it has ended all leases.
+   */
+  #onNews(circuit: SharedCircuit, decided: boolean, told: boolean): void {
+    this.#deniedUntilMs = Number.NEGATIVE_INFINITY
+    if (!decided) return
+    const leases = this.#drop()
+    if (!told) this.#giveBack(circuit, leases)
+  }
+
+  /** Never rejects. */
+  async #takeLease(circuit: SharedCircuit): Promise<void> {
+    const { clock, leaseTimeoutMs } = this.#link
+    const { probes, leaseMs, idleMs } = this.#settings
+    const round = this.#round
+    const lease = { token: batchId(clock.wallNow()), endMs: clock.now() + leaseMs }
+    const lifeMs = String(Math.ceil(leaseMs))
+    this.#asking = true
+    this.#link.recordLeaseAsked()
+    try {
+      const args = [String(circuit.known), String(probes), lease.token, lifeMs]
+      const [verdict, rest] = await circuit.ask(takeLease, args, leaseTimeoutMs)
+      if (verdict === 'leased') {
+        if (round !== this.#round) this.#giveBack(circuit, [lease])
+        else {
+          this.#leases.push(lease)
+          this.#usedMs = clock.now()
+          this.#watch(circuit, idleMs)
+        }
+        this.#link.recordLeased(circuit.name)
+      } else if (verdict === 'denied') {
+        const retryAfterMs = Math.max(1, Number(rest))
+        if (round === this.#round) this.#deniedUntilMs = clock.now() + retryAfterMs
+        this.#link.recordDenied(circuit.name, retryAfterMs)
+      } else {
+        circuit.learn(circuit.readAnswer(rest))
+      }
+    } catch (error) {
+      this.#link.recordLeaseFailed(circuit.name, error)
+    } finally {
+      this.#asking = false
+    }
+  }
+
+  /** A lease that nobody uses is given back: the calls that asked for it may have been the last ones here for a while. */
+  #watch(circuit: SharedCircuit, delayMs: number): void {
+    this.#cancelTimer?.()
+    this.#cancelTimer = this.#link.clock.setTimer(() => this.#look(circuit), delayMs, { keepAlive: false })
+  }
+
+  #look(circuit: SharedCircuit): void {
+    this.#cancelTimer = undefined
+    const { idleMs } = this.#settings
+    const now = this.#link.clock.now()
+    // Looking may find that a probe has expired, which ends the leases.
+    const { probesInFlight } = circuit
+    this.#leases = this.#leases.filter(({ endMs }) => endMs > now)
+    const unused = this.#leases.length - probesInFlight
+    const idleForMs = now - this.#usedMs
+    if (unused > 0 && idleForMs >= idleMs) {
+      this.#giveBack(circuit, this.#leases.splice(this.#leases.length - unused))
+    }
+    if (this.#leases.length > 0) this.#watch(circuit, idleForMs < idleMs ? idleMs - idleForMs : idleMs)
+  }
+
+  #drop(): readonly ProbeLease[] {
+    const leases = this.#leases
+    this.#leases = []
+    this.#deniedUntilMs = Number.NEGATIVE_INFINITY
+    this.#round++
+    this.#cancelTimer?.()
+    this.#cancelTimer = undefined
+    return leases
+  }
+
+  #giveBack(circuit: SharedCircuit, leases: readonly ProbeLease[]): void {
+    if (leases.length === 0 || !this.#link.sharing) return
+    const { channel, timeoutMs } = this.#link
+    const message = JSON.stringify({ circuit: circuit.name, kind: 'released' })
+    const args = [channel, message, ...leases.map(({ token }) => token)]
+    // What can't be given back ends by itself.
+    const given = this.#link.call(giveBack, [circuit.keys[1]], args, timeoutMs)
+    this.#link.track(given.then(undefined, () => undefined).then(() => undefined))
+  }
+}

@@ -1,0 +1,316 @@
+import type { Clock } from '../../core/clock.js'
+import { CircuitOpenError, StoreError } from '../../core/errors.js'
+import { type BreakerNews, newsWithoutEpoch, type OpenedNews, readMessage } from './breaker-news.js'
+import { publishClosed, publishOpened, type Verdict } from './breaker-scripts.js'
+import type { RedisScript } from './redis-script.js'
+import { ServerTime } from './server-time.js'
+
+/** What a share needs of a breaker; a CircuitBreaker has it. */
+export interface ShareableBreaker {
+  /** The circuit's name: breakers of one name, in whatever process, share one circuit. */
+  readonly name: string
+  /** Opens it; one that is open stays so for at least as long. */
+  open(options: { forMs: number; error: unknown }): void
+  /** Closes it. */
+  reset(): void
+  /** Of its stats, how many probes are in flight. */
+  stats(): { readonly probes: number }
+  /** Listens to its openings. */
+  on(event: 'opened', listener: (event: { readonly reason: string; readonly retryAfterMs: number }) => void): () => void
+  /** Listens to its closings. */
+  on(event: 'closed', listener: (event: { readonly reason: string }) => void): () => void
+}
+
+/** Redis and the rest of the process, as a circuit sees them. */
+export interface ShareLink {
+  readonly clock: Clock
+  readonly instance: string
+  readonly prefix: string
+  readonly channel: string
+  readonly timeoutMs: number
+  readonly rememberMs: number
+  /** Whether Redis can be asked, as far as is known. */
+  readonly sharing: boolean
+  /** Runs a script. Rejects with a `SpillwayError`, after the time given at the latest. */
+  call(script: RedisScript, keys: readonly string[], args: readonly string[], timeoutMs: number): Promise<string[]>
+  /** Keeps a publication that is under way, so that `flush` waits for it. It never rejects. */
+  track(work: Promise<void>): void
+  recordOffered(): void
+  recordPublished(circuit: string, kind: BreakerNews['kind'], verdict: PublishVerdict): void
+  recordPublishFailed(circuit: string, kind: BreakerNews['kind'], error: unknown): void
+  recordApplied(news: BreakerNews, retryAfterMs: number | undefined): void
+}
+
+/** What became of a publication. */
+export type PublishVerdict = 'published' | 'joined' | 'outdated'
+
+/** What is to be told: it is kept until Redis has it, or it no longer matters. */
+type Publication =
+  | { readonly kind: 'opened'; readonly reason: string; readonly dueMs: number }
+  | { readonly kind: 'closed'; readonly reason: 'recovered' | 'reset'; readonly trip: number }
+
+/**
+ * One circuit of a fleet, seen from one process. News is ordered by epochs that Redis gives; `known` is that of the latest
+ * that is known here, and older news is ignored. An opening is closed only by news that names it, or a later one: so that a close which
+ * crosses a trip of this process on the way never undoes it.
+ */
+export class SharedCircuit {
+  readonly breaker: ShareableBreaker
+  readonly name: string
+  /** The keys of its latest news and of its leases: of one slot, since the braces hold the name. */
+  readonly keys: readonly [news: string, leases: string]
+  /** Called when a round of probes is decided, or may have changed hands. */
+  onNews: ((decided: boolean, told: boolean) => void) | undefined
+  readonly #link: ShareLink
+  readonly #time: ServerTime
+  readonly #stopListening: (() => void)[]
+  /** The epoch of the latest news. */
+  #known = 0
+  /** The epoch of the opening that the breaker is open for; undefined where it is closed, or Redis doesn't know of it. */
+  #trip: number | undefined
+  /** The latest opening that is known to be over. */
+  #closedTrip = 0
+  #open = false
+  /** Whether it was last closed by its own probes. */
+  #recovered = false
+  #pending: Publication | undefined
+  #lastSent: Publication | undefined
+  /** What came back as a message, so that Redis has it whatever becomes of the answer. */
+  #heard: Publication | undefined
+  #sending = false
+  /** Whether what the breaker says now is what it was just told. */
+  #applying = false
+  #left = false
+
+  constructor(breaker: ShareableBreaker, link: ShareLink) {
+    this.breaker = breaker
+    this.name = breaker.name
+    this.#link = link
+    this.#time = new ServerTime(link.clock)
+    const base = `{${link.prefix}:${this.name}}`
+    this.keys = [`${base}:news`, `${base}:probes`]
+    this.#stopListening = [
+      breaker.on('opened', ({ reason, retryAfterMs }) => this.#onOpened(reason, retryAfterMs)),
+      breaker.on('closed', ({ reason }) => this.#onClosed(reason)),
+    ]
+  }
+
+  /** The epoch of the latest news that is known here. */
+  get known(): number {
+    return this.#known
+  }
+
+  get left(): boolean {
+    return this.#left
+  }
+
+  get sharing(): boolean {
+    return this.#link.sharing && !this.#left
+  }
+
+  get probesInFlight(): number {
+    return this.breaker.stats().probes
+  }
+
+  /** Parts the breaker from the circuit. */
+  leave(): void {
+    this.#left = true
+    this.#pending = undefined
+    for (const stop of this.#stopListening) stop()
+    this.onNews?.(true, false)
+  }
+
+  /** Redis' clock said so in an answer. */
+  observeTime(micros: number, sentMs: number): void {
+    this.#time.observe(micros, sentMs)
+  }
+
+  /** News came, by a message or out of Redis. Of what is known already nothing comes. */
+  learn(news: BreakerNews): void {
+    if (this.#left) return
+    if (news.epoch <= this.#known) return
+    this.#known = news.epoch
+    if (news.by === this.#link.instance) this.#hearItself(news)
+    else if (news.kind === 'opened') this.#applyOpened(news)
+    else this.#applyClosed(news.trip, news)
+  }
+
+  /** Closes it everywhere. */
+  resetEverywhere(): void {
+    this.#close()
+    this.#pending = { kind: 'closed', reason: 'reset', trip: this.#known }
+    this.onNews?.(true, true)
+    this.publishPending()
+  }
+
+  /** Publishes what hasn't been, if Redis can be asked. */
+  publishPending(): void {
+    if (this.#pending === undefined || this.#sending || !this.sharing || !this.#time.known) return
+    this.#link.track(this.#publish())
+  }
+
+  /** Runs a script whose first argument is its deadline. Rejects with a `SpillwayError`. */
+  async ask(
+    script: RedisScript,
+    args: readonly string[],
+    timeoutMs: number,
+  ): Promise<readonly [verdict: Verdict, rest: string]> {
+    for (let again = true; ; again = false) {
+      const sentMs = this.#link.clock.now()
+      const deadline = String(this.#time.deadline(timeoutMs))
+      const [verdict, micros, rest] = await this.#link.call(script, this.keys, [deadline, ...args], timeoutMs)
+      this.#time.observe(Number(micros), sentMs)
+      if (verdict !== 'late') return [verdict as Verdict, rest ?? '']
+      // In time for us and late for Redis: its clock was set. What it says now is known, so once more.
+      if (!again) throw new StoreError(`${this.name}: a call came to Redis too late`, { outcomeUnknown: false })
+    }
+  }
+
+  /** What an answer says of the circuit. */
+  readAnswer(text: string): BreakerNews {
+    const news = readMessage(text)
+    if (news === undefined || news.kind === 'released') {
+      throw new StoreError(`${this.name}: ${this.keys[0]} holds something else`, { retryable: false })
+    }
+    return news
+  }
+
+  #onOpened(reason: string, retryAfterMs: number): void {
+    if (this.#applying) return
+    this.#open = true
+    this.#trip = undefined
+    // By hand: that is this process's own affair, which a close elsewhere doesn't end.
+    const told = reason !== 'requested'
+    if (told) this.#pending = { kind: 'opened', reason, dueMs: this.#link.clock.now() + retryAfterMs }
+    this.onNews?.(true, told)
+    this.publishPending()
+  }
+
+  #onClosed(reason: string): void {
+    if (this.#applying) return
+    const trip = this.#trip
+    this.#open = false
+    this.#trip = undefined
+    this.#recovered = reason === 'recovered'
+    const told = this.#recovered && trip !== undefined
+    if (told) this.#pending = { kind: 'closed', reason: 'recovered', trip }
+    // Nobody has heard of it, so nobody need hear that it is over.
+    else if (this.#pending?.kind === 'opened') this.#pending = undefined
+    this.onNews?.(true, told)
+    this.publishPending()
+  }
+
+  /** Never rejects. */
+  async #publish(): Promise<void> {
+    this.#sending = true
+    try {
+      while (this.#pending !== undefined && this.sharing && (await this.#publishOne(this.#pending)));
+    } finally {
+      this.#sending = false
+    }
+  }
+
+  /** Whether it was answered, or no longer mattered. */
+  async #publishOne(sent: Publication): Promise<boolean> {
+    const forMs = sent.kind === 'opened' ? Math.ceil(sent.dueMs - this.#link.clock.now()) : 0
+    if (sent.kind === 'opened' && forMs <= 0) {
+      this.#pending = undefined
+      return true
+    }
+    this.#lastSent = sent
+    this.#link.recordOffered()
+    try {
+      const [verdict, text] = await this.#send(sent, forMs)
+      const news = this.readAnswer(text)
+      if (this.#pending === sent) this.#pending = undefined
+      this.#settle(sent, verdict as PublishVerdict, news)
+      this.#link.recordPublished(this.name, sent.kind, verdict as PublishVerdict)
+      return true
+    } catch (error) {
+      if (this.#pending === sent && this.#heard === sent) this.#pending = undefined
+      this.#link.recordPublishFailed(this.name, sent.kind, error)
+      return false
+    }
+  }
+
+  #send(sent: Publication, forMs: number): Promise<readonly [verdict: Verdict, rest: string]> {
+    const { instance: by, channel, rememberMs, timeoutMs } = this.#link
+    const told = { circuit: this.name, by, reason: sent.reason }
+    const lifeMs = String(Math.ceil(rememberMs + forMs))
+    const args = [String(this.#known), channel, lifeMs]
+    if (sent.kind === 'opened') {
+      return this.ask(publishOpened, [...args, newsWithoutEpoch({ ...told, kind: 'opened', forMs })], timeoutMs)
+    }
+    const { trip } = sent
+    const text = newsWithoutEpoch({ ...told, kind: 'closed', trip })
+    return this.ask(publishClosed, [...args, text, String(trip)], timeoutMs)
+  }
+
+  #settle(sent: Publication, verdict: PublishVerdict, news: BreakerNews): void {
+    if (this.#left) return
+    if (verdict === 'outdated' && sent.kind === 'closed' && sent.reason === 'reset') {
+      this.#known = Math.max(this.#known, news.epoch)
+      this.#pending ??= { ...sent, trip: this.#known }
+      return
+    }
+    if (verdict !== 'published') {
+      if (news.epoch > this.#known) this.learn(news)
+    } else this.#known = Math.max(this.#known, news.epoch)
+    if (sent.kind === 'closed') this.#closedTrip = Math.max(this.#closedTrip, sent.trip)
+    else if (news.kind === 'opened') this.#belongTo(news.epoch)
+  }
+
+  /** A trip of this process has its epoch, its own or that of the opening that it joined. */
+  #belongTo(epoch: number): void {
+    if (this.#open) {
+      this.#trip = Math.max(this.#trip ?? 0, epoch)
+      // The close had come before the answer.
+      if (this.#trip <= this.#closedTrip) this.#close()
+    } else if (this.#recovered) this.#pending ??= { kind: 'closed', reason: 'recovered', trip: epoch }
+  }
+
+  /** An echo, or what an answer would have said that was lost. */
+  #hearItself(news: BreakerNews): void {
+    if (this.#lastSent?.kind === news.kind) this.#heard = this.#lastSent
+    if (!this.#sending && this.#heard !== undefined && this.#pending === this.#heard) this.#pending = undefined
+    if (news.kind === 'closed') this.#closedTrip = Math.max(this.#closedTrip, news.trip)
+    else this.#belongTo(news.epoch)
+  }
+
+  #applyOpened(news: OpenedNews): void {
+    const forMs = Math.max(0, news.forMs - this.#time.ageMs(news.epoch))
+    // What this process had still to say is in it, or is outdated.
+    if (!this.#sending) this.#pending = undefined
+    this.#open = true
+    this.#trip = news.epoch
+    this.onNews?.(true, true)
+    const error = new CircuitOpenError(`${this.name} was opened by ${news.by}: ${news.reason}`, { retryAfterMs: forMs })
+    this.#apply(() => this.breaker.open({ forMs, error }))
+    this.#link.recordApplied(news, forMs)
+  }
+
+  #applyClosed(trip: number, news: BreakerNews): void {
+    this.#closedTrip = Math.max(this.#closedTrip, trip)
+    if (this.#pending?.kind === 'closed' && !this.#sending) this.#pending = undefined
+    this.onNews?.(this.#open, true)
+    if (this.#trip === undefined || this.#trip > this.#closedTrip) return
+    this.#close()
+    this.#link.recordApplied(news, undefined)
+  }
+
+  #close(): void {
+    this.#open = false
+    this.#recovered = false
+    this.#trip = undefined
+    this.#apply(() => this.breaker.reset())
+  }
+
+  #apply(act: () => void): void {
+    this.#applying = true
+    try {
+      act()
+    } finally {
+      this.#applying = false
+    }
+  }
+}
