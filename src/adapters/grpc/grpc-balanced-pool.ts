@@ -1,6 +1,6 @@
 import type { ChannelOptions } from '@grpc/grpc-js'
 import { ClosableComponent, type FlushReport } from '../../core/component.js'
-import { ClosedError, isSpillwayError, StoreError } from '../../core/errors.js'
+import { ClosedError, isSpillwayError } from '../../core/errors.js'
 import {
   checkBoolean,
   checkCount,
@@ -13,9 +13,9 @@ import {
 } from '../../core/options.js'
 import type { LatencySnapshot } from '../../core/stats.js'
 import { onAbort } from '../../internal/abort.js'
-import { type Deferred, handled, openPromise, rejected } from '../../internal/deferred.js'
-import { isOutcomeUnknown } from '../../internal/outcome.js'
-import { CallBooks, type CallCounts, type OpenEntry, type Outcome } from './call-books.js'
+import { handled, rejected } from '../../internal/deferred.js'
+import { BalancedCall, type OpenUse } from './balanced-call.js'
+import { CallBooks, type CallCounts, type Outcome } from './call-books.js'
 import { checkCallOptions, type GrpcCallOptions } from './call-options.js'
 import { classifyStatus } from './classify-grpc-error.js'
 import type { GrpcBalancer, GrpcBalancerLease } from './grpc-balancer.js'
@@ -128,22 +128,6 @@ export interface GrpcBalancedPoolStats extends CallCounts {
   readonly draining: number
   /** From the call until it was answered or had failed for good, in milliseconds. */
   readonly latencyMs: LatencySnapshot
-}
-
-/** A call, a stream or a lease in flight. */
-interface OpenUse<Instance> extends OpenEntry {
-  readonly method: string
-  instance: Instance | undefined
-  attempts: number
-  /** Tells its caller that it was given up. */
-  giveUp(): void
-}
-
-/** A unary call in flight. */
-interface OpenCall<Instance> extends OpenUse<Instance>, Deferred<unknown> {
-  /** Whether an attempt may have been done. */
-  maybeDone: boolean
-  stopListening: (() => void) | undefined
 }
 
 /**
@@ -392,42 +376,24 @@ export class GrpcBalancedPool<
   // ── unary calls ─────────────────────────────────────────────────────────────────────────────────────────────────
 
   #run(method: string, request: unknown, options: GrpcBalancedCallOptions | undefined): Promise<unknown> {
-    const { key, signal, attempts, idempotent = false, retryable = isRetryable } = options ?? {}
-    const open = {
-      at: this.clock.now(),
-      method,
-      attempts: 0,
-      maybeDone: false,
-      giveUp: () => {
-        open.stopListening?.()
-        const message = `${this.name}: closed before ${method} was answered`
-        open.reject(new ClosedError(message, { outcomeUnknown: open.attempts > 0 }))
-      },
-    } as OpenCall<Instance>
-    openPromise(open)
-    handled(open.promise)
-    this.#books.accept(open)
+    const { key, signal, attempts, timeoutMs, metadata } = options ?? {}
+    const call = new BalancedCall<Instance>(this.name, method, this.clock.now())
+    this.#books.accept(call)
     if (signal !== undefined) {
-      open.stopListening = onAbort(signal, () => {
-        if (this.#books.settle(open, 'aborted')) open.reject(signal.reason)
+      call.stopListening = onAbort(signal, () => {
+        if (this.#books.settle(call, 'aborted')) call.reject(signal.reason)
       })
     }
-    const attempt = async (instance: Instance, context: { signal: AbortSignal }): Promise<unknown> => {
+    const attempt = async (instance: Instance, context: { readonly signal: AbortSignal }): Promise<unknown> => {
       // The balancer may have been between two attempts when the call was given up.
-      if (!this.#books.open.has(open)) throw this.#closedError()
-      open.instance = instance
-      open.attempts++
+      if (!this.#books.open.has(call)) throw this.#closedError()
       this.#attempts++
-      const callOptions = { signal: context.signal, timeoutMs: options?.timeoutMs, metadata: options?.metadata }
-      try {
-        return await this.#onPoolOf(instance, (pool) => pool.call(method as never, request as never, callOptions))
-      } catch (error) {
-        if (isOutcomeUnknown(error)) open.maybeDone = true
-        throw error
-      }
+      const callOptions = { signal: context.signal, timeoutMs, metadata }
+      return call.attempt(instance, async () =>
+        this.#onPoolOf(instance, (pool) => pool.call(method as never, request as never, callOptions)),
+      )
     }
-    const mayRetry = (error: unknown): boolean =>
-      this.#books.open.has(open) && (idempotent || !open.maybeDone) && answers(retryable, error)
+    const mayRetry = (error: unknown): boolean => this.#books.open.has(call) && call.mayRetry(error, options ?? {})
     let running: PromiseLike<unknown>
     try {
       running = this.#balancer.run(attempt, { key, signal, attempts, retryable: mayRetry })
@@ -436,35 +402,22 @@ export class GrpcBalancedPool<
     }
     running.then(
       (response) => {
-        if (!this.#settle(open, 'succeeded')) return
-        open.resolve(response)
+        if (this.#settle(call, 'succeeded')) call.resolve(response)
       },
       (error: unknown) => {
         // What reached no instance was turned away.
-        if (!this.#settle(open, open.attempts === 0 ? 'rejected' : 'failed')) return
-        const told = this.#errorOf(open, error)
-        open.reject(told)
-        if (open.attempts > 0) this.#recordFailed(open, told)
+        if (!this.#settle(call, call.attempts === 0 ? 'rejected' : 'failed')) return
+        const told = call.errorFor(error)
+        call.reject(told)
+        if (call.attempts > 0) this.#recordFailed(call, told)
       },
     )
-    return open.promise
+    return call.promise
   }
 
-  /** The last attempt's error, but true for all attempts: an earlier one may have been done. */
-  #errorOf(open: OpenCall<Instance>, error: unknown): unknown {
-    if (!open.maybeDone || isOutcomeUnknown(error)) return error
-    if (error instanceof GrpcCallError) {
-      const { method, address } = error
-      return new GrpcCallError(error.cause, { name: this.name, method, address, sent: true, maybeDone: true })
-    }
-    const message = `${this.name}: ${open.method} failed, and an earlier attempt may have been done: ${String(error)}`
-    const retryable = !isSpillwayError(error) || error.retryable
-    return new StoreError(message, { cause: error, retryable, outcomeUnknown: true })
-  }
-
-  #settle(open: OpenCall<Instance>, outcome: Outcome): boolean {
-    open.stopListening?.()
-    return this.#books.settle(open, outcome)
+  #settle(call: BalancedCall<Instance>, outcome: Outcome): boolean {
+    call.stopListening?.()
+    return this.#books.settle(call, outcome)
   }
 
   // ── streams and leases ──────────────────────────────────────────────────────────────────────────────────────────
@@ -584,20 +537,6 @@ export class GrpcBalancedPool<
 
   #closedError(): ClosedError {
     return new ClosedError(`${this.name} is closed`)
-  }
-}
-
-/** By default everything is tried again but what says that it is no use. A pool that closed under the call is no reason. */
-function isRetryable(error: unknown): boolean {
-  return !isSpillwayError(error) || error.retryable || error.code === 'ERR_CLOSED'
-}
-
-/** A predicate of the caller's that throws answers no. */
-function answers(predicate: (error: unknown) => boolean, error: unknown): boolean {
-  try {
-    return predicate(error)
-  } catch {
-    return false
   }
 }
 

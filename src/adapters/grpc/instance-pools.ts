@@ -85,10 +85,12 @@ export class InstancePools<Instance extends { readonly id: string }, Client exte
     const listed = new Map<string, Instance>()
     for (const instance of this.#owner.listed()) listed.set(instance.id, instance)
     this.#listed = listed
+    for (const open of [...this.#open.values()]) if (!listed.has(open.id)) void this.#retire(open, 'left')
     for (const open of [...this.#open.values()]) {
       const now = listed.get(open.id)
-      if (now === undefined) void this.#retire(open, 'left')
-      else if (this.#owner.addressOf(now) !== open.address) void this.#retire(open, 'moved')
+      // Gone by now, through a listener of the ones before.
+      if (now === undefined || this.#open.get(open.id) !== open) continue
+      if (this.#owner.addressOf(now) !== open.address) void this.#retire(open, 'moved')
       else open.instance = now
     }
   }

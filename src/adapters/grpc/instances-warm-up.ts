@@ -64,6 +64,8 @@ export async function warmUpInstances<Instance extends { readonly id: string }, 
 
   const ready = async (): Promise<void> => {
     await warmUp.start()
+    // By now nobody may be waiting any more, or the pool be closed: no pools are made then.
+    if (stopWaiting.signal.aborted) return
     const instances = warmUp.instances()
     if (instances.length === 0) throw new NoInstanceError(`${name} has no instance to connect to`)
     for (const instance of instances) waitedFor.push({ instance, pool: warmUp.poolOf(instance) })

@@ -311,6 +311,24 @@ describe('warmUp of a balanced pool', () => {
     await expect(empty.warmUp({ minInstances: 0 })).rejects.toMatchObject({ code: 'ERR_OPTION' })
   })
 
+  it('makes no pools once it was given up, though the list comes after all', async () => {
+    const [member] = await startFleet(1)
+    let listIsThere: (list: readonly Instance[]) => void = () => undefined
+    const late = new LoadBalancer<Instance>(() => new Promise((resolve) => (listIsThere = resolve)))
+    cleanUp(() => late.close({ timeoutMs: 0 }))
+    const make = vi.fn(({ address }: Instance, options: object) => clientOf(address)(options))
+    const pool = new GrpcBalancedPool(late, make)
+    const warm = pool.warmUp()
+    await pool.close()
+    await expect(warm).rejects.toMatchObject({ code: 'ERR_CLOSED' })
+
+    listIsThere([member as Instance])
+    await late.start()
+    await new Promise((resolve) => setImmediate(resolve))
+
+    expect(make).not.toHaveBeenCalled()
+  })
+
   it('rejects with what the source failed with', async () => {
     const broken = new LoadBalancer<Instance>(() => Promise.reject(new Error('no such service')))
     cleanUp(() => broken.close({ timeoutMs: 0 }))
