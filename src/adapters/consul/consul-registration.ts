@@ -330,7 +330,7 @@ export class ConsulRegistration extends ClosableComponent<ConsulRegistrationEven
     const { ttlMs = Number.POSITIVE_INFINITY } = this.#service.ttl ?? {}
     // One that is lost must not take the time of the next.
     const timeoutMs = Math.min(this.#client.timeoutMs, ttlMs / 3)
-    await this.#put(path, { Status: status, Output: note }, this.#stop.signal, timeoutMs)
+    await this.#put(path, { Status: status, Output: String(note) }, this.#stop.signal, timeoutMs)
     this.#status = status
     if (this.events.has('reported')) this.events.emit('reported', { id: this.id, status, note })
   }

@@ -60,6 +60,8 @@ export class ConsulWatch {
   /** Until when it polls instead of blocking. */
   #pollingUntil = Number.NEGATIVE_INFINITY
   #pollingMs = firstPollingMs
+  /** The callbacks that have failed. */
+  readonly #reported = new Set<'onList' | 'onError'>()
 
   constructor(watcher: Watcher) {
     this.#watcher = watcher
@@ -137,17 +139,17 @@ export class ConsulWatch {
     const json = JSON.stringify(list)
     if (json === this.#told) return
     this.#told = json
-    guarded(name, 'onList', () => onList(list))
+    this.#guard('onList', () => onList(list))
   }
 
   #fail(error: unknown): void {
-    const { name, onError } = this.#watcher
+    const { onError } = this.#watcher
     // A plain query that fails says that Consul is away, not that it can't be waited for.
     this.#cut = this.#index > 0 && wasCut(error)
     this.#polls = false
     this.#index = 0
     this.#told = undefined
-    guarded(name, 'onError', () => onError(error))
+    this.#guard('onError', () => onError(error))
   }
 
   #strike(): void {
@@ -159,6 +161,22 @@ export class ConsulWatch {
   #blockingWorks(): void {
     this.#strikes = 0
     this.#pollingMs = firstPollingMs
+  }
+
+  /** A callback that fails, or whose promise rejects, changes nothing; the first failure is reported. */
+  #guard(what: 'onList' | 'onError', call: () => unknown): void {
+    const report = (error: unknown): void => {
+      if (this.#reported.has(what)) return
+      this.#reported.add(what)
+      warn(`${what} of ${this.#watcher.name} failed: ${describeError(error)}`)
+    }
+    try {
+      const returned = call() as PromiseLike<unknown> | undefined
+      // An async function fits the type too, and so does a thenable of foreign make.
+      if (typeof returned?.then === 'function') Promise.resolve(returned).catch(report)
+    } catch (error) {
+      report(error)
+    }
   }
 
   #wait(delayMs: number): Promise<void> {
@@ -174,15 +192,4 @@ function indexOf({ headers }: ConsulAnswer): number | undefined {
   if (index === undefined || !Number.isSafeInteger(index)) return undefined
   // Consul has answered 0, by mistake; waiting beyond that is no waiting at all. 1 is always safe.
   return Math.max(index, 1)
-}
-
-/** A callback that fails, or whose promise rejects, changes nothing; it is reported. */
-function guarded(name: string, what: string, call: () => unknown): void {
-  const report = (error: unknown): void => warn(`${what} of ${name} failed: ${describeError(error)}`)
-  try {
-    const returned = call()
-    if (returned instanceof Promise) returned.catch(report)
-  } catch (error) {
-    report(error)
-  }
 }

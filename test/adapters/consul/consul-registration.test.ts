@@ -4,8 +4,9 @@ import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { Server as GrpcServer, ServerCredentials } from '@grpc/grpc-js'
 import { ConsulRegistration, type ConsulRegistrationOptions, type HealthStatus } from 'spillway/consul'
+import { FakeClock } from 'spillway/testing'
 import { afterAll, afterEach, describe, expect, it } from 'vitest'
-import { type ConsulServer, type OwnConsulServer, startConsul } from '../../servers/consul.js'
+import { type OwnConsulServer, startConsul } from '../../servers/consul.js'
 import { freePort } from '../../servers/free-port.js'
 import { AgentApi } from './support/agent-api.js'
 import { FaultyProxy } from './support/faulty-proxy.js'
@@ -351,6 +352,78 @@ describe.skipIf(consul === undefined)('ConsulRegistration, on a real Consul', { 
     expect(await closed).toEqual({ drained: true, abandoned: 0 })
     await elapse(200)
     expect(await api.service(registration.id)).toBeUndefined()
+  })
+
+  it('waits for a registration that is on its way, and then takes it back', async () => {
+    const proxy = await proxied()
+    proxy.fault = ({ path }) => (path.endsWith('/register') ? { delayMs: 300 } : undefined)
+    const { registration } = register({ address: proxy.address })
+    const started = registration.start()
+    await until(async () => (await api.service(registration.id)) !== undefined, 'the agent has it')
+
+    const closed = registration.close()
+
+    await expect(started).rejects.toMatchObject({ code: 'ERR_CLOSED' })
+    expect(await closed).toEqual({ drained: true, abandoned: 0 })
+    expect(await api.service(registration.id)).toBeUndefined()
+    expect(proxy.requests.map(({ path }) => path.split('/')[4])).toEqual(['register', 'deregister'])
+  })
+
+  it('takes back at close what it may have registered, though the answer was lost', async () => {
+    const proxy = await proxied()
+    proxy.fault = ({ path }) => (path.endsWith('/register') ? 'lose answer' : undefined)
+    const { registration } = register({ address: proxy.address })
+
+    await expect(registration.start()).rejects.toMatchObject({ outcomeUnknown: true, retryable: true })
+    expect(await api.service(registration.id)).toBeDefined()
+    expect(await registration.close()).toEqual({ drained: true, abandoned: 0 })
+
+    expect(await api.service(registration.id)).toBeUndefined()
+  })
+
+  it.each([
+    [0, 9000],
+    [0.999_999, 10_000],
+  ])('with chance at %s, reports after %s of 30,000 ms', async (chance, dueMs) => {
+    const clock = new FakeClock()
+    const proxy = await proxied()
+    const { registration } = register({ address: proxy.address, clock, random: () => chance, check: { ttlMs: 30_000 } })
+    await registration.start()
+    const before = proxy.requests.length
+    await until(() => clock.pending === 1, 'the wait for the next report')
+
+    await clock.advance(dueMs - 1)
+    await elapse(50)
+    expect(proxy.requests).toHaveLength(before)
+    await clock.advance(1)
+    await until(() => registration.stats().heartbeats === 1, 'the report')
+
+    expect(proxy.requests).toHaveLength(before + 1)
+    await registration.close()
+    expect(clock.pending).toBe(0)
+  })
+
+  it('lets no listener and no health change what it does', async () => {
+    const warnings: Error[] = []
+    const warned = (warning: Error): void => void warnings.push(warning)
+    process.on('warning', warned)
+    const { registration } = register({
+      check: {
+        ttlMs: 60_000,
+        health: () => {
+          throw new Error('boom')
+        },
+      },
+    })
+    registration.on('registered', () => {
+      throw new Error('a listener')
+    })
+    await registration.start()
+    await until(() => warnings.length > 0, 'the warning')
+    process.off('warning', warned)
+
+    expect(await api.check(registration.id)).toMatchObject({ Status: 'critical', Output: 'boom' })
+    expect(warnings.map(({ message }) => message)).toEqual([expect.stringContaining('a listener')])
   })
 
   it('tries to deregister until it has, and deregisters once', async () => {

@@ -1,3 +1,4 @@
+import { consulSource } from 'spillway/consul'
 import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { type ConsulServer, startConsul } from '../../servers/consul.js'
 import { AgentApi } from './support/agent-api.js'
@@ -215,6 +216,36 @@ describe.skipIf(consul === undefined)('consulSource, through a proxy that breaks
     expect(error).toMatchObject({ status: 403, retryable: false })
     expect(error.message).toContain('token … has no permission')
     expect(JSON.stringify([error, Object.entries(error), error.stack, error.cause])).not.toContain(token)
+  })
+
+  it('goes on when its callbacks throw or reject, and warns', async () => {
+    const warnings: Error[] = []
+    const warned = (warning: Error): void => void warnings.push(warning)
+    process.on('warning', warned)
+    const controller = new AbortController()
+    let lists = 0
+    consulSource({ address: proxy.address, service: name, retry: { delayMs: 10 }, minIntervalMs: 10 }).watch(
+      () => {
+        lists++
+        throw new Error('onList is broken')
+      },
+      { signal: controller.signal, onError: () => Promise.reject(new Error('onError is broken')) },
+    )
+    await until(() => lists === 1, 'a list')
+    proxy.fault = () => ({ status: 500 })
+    await api.register(name, `${name}-b`)
+    await until(() => warnings.length === 2, 'the warnings')
+    proxy.fault = () => undefined
+    const before = lists
+    await until(() => lists > before, 'another list')
+    controller.abort()
+    process.off('warning', warned)
+
+    // Each once, however often it fails.
+    expect(warnings.map(({ message }) => message.split('\n')[0])).toEqual([
+      'onList of consul-source failed: Error: onList is broken',
+      'onError of consul-source failed: Error: onError is broken',
+    ])
   })
 
   it('ends with the signal: no connection, no further request, no list', async () => {

@@ -12,6 +12,10 @@ export type Fault =
   | 'hang'
   /** It cuts the connection. */
   | 'cut'
+  /** Consul does what it is asked to, and the connection is cut instead of its answer. */
+  | 'lose answer'
+  /** Consul does what it is asked to, and its answer comes later. */
+  | { readonly delayMs: number }
 
 /** One request that came. */
 export interface SeenRequest {
@@ -79,7 +83,7 @@ export class FaultyProxy {
     if (fault === 'hang') return
     if (fault === 'cut') return void incoming.socket.destroy()
     if (fault === 'no wait') for (const parameter of ['index', 'wait']) url.searchParams.delete(parameter)
-    else if (fault !== undefined && 'status' in fault) return void outgoing.writeHead(fault.status).end(fault.body)
+    if (typeof fault === 'object' && 'status' in fault) return void outgoing.writeHead(fault.status).end(fault.body)
     const onwards = request(
       {
         host: '127.0.0.1',
@@ -95,8 +99,13 @@ export class FaultyProxy {
           if (changed === undefined) delete headers['x-consul-index']
           else headers['x-consul-index'] = String(changed)
         }
-        outgoing.writeHead(answer.statusCode ?? 502, headers)
-        answer.pipe(outgoing)
+        if (fault === 'lose answer') return void incoming.socket.destroy()
+        const pass = (): void => {
+          outgoing.writeHead(answer.statusCode ?? 502, headers)
+          answer.pipe(outgoing)
+        }
+        if (typeof fault === 'object' && 'delayMs' in fault) setTimeout(pass, fault.delayMs)
+        else pass()
       },
     )
     onwards.on('error', () => incoming.socket.destroy())
