@@ -108,6 +108,7 @@ export class BreakerMachine {
   #successes = 0
   /** Probes whose slot is taken, in the order of their leases' ends: of earlier generations too, since they still run. */
   readonly #probes: Admission[] = []
+  #reportedGate = false
   /** Whether everyone is admitted: closed, not isolated, no slow calls to measure. */
   free: boolean
 
@@ -169,7 +170,7 @@ export class BreakerMachine {
     return this.#probes.length
   }
 
-  /** How long until it lets a call through at the latest; undefined where that isn't known, 0 where it would now. */
+  /** How long until it may let a call through; undefined where that isn't known, 0 where it may now. */
   retryAfterMs(): number | undefined {
     if (this.#isolations > 0) return undefined
     this.#catchUp()
@@ -178,15 +179,13 @@ export class BreakerMachine {
     const [firstProbe] = this.#probes
     const full = firstProbe !== undefined && this.#probes.length >= this.#policy.halfOpenRequests
     const slotMs = full ? firstProbe.leaseEndMs - now : 0
-    return this.#phase === 'open' ? Math.max(0, this.#dueMs - now, slotMs) : slotMs
+    return Math.max(0, slotMs, this.#phase === 'open' ? this.#dueMs - now : 0)
   }
 
   /** Admits a call, or counts it as rejected. */
   admit(): Admission | undefined {
     this.offered++
-    if (this.#phase === 'closed' && this.#isolations === 0) {
-      return new Admission(this, Number.POSITIVE_INFINITY, this.free ? 0 : this.#clock.now())
-    }
+    if (this.#phase === 'closed' && this.#isolations === 0) return this.#admitFreely()
     const probe = this.#admitProbe()
     if (probe === undefined) this.rejected++
     return probe
@@ -197,19 +196,32 @@ export class BreakerMachine {
     // The turn's time is good enough to refuse, and an open circuit refuses often.
     if (this.#phase === 'open' && this.#turn.now() < this.#dueMs) return undefined
     this.#catchUp()
+    if (this.#refuses() || (this.#phase !== 'closed' && !this.#mayProbe())) return undefined
+    // Asked again: listeners and the gate may have done anything, even closed it.
+    if (this.#refuses()) return undefined
+    if (this.#phase === 'closed') return this.#admitFreely()
     const now = this.#clock.now()
-    if (this.#phase === 'open' && now < this.#dueMs) return undefined
-    const { halfOpenRequests, probeTimeoutMs, probeGate } = this.#policy
-    if (this.#probes.length >= halfOpenRequests || (probeGate !== undefined && !mayProbe(probeGate))) return undefined
     const halfOpens = this.#phase === 'open'
     if (halfOpens) {
       this.#enter('half-open')
       this.#successes = 0
     }
-    const probe = new Admission(this, now + probeTimeoutMs, now)
+    const probe = new Admission(this, now + this.#policy.probeTimeoutMs, now)
     this.#probes.push(probe)
     if (halfOpens) this.#owner.onHalfOpened()
     return probe
+  }
+
+  #admitFreely(): Admission {
+    return new Admission(this, Number.POSITIVE_INFINITY, this.free ? 0 : this.#clock.now())
+  }
+
+  /** Whether there is no way in: isolated, not due yet, or as many probes in flight as may be. */
+  #refuses(): boolean {
+    if (this.#isolations > 0) return true
+    if (this.#phase === 'closed') return false
+    if (this.#phase === 'open' && this.#clock.now() < this.#dueMs) return true
+    return this.#probes.length >= this.#policy.halfOpenRequests
   }
 
   /** Counts a call's outcome, once, and frees its slot unless the call is still running. */
@@ -279,8 +291,8 @@ export class BreakerMachine {
     let released = false
     return () => {
       if (released) return false
-      this.#catchUp()
       released = true
+      this.#catchUp()
       this.#isolations--
       this.#refresh()
       return this.#isolations === 0
@@ -346,13 +358,16 @@ export class BreakerMachine {
       if (probe.generation === this.#counting) this.#open('probe-expired', error, probe.leaseEndMs)
     }
   }
-}
 
-function mayProbe(gate: () => boolean): boolean {
-  try {
-    return gate() !== false
-  } catch (error) {
-    warn(`a probe gate failed: ${describeError(error)}`)
-    return true
+  #mayProbe(): boolean {
+    const { probeGate } = this.#policy
+    if (probeGate === undefined) return true
+    try {
+      return probeGate() !== false
+    } catch (error) {
+      if (!this.#reportedGate) warn(`the probe gate of ${this.#policy.name} failed: ${describeError(error)}`)
+      this.#reportedGate = true
+      return true
+    }
   }
 }

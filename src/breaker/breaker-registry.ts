@@ -30,6 +30,8 @@ export class BreakerRegistry {
   readonly #options: CircuitBreakerOptions
   /** Least recently used first. */
   readonly #breakers = new Map<string, CircuitBreaker>()
+  /** Those that would have had to go when they weren't closed: apart, so that a new key needn't look at all of them again. */
+  readonly #kept = new Map<string, CircuitBreaker>()
 
   /** @throws OptionError when an option is wrong, one of the breakers' included. */
   constructor(options: BreakerRegistryOptions = {}) {
@@ -43,7 +45,7 @@ export class BreakerRegistry {
 
   /** How many breakers there are. */
   get size(): number {
-    return this.#breakers.size
+    return this.#breakers.size + this.#kept.size
   }
 
   /**
@@ -53,26 +55,33 @@ export class BreakerRegistry {
    */
   get(key: string): CircuitBreaker {
     if (typeof key !== 'string') failOption('key', 'must be a string', key)
-    let breaker = this.#breakers.get(key)
+    let breaker = this.#breakers.get(key) ?? this.#kept.get(key)
     if (breaker === undefined) {
       breaker = new CircuitBreaker({ ...this.#options, name: key })
       this.#makeRoom()
-    } else this.#breakers.delete(key)
+    } else if (!this.#breakers.delete(key)) this.#kept.delete(key)
     this.#breakers.set(key, breaker)
     return breaker
   }
 
-  /** All breakers with their keys, least recently used first. */
+  /** All breakers with their keys, as of now. */
   entries(): IterableIterator<[string, CircuitBreaker]> {
-    return this.#breakers.entries()
+    return new Map([...this.#kept, ...this.#breakers]).entries()
   }
 
+  /** Lets closed breakers go until there is room for one more, or none is closed. */
   #makeRoom(): void {
-    if (this.#breakers.size < this.#capacity) return
+    // Of those that were kept some have closed meanwhile: two of them are looked at for each new key.
+    let looks = 2
+    for (const [key, breaker] of this.#kept) {
+      if (this.size < this.#capacity || looks-- === 0) break
+      this.#kept.delete(key)
+      if (breaker.state !== 'closed') this.#kept.set(key, breaker)
+    }
     for (const [key, breaker] of this.#breakers) {
-      if (breaker.state !== 'closed') continue
+      if (this.size < this.#capacity) return
       this.#breakers.delete(key)
-      if (this.#breakers.size < this.#capacity) return
+      if (breaker.state !== 'closed') this.#kept.set(key, breaker)
     }
   }
 }

@@ -1,6 +1,6 @@
 import { Component, type ComponentOptions } from '../core/component.js'
 import { CircuitOpenError, TimeoutError } from '../core/errors.js'
-import { describeError, warn } from '../core/events.js'
+import { describeError, isThenable, warn } from '../core/events.js'
 import {
   checkCount,
   checkDuration,
@@ -118,7 +118,7 @@ export interface CircuitBreakerEvents {
      * `'tripped'`: the trip policy said so. `'probe-failed'`, `'probe-expired'`: it was half-open. `'requested'`: by `open`.
      */
     readonly reason: OpenReason
-    /** The last failure, where there was an error. */
+    /** The failure that opened it, where there was an error: none if a success completed the minimum of calls. */
     readonly error: unknown
     /** How long until it lets a probe through, in milliseconds. */
     readonly retryAfterMs: number
@@ -167,7 +167,7 @@ export interface CircuitBreakerStats {
   readonly openings: number
   /** Half-open slots that are taken. */
   readonly probes: number
-  /** How long until it lets a call through at the latest, in milliseconds; absent while it is isolated. */
+  /** How long until it may let a call through, in milliseconds; absent while it is isolated. */
   readonly retryAfterMs: number | undefined
 }
 
@@ -241,12 +241,17 @@ export class CircuitBreaker extends Component<CircuitBreakerEvents, CircuitBreak
    * Makes a breaker that goes on where another one was: open until the same moment, as far as wall clocks agree. A half-open
    * one is due for a probe. What can't be read gives a closed breaker and a warning of the process.
    *
-   * @param snapshot - from `toJSON`, after any number of trips through JSON.
+   * @param snapshot - from `toJSON`, after any number of trips through JSON. Its name is the breaker's unless the options have
+   * one; it is open for `recovery.maxMs` at the most, whatever the clocks say.
    */
   static restore(snapshot: unknown, options?: CircuitBreakerOptions): CircuitBreaker {
+    if (isSnapshot(snapshot)) {
+      const restored = new CircuitBreaker({ ...options, name: valueOr(options?.name, snapshot.name) })
+      restored.#restore(snapshot)
+      return restored
+    }
     const breaker = new CircuitBreaker(options)
-    if (isSnapshot(snapshot)) breaker.#restore(snapshot)
-    else warn(`${breaker.name}: a snapshot can't be read, so the breaker begins closed`)
+    warn(`${breaker.name}: a snapshot can't be read, so the breaker begins closed`)
     return breaker
   }
 
@@ -255,7 +260,10 @@ export class CircuitBreaker extends Component<CircuitBreakerEvents, CircuitBreak
     return this.#machine.isolated ? 'isolated' : this.#machine.phase()
   }
 
-  /** How long until it lets a call through at the latest, in milliseconds: 0 if it would now, undefined while it is isolated. */
+  /**
+   * How long until it may let a call through, in milliseconds: 0 if it may now, undefined while it is isolated. Half-open with
+   * all its probes in flight, that is when the first of them expires, unless one ends before.
+   */
   get retryAfterMs(): number | undefined {
     return this.#machine.retryAfterMs()
   }
@@ -338,8 +346,9 @@ export class CircuitBreaker extends Component<CircuitBreakerEvents, CircuitBreak
   override stats(): CircuitBreakerStats {
     const machine = this.#machine
     // First, since looking may find that a probe has expired.
+    const probes = machine.probesInFlight
     const { state, retryAfterMs } = this
-    const { offered, succeeded, failed, ignored, rejected, late, opened, openings, probesInFlight: probes } = machine
+    const { offered, succeeded, failed, ignored, rejected, late, opened, openings } = machine
     const pending = offered - succeeded - failed - ignored - rejected
     return {
       name: this.name,
@@ -429,6 +438,11 @@ export class CircuitBreaker extends Component<CircuitBreakerEvents, CircuitBreak
   ): Promise<T> {
     const machine = this.#machine
     const timeoutMs = this.#timeoutMs
+    // A listener that was told of the first probe may have aborted it.
+    if (signal?.aborted) {
+      machine.settle(admission, 'ignore', undefined)
+      return rejected(signal.reason)
+    }
     const call = new WatchedCall<T>(timeoutMs === undefined ? signal : undefined)
     const leave = (outcome: Outcome, error: unknown): void => {
       call.end()
@@ -464,6 +478,9 @@ export class CircuitBreaker extends Component<CircuitBreakerEvents, CircuitBreak
     const { name } = this
     const retryAfterMs = this.#machine.retryAfterMs()
     if (retryAfterMs === undefined) return new CircuitOpenError(`${name} is isolated`)
+    // Nothing stands in its way but the gate, and when that opens isn't known.
+    if (retryAfterMs === 0 && this.#policy.probeGate !== undefined)
+      return new CircuitOpenError(`${name} is half-open, and others probe it`)
     const waitMs = Math.ceil(retryAfterMs)
     const message = this.#machine.probing
       ? `${name} is half-open and waits for its probes, for ${waitMs} ms at most`
@@ -486,8 +503,9 @@ export class CircuitBreaker extends Component<CircuitBreakerEvents, CircuitBreak
   #ask(classify: (value: unknown) => Outcome, value: unknown, fallback: Outcome): Outcome {
     let problem: string
     try {
-      const outcome = classify(value)
+      const outcome: unknown = classify(value)
       if (outcome === 'success' || outcome === 'failure' || outcome === 'ignore') return outcome
+      if (isThenable(outcome)) outcome.then(undefined, () => undefined)
       problem = `answered ${String(outcome)}`
     } catch (error) {
       problem = `failed: ${describeError(error)}`
@@ -625,11 +643,12 @@ function resolvePolicy(name: string, options: CircuitBreakerOptions, slowCallMs:
 
 function isSnapshot(value: unknown): value is BreakerSnapshot {
   if (typeof value !== 'object' || value === null) return false
-  const { version, state, dueAtMs, openings } = value as Partial<Record<keyof BreakerSnapshot, unknown>>
+  const { version, name, state, dueAtMs, openings } = value as Partial<Record<keyof BreakerSnapshot, unknown>>
   return (
     version === 1 &&
     (state === 'closed' || state === 'half-open' || (state === 'open' && Number.isFinite(dueAtMs))) &&
     Number.isInteger(openings) &&
-    (openings as number) >= 0
+    (openings as number) >= 0 &&
+    typeof name === 'string'
   )
 }

@@ -181,6 +181,12 @@ export class ModelBreaker {
     }
   }
 
+  /** Opens it by hand; one that is open stays so for at least as long. */
+  open(forMs: number | undefined): void {
+    if (this.below === 'open') this.dueAt = Math.max(this.dueAt, this.now + (forMs ?? 0))
+    else this.#open('requested', this.now, forMs)
+  }
+
   reset(): void {
     this.#close('reset')
   }
@@ -197,9 +203,9 @@ export class ModelBreaker {
     return model
   }
 
-  #open(reason: string, at: number): void {
+  #open(reason: string, at: number, forMs?: number): void {
     const { recoveryTimeoutMs, factor, maxMs } = this.#options
-    this.dueAt = at + Math.min(maxMs, recoveryTimeoutMs * factor ** this.openings)
+    this.dueAt = at + (forMs ?? Math.min(maxMs, recoveryTimeoutMs * factor ** this.openings))
     this.phase = 'open'
     this.generation++
     this.openings++
