@@ -7,8 +7,7 @@ import type { InstanceSlot } from './instance-slot.js'
 import type { LeaseOutcome } from './lease.js'
 
 /** When an instance is ejected because calls to it fail, and for how long: the options of its breaker, and a bound. */
-export interface EjectionOptions
-  extends Omit<CircuitBreakerOptions, 'name' | 'clock' | 'random' | 'timeoutMs' | 'probeGate'> {
+export interface EjectionOptions extends Omit<CircuitBreakerOptions, 'name' | 'clock' | 'random' | 'timeoutMs'> {
   /**
    * The largest share of the instances that may be ejected at a time, this one included: with 0.5, one of two, none of one.
    * The default is 0.5.
@@ -24,7 +23,7 @@ interface Setting {
 }
 
 /** For how long a breaker that refused without saying for how long isn't asked again. */
-const shortestBlockMs = 1
+const shortestBlockMs = 10
 
 /** A breaker for each instance, and what its word means for who may be picked. */
 export class InstanceEjection<I> {

@@ -1,4 +1,4 @@
-import { checkDuration, failOption } from '../core/options.js'
+import { failOption } from '../core/options.js'
 import { type BalancedInstance, InstanceSlot, type InstanceStatus } from './instance-slot.js'
 
 /** What a new list changed. */
@@ -26,7 +26,9 @@ export function readInstances<I extends BalancedInstance>(list: readonly I[]): M
     if (typeof instance !== 'object' || instance === null) failOption(field, 'must be an object', instance)
     const { id, weight } = instance
     if (typeof id !== 'string' || id === '') failOption(`${field}.id`, 'must be a string that is not empty', id)
-    if (weight !== undefined) checkDuration(`${field}.weight`, weight, 0, Number.MAX_VALUE)
+    if (weight !== undefined && !(typeof weight === 'number' && weight >= 0 && weight < Number.POSITIVE_INFINITY)) {
+      failOption(`${field}.weight`, 'must be a finite number of 0 or more', weight)
+    }
     if (!instances.has(id)) instances.set(id, instance)
   }
   return instances
@@ -58,6 +60,7 @@ export class InstanceList<I extends BalancedInstance> {
     for (const slot of this.#slots.values()) {
       if (slot.removed || instances.has(slot.id)) continue
       slot.removed = true
+      slot.told = false
       removed.push(slot)
     }
     for (const [id, instance] of instances) {
@@ -71,6 +74,7 @@ export class InstanceList<I extends BalancedInstance> {
       }
       if (slot.removed) {
         slot.removed = false
+        slot.told = false
         added.push(slot)
       } else if (slot.baseWeight !== weight || !alike(slot.instance, instance)) {
         changed.push(slot)

@@ -45,6 +45,8 @@ export class InstanceSlot<I> implements Member {
   marked = false
   /** Gone from the list. */
   removed = false
+  /** Whether it was told that it is drained, since it began to drain. */
+  told = false
   /** Kept out because its breaker isn't closed. */
   ejected = false
   /** Its breaker, where there is ejection. */

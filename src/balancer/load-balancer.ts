@@ -57,7 +57,9 @@ const defaultAttempts = 1
  * ```ts
  * import { LoadBalancer } from 'spillway'
  *
- * const api = new LoadBalancer([{ id: 'a', url: 'http://10.0.0.1' }, { id: 'b', url: 'http://10.0.0.2' }], { algorithm: 'p2c' })
+ * declare const servers: { id: string; url: string }[]
+ *
+ * const api = new LoadBalancer(servers, { algorithm: 'p2c' })
  * const response = await api.run((instance, { signal }) => fetch(instance.url, { signal }), { attempts: 2 })
  * await api.close()
  * ```
@@ -272,11 +274,10 @@ export class LoadBalancer<I extends BalancedInstance> extends ClosableComponent<
       return rejected(error)
     }
     if (signal?.aborted) return rejected(signal.reason)
-    const news = !slot.marked
     slot.marked = true
     this.#changed()
     if (slot.inFlight === 0) {
-      if (news) this.#recordDrained(slot)
+      this.#recordDrained(slot)
       return Promise.resolve()
     }
     const waiter = deferred<void>()
@@ -300,6 +301,7 @@ export class LoadBalancer<I extends BalancedInstance> extends ClosableComponent<
     const slot = this.#slotOf(id)
     if (!slot.marked) return
     slot.marked = false
+    slot.told = false
     this.#endDrains(slot, new ClosedError(`${this.name}: the draining of ${id} was called off`))
     this.#changed()
   }
@@ -482,6 +484,9 @@ export class LoadBalancer<I extends BalancedInstance> extends ClosableComponent<
 
   /** Nothing of an instance that takes no more picks is in flight. */
   #recordDrained(slot: InstanceSlot<I>): void {
+    // A listener that released the last lease was told already.
+    if (slot.told) return
+    slot.told = true
     const { instance, removed } = slot
     if (removed) {
       this.#counts?.keep(slot.id, slot.picks)

@@ -170,6 +170,46 @@ describe('request counts', () => {
     expect(clock.pending).toBe(0)
   })
 
+  test('close cuts a wait between attempts short, whatever leases are still out', async () => {
+    const { balancer, sink, clock } = counted(['a'], { random: () => 0.999 })
+    sink.failures.push(new Error('down'))
+    const lease = balancer.pick()
+    await clock.advance(1000)
+    expect(sink.calls).toHaveLength(1)
+
+    const closed = balancer.close({ timeoutMs: 10 })
+    await clock.advance(0)
+
+    expect(sink.sums).toEqual({ a: 1 })
+    await clock.advance(10)
+    expect(await closed).toEqual({ drained: false, abandoned: 1 })
+    lease.release()
+    expect(clock.pending).toBe(0)
+  })
+
+  test('what a retry picks after close is delivered too, by the end of the turn', async () => {
+    const { balancer, sink, clock } = counted(['a', 'b'])
+    const lease = balancer.pick()
+    const result = balancer.run(
+      async ({ id }, { attempt }) => {
+        await undefined
+        if (attempt === 1) throw new Error('down')
+        return id
+      },
+      { attempts: 2 },
+    )
+
+    const closed = balancer.close({ timeoutMs: 10 })
+    await clock.advance(0)
+
+    expect(await result).toBe('a')
+    expect(sink.sums).toEqual({ a: 2, b: 1 })
+    await clock.advance(10)
+    expect(await closed).toEqual({ drained: false, abandoned: 1 })
+    expect(balancer.stats().counts).toEqual({ delivered: 3, lost: 0, pending: 0 })
+    lease.release()
+  })
+
   test('what can not be delivered by the deadline of close is abandoned, told and counted', async () => {
     const clock = new FakeClock()
     const hanging = (): Promise<void> => new Promise(() => undefined)

@@ -277,3 +277,24 @@ describe('slow start', () => {
     }
   })
 })
+
+test('a probe gate that says no keeps an instance out, without a look for each pick', async () => {
+  let allowed = false
+  let asked = 0
+  const { balancer, clock } = guarded(nodes('a', 'b'), {
+    probeGate: () => {
+      asked++
+      return allowed
+    },
+  })
+  fail(balancer, 2, 'a')
+  await clock.advance(1000)
+
+  expect(tally(pickIds(balancer, 20))).toEqual({ b: 20 })
+  expect(asked).toBe(1)
+  allowed = true
+  await clock.advance(10)
+  pickIds(balancer, 2)
+
+  expect(statesOf(balancer).a).toBe('healthy')
+})

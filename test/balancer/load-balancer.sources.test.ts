@@ -1,3 +1,4 @@
+import { AsyncLocalStorage } from 'node:async_hooks'
 import { type InstanceSource, LoadBalancer } from 'spillway'
 import { FakeClock } from 'spillway/testing'
 import { describe, expect, test } from 'vitest'
@@ -152,8 +153,8 @@ describe('a function that lists', () => {
       'down',
       'down at once',
       'instances[1].id must be a string that is not empty, got 7 (number)',
-      'instances[0].weight must be a number between 0 and 1.7976931348623157e+308, got -1 (number)',
-      'instances[0].weight must be a number between 0 and 1.7976931348623157e+308, got NaN (number)',
+      'instances[0].weight must be a finite number of 0 or more, got -1 (number)',
+      'instances[0].weight must be a finite number of 0 or more, got NaN (number)',
       'instances must be an array, got "nonsense" (string)',
     ])
     expect(ids(balancer)).toEqual(['a', 'b'])
@@ -530,6 +531,55 @@ describe('across lists', () => {
     for (const lease of leases) lease.release()
     expect(statesOf(balancer)).toEqual({ a: 'healthy', b: 'healthy' })
     expect(expectBooks(balancer).pending).toBe(0)
+    await balancer.close()
+  })
+
+  test('what is asked behind the callers runs in the context in which the balancer was made', async () => {
+    const tenant = new AsyncLocalStorage<string>()
+    const seen: unknown[] = []
+    const clock = new FakeClock()
+    const note = (what: string): void => void seen.push(`${what} for ${tenant.getStore()}`)
+    const balancer = tenant.run(
+      'nobody',
+      () =>
+        new LoadBalancer<Node>(
+          async () => {
+            note('list')
+            return nodes('a', 'b')
+          },
+          { clock, health: { check: () => note('check') }, onCounts: () => note('counts'), countsEveryMs: 100 },
+        ),
+    )
+    await tenant.run('ann', () => balancer.start())
+
+    await tenant.run('bob', async () => {
+      const fn = (_: Node, { attempt }: { attempt: number }): void => {
+        note(`attempt ${attempt}`)
+        if (attempt === 1) throw new Error('down')
+      }
+      await balancer.run(fn, { attempts: 2 })
+      await balancer.refresh()
+    })
+    await clock.advance(100)
+    balancer.pick().release()
+    await tenant.run('cid', () => balancer.close())
+
+    expect(new Set(seen)).toEqual(
+      new Set(['list for nobody', 'check for nobody', 'attempt 1 for bob', 'attempt 2 for bob', 'counts for nobody']),
+    )
+    expect(clock.pending).toBe(0)
+  })
+
+  test('a listener that gives back the last lease is told once that the instance is drained', async () => {
+    const { balancer, set } = await listed(nodes('a'))
+    const lease = balancer.pick()
+    const drained: string[] = []
+    balancer.on('drained', ({ instance }) => drained.push(instance.id))
+    balancer.on('updated', () => lease.release())
+
+    await set(nodes('b'))
+
+    expect(drained).toEqual(['a'])
     await balancer.close()
   })
 
