@@ -163,7 +163,7 @@ describe('balanced calls', () => {
     await pool.warmUp()
 
     const answers = await Promise.allSettled(
-      Array.from({ length: 9 }, () => pool.call('get', get, { attempts: 2, idempotent: true, timeoutMs: 60 })),
+      Array.from({ length: 9 }, () => pool.call('get', get, { attempts: 2, idempotent: true, timeoutMs: 400 })),
     )
     expect(answers.every(({ status: outcome }) => outcome === 'fulfilled')).toBe(true)
     expect(hanging?.calls).toBe(3)
