@@ -156,11 +156,15 @@ export class Connections {
     })
   }
 
-  /** Closes all connections. */
-  destroy(): Promise<void> {
+  /**
+   * Closes all connections, but not within the turn in which the last answer came: to destroy an HTTP/2 session out of its own
+   * callbacks can corrupt the memory of Node 20.
+   */
+  async destroy(): Promise<void> {
     this.#cancelTimer?.()
     this.#cancelTimer = undefined
-    return this.#agent.destroy()
+    await new Promise((resolve) => setImmediate(resolve))
+    await this.#agent.destroy()
   }
 
   #originOf(name: string): Origin {
