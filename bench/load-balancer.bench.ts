@@ -8,7 +8,8 @@ import { serveSuite } from './harness/suite-process.ts'
 // one that lends leases. Each contender has a loop of its own, and notes what it picked for its check.
 
 const inFlight = 256
-const aim: Aim = { atMost: 2 }
+/** From 20 instances on: to choose by hand among three takes so little that the lease is all that would be compared. */
+const aimFor = ({ count }: Setting): { aim?: Aim } => (count < 20 ? {} : { aim: { atMost: 2 } })
 
 interface Instance extends BalancedInstance {
   readonly index: number
@@ -159,10 +160,10 @@ const byHand = (
   setting: Setting,
   picked: () => Picked & { readonly keys?: readonly string[] },
   make: (instances: Counted[]) => HandBalancer,
-  reach?: Aim,
+  aimless?: 'aimless',
 ): Contender => ({
   name,
-  ...(reach && { aim: reach }),
+  ...(aimless === undefined && aimFor(setting)),
   prepare: () => {
     const { indexes, check, keys = [''] } = picked()
     const balancer = make(countedOf(setting))
@@ -221,7 +222,7 @@ class HandLease {
 
 const leasedByHand = (setting: Setting, picked: () => Picked): Contender => ({
   name: 'array index and a lease by hand',
-  aim,
+  ...aimFor(setting),
   prepare: () => {
     const { indexes, check } = picked()
     const balancer = new HandRoundRobin(countedOf(setting))
@@ -446,29 +447,29 @@ const contests = [3, 20, 100, 1000].flatMap((count): Contest[] => {
     contest('round_robin', setting, [
       spillway(setting, turns, { algorithm: 'round_robin' }),
       leasedByHand(setting, turns),
-      byHand('array index by hand', setting, turns, (list) => new HandRoundRobin(list)),
+      byHand('array index by hand', setting, turns, (list) => new HandRoundRobin(list), 'aimless'),
       balancedPool(setting, turns),
     ]),
     contest('weighted', weighted, [
       spillway(weighted, weights, { algorithm: 'weighted' }),
-      byHand("nginx's loop by hand", weighted, weights, (list) => new HandWeighted(list), aim),
+      byHand("nginx's loop by hand", weighted, weights, (list) => new HandWeighted(list)),
     ]),
     contest('least_conn', setting, [
       spillway(setting, fewest, { algorithm: 'least_conn' }),
-      byHand('full scan by hand', setting, fewest, (list) => new HandLeastConn(list), aim),
+      byHand('full scan by hand', setting, fewest, (list) => new HandLeastConn(list)),
     ]),
     contest('p2c', setting, [
       spillway(setting, few, { algorithm: 'p2c', random }),
-      byHand('two draws by hand', setting, few, (list) => new HandP2c(list), aim),
+      byHand('two draws by hand', setting, few, (list) => new HandP2c(list)),
     ]),
     contest('peak_ewma', setting, [
       spillway(setting, anyone, { algorithm: 'peak_ewma', random }),
-      byHand('two draws by hand', setting, anyone, (list) => new HandPeakEwma(list), aim),
+      byHand('two draws by hand', setting, anyone, (list) => new HandPeakEwma(list)),
     ]),
     contest('consistent_hash', setting, [
       spillwayByKey(setting, 'maglev', 'spillway, maglev'),
       spillwayByKey(setting, 'ring', 'spillway, ring'),
-      byHand('ring and binary search by hand', setting, keys, (list) => new HandRing(list), aim),
+      byHand('ring and binary search by hand', setting, keys, (list) => new HandRing(list)),
     ]),
   ]
 })
