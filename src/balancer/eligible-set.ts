@@ -76,7 +76,7 @@ export class EligibleSet<I> {
   ): Pick<EligibleChange<I>, 'ejected' | 'readmitted'> {
     const ejected: InstanceSlot<I>[] = []
     const readmitted: InstanceSlot<I>[] = []
-    // 0.3 * 10 is a little less than 3.
+    // 0.29 * 100 is a little less than 29.
     const most = Math.floor(this.#policy.maxEjectedRatio * candidates.length + 1e-9)
     const failing = candidates.filter((slot) => slot.openedAs > 0).sort((a, b) => a.openedAs - b.openedAs)
     const kept = new Set(failing.slice(0, most))

@@ -122,6 +122,15 @@ describe('ejection', () => {
     expect(tally(pickIds(balancer, 4))).toEqual({ c: 2, d: 2 })
   })
 
+  test('the ratio is taken at its word, whatever its product looks like in binary', () => {
+    const ids = Array.from({ length: 100 }, (_, n) => `n${n}`)
+    const { balancer } = guarded(nodes(...ids), { maxEjectedRatio: 0.29, failureThreshold: 1 })
+
+    fail(balancer, 1, ...ids.slice(0, 40))
+
+    expect(balancer.stats().instances.ejected).toBe(29)
+  })
+
   test('a lone instance is never ejected, one of two is', () => {
     const alone = guarded(nodes('a'))
     const two = guarded(nodes('a', 'b'))
