@@ -67,8 +67,8 @@ export interface AttemptsObserver {
  *   retry ── token ── balancer ── breaker ── undici
  * ```
  *
- * The token comes before balancer and breaker, because a token source that is down says nothing about any server. Breaker and
- * balancer hear of a failing status as an error; the caller gets it as the answer it is.
+ * The token comes before balancer and breaker, because a token source that is down says nothing about any server.
+ * Breaker and balancer hear of a failing status as an error; the caller gets it as the answer it is.
  */
 export class Attempts {
   readonly #name: string
@@ -292,7 +292,8 @@ export class Attempts {
     const sent = exchange.started && !wasRefused(cause)
     const request = { ...this.#describe(call), outcomeUnknown: call.unknown || sent }
     if (exchange.uploadFailed) {
-      const message = `${this.#name}: the body of ${call.method} ${call.url} failed: ${(cause as Error | null)?.message}`
+      const why = (cause as Error | null)?.message
+      const message = `${this.#name}: the body of ${call.method} ${call.url} failed: ${why}`
       return new HttpError(message, request, { cause, retryable: false })
     }
     return wrapError(cause, request, this.#settings)

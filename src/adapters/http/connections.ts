@@ -72,10 +72,10 @@ class Origin {
 }
 
 /**
- * One undici Agent, and the books of its connections, which undici doesn't keep: which are idle and since when. It closes what
- * is over the limit or was idle for too long (undici knows no limit over several origins, and lets HTTP/2 connections live for
- * ever), lets an HTTP/2 connection carry many requests and an HTTP/1.1 connection one (undici knows one number for both), and
- * keeps the first burst to an HTTP/2 origin from opening a connection a request.
+ * One undici Agent, and the books of its connections, which undici doesn't keep: which are idle and since when. It
+ * closes what is over the limit or was idle for too long (undici knows no limit over several origins, and lets HTTP/2
+ * connections live for ever), lets an HTTP/2 connection carry many requests and an HTTP/1.1 connection one (undici
+ * knows one number for both), and keeps the first burst to an HTTP/2 origin from opening a connection a request.
  */
 export class Connections {
   readonly #agent: Agent
@@ -157,8 +157,8 @@ export class Connections {
   }
 
   /**
-   * Closes all connections, but not within the turn in which the last answer came: to destroy an HTTP/2 session out of its own
-   * callbacks can corrupt the memory of Node 20.
+   * Closes all connections, but not within the turn in which the last answer came: to destroy an HTTP/2 session out of
+   * its own callbacks can corrupt the memory of Node 20.
    */
   async destroy(): Promise<void> {
     this.#cancelTimer?.()

@@ -107,7 +107,8 @@ export class Exchange implements Dispatcher.DispatchHandler {
           method,
           headers,
           body,
-          // Of pipelining alone, which is off. Left false, HTTP/2 would send a POST only while nothing else is in flight.
+          // Of pipelining alone, which is off. Left false, HTTP/2 would send a POST only while nothing else is in
+          // flight.
           idempotent: true,
           headersTimeout: headersTimeoutMs,
           bodyTimeout: bodyTimeoutMs,

@@ -77,8 +77,8 @@ export interface HttpClientStats extends HttpCounts {
 }
 
 /**
- * An HTTP client with a bounded number of connections, and with token, retry, balancer and breaker in the one order that is right.
- * Made by {@link createHttpClient}.
+ * An HTTP client with a bounded number of connections, and with token, retry, balancer and breaker in the one order
+ * that is right. Made by {@link createHttpClient}.
  *
  * ```
  *   request ── retry ── token ── balancer ── breaker ── undici
@@ -123,21 +123,22 @@ export class HttpClient extends ClosableComponent<HttpClientEvents, HttpClientSt
   }
 
   /**
-   * Makes a request and reads its answer, all of it: the connection is free again when this resolves, and an answer that breaks off
-   * is an attempt that failed.
+   * Makes a request and reads its answer, all of it: the connection is free again when this resolves, and an answer
+   * that breaks off is an attempt that failed.
    *
    * @param url - a path under `baseUrl`, or a URL.
-   * @returns the answer, whatever its status, unless `throwOnError` is set. Rejects with `HttpError`, `HttpStatusError`,
-   * `TimeoutError`, `TooLargeError`, `CircuitOpenError`, `NoInstanceError`, `FullError`, `ClosedError`, `OptionError`, or with the
-   * signal's reason. A rejection that nobody looks at is no `unhandledRejection`; it is in the stats and events.
+   * @returns the answer, whatever its status, unless `throwOnError` is set. Rejects with `HttpError`,
+   * `HttpStatusError`, `TimeoutError`, `TooLargeError`, `CircuitOpenError`, `NoInstanceError`, `FullError`,
+   * `ClosedError`, `OptionError`, or with the signal's reason. A rejection that nobody looks at is no `unhandledRejection`; it is in the stats and
+   * events.
    */
   request(url: string | URL, options?: HttpRequestOptions): Promise<HttpResponse> {
     return this.#begin(url, options, false) as Promise<HttpResponse>
   }
 
   /**
-   * Makes a request and resolves when its answer begins. It is tried again only until then. It counts as pending, and is waited for
-   * by `close`, until the body has arrived or is destroyed.
+   * Makes a request and resolves when its answer begins. It is tried again only until then. It counts as pending, and
+   * is waited for by `close`, until the body has arrived or is destroyed.
    *
    * @param url - a path under `baseUrl`, or a URL.
    * @returns the answer with its body as a stream. Rejects as {@link HttpClient.request} does.

@@ -43,8 +43,9 @@ export class HttpError extends StoreError {
 }
 
 /**
- * An `HttpError` for an answer whose status counts as a failure. Breakers, balancers and `retry.retryable` see it; callers only
- * with `throwOnError`. The work may have been done where the status says so little as a 5xx (but 501 and 505) does.
+ * An `HttpError` for an answer whose status counts as a failure. Breakers, balancers and `retry.retryable` see it;
+ * callers only with `throwOnError`. The work may have been done where the status says so little as a 5xx (but 501 and
+ * 505) does.
  */
 export class HttpStatusError extends HttpError {
   /** The status. */

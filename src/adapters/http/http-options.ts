@@ -55,13 +55,14 @@ export interface HttpClientOptions extends ComponentOptions {
    */
   capacity?: number | undefined
   /**
-   * How long a connection may take to be made, TLS included, in milliseconds, at least 1; kept by undici, to about a second.
+   * How long a connection may take to be made, TLS included, in milliseconds, at least 1; kept by undici, to about a
+   * second.
    * @defaultValue 5000
    */
   connectTimeoutMs?: number | undefined
   /**
-   * How long the server may take from the request to the response's head, in milliseconds; 0 is for ever. Kept by undici, to
-   * about a second.
+   * How long the server may take from the request to the response's head, in milliseconds; 0 is for ever. Kept by
+   * undici, to about a second.
    * @defaultValue 30_000
    */
   headersTimeoutMs?: number | undefined
@@ -71,18 +72,20 @@ export interface HttpClientOptions extends ComponentOptions {
    */
   bodyTimeoutMs?: number | undefined
   /**
-   * How long one attempt may take, in milliseconds, the wait for a connection and the body included; of a streamed request,
-   * until the response's head is there. 0 is for ever.
+   * How long one attempt may take, in milliseconds, the wait for a connection and the body included; of a streamed
+   * request, until the response's head is there. 0 is for ever.
    * @defaultValue 30_000
    */
   timeoutMs?: number | undefined
   /**
-   * How long a request may take in all, in milliseconds: token, attempts, waits and body, a streamed one too. 0 is for ever.
+   * How long a request may take in all, in milliseconds: token, attempts, waits and body, a streamed one too. 0 is for
+   * ever.
    * @defaultValue 0
    */
   totalTimeoutMs?: number | undefined
   /**
-   * The most bytes of a response's body that are held; a larger one fails with `TooLargeError`. Streamed bodies have no limit.
+   * The most bytes of a response's body that are held; a larger one fails with `TooLargeError`. Streamed bodies have no
+   * limit.
    * @defaultValue 10_485_760
    */
   maxResponseBytes?: number | undefined
@@ -127,8 +130,8 @@ export interface HttpClientOptions extends ComponentOptions {
   /** Chooses the instance of each attempt; requests then name paths only, and `baseUrl` gives protocol and path. */
   balancer?: HttpBalancer | undefined
   /**
-   * A dispatcher of undici that is used in place of an Agent of the client's own, for instance a ProxyAgent. It isn't closed, and
-   * the options about connections don't apply.
+   * A dispatcher of undici that is used in place of an Agent of the client's own, for instance a ProxyAgent. It isn't
+   * closed, and the options about connections don't apply.
    */
   dispatcher?: Dispatcher | undefined
   /** What `tls.connect` and `net.connect` take: certificates, for instance `{ ca, cert, key }`. */
@@ -195,8 +198,8 @@ export interface HttpRequestOptions {
   /** Whether an error status rejects. The default is the client's `throwOnError`. */
   throwOnError?: boolean | undefined
   /**
-   * Whether doing it twice does no harm, so that it may be tried again. The default is true for GET, HEAD, OPTIONS, TRACE, PUT and
-   * DELETE, and with a header `Idempotency-Key`.
+   * Whether doing it twice does no harm, so that it may be tried again. The default is true for GET, HEAD, OPTIONS,
+   * TRACE, PUT and DELETE, and with a header `Idempotency-Key`.
    */
   idempotent?: boolean | undefined
   /** What a consistent hash of the balancer chooses by. */

@@ -34,7 +34,7 @@ test('a circuit that opens between two attempts ends them', async () => {
   expect(server.requests).toHaveLength(2)
 })
 
-test('429, 5xx and lost connections are failures to a breaker, other answers are not, and isFailure decides otherwise', async () => {
+test('429, 5xx and lost connections are failures to a breaker, unless isFailure decides otherwise', async () => {
   const server = await startHttp((request, response) => {
     if (request.url === '/lost') request.socket.destroy()
     else answer(response, Number(request.url?.slice(1)), null)
@@ -194,7 +194,7 @@ test('an open circuit of one instance sends the request to another one', async (
   expect(client.stats()).toMatchObject({ retries: 1 })
 })
 
-test('instances get the token, are spoken to by their own protocol, and a POST to a refusing one goes elsewhere', async () => {
+test('instances get the token, by their own protocol, and a POST to a refusing one goes elsewhere', async () => {
   const secure = await startHttps((request, response) => {
     answer(response as never, 200, request.headers.authorization)
   })

@@ -40,7 +40,7 @@ test('connectionsPerOrigin holds, and what waits is counted', async () => {
   expect(client.stats().origins).toMatchObject([{ connections: 1, idle: 1, running: 0, queued: 0 }])
 })
 
-test('over maxIdleConnections, whichever origin they go to, the connection that was idle for longest is closed', async () => {
+test('over maxIdleConnections, over all origins, the connection that was idle for longest is closed', async () => {
   const servers = await Promise.all(many(4, () => startHttp((_request, response) => answer(response, 200, null))))
   const client = makeClient({ maxIdleConnections: 2 })
   const closed: string[] = []
@@ -90,7 +90,7 @@ test('a connection that was idle for keepAliveMs is closed, one in use is not', 
   expect(clock.pending).toBe(0)
 })
 
-test('HTTP/2 is spoken where it is offered: many requests, POSTs among them, share one connection from the first burst on', async () => {
+test('where HTTP/2 is offered, all requests, POSTs too, share one connection from the first burst on', async () => {
   let inFlight = 0
   let most = 0
   const server = await startHttps(async (request, response) => {

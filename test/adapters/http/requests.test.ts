@@ -220,7 +220,7 @@ test('a streamed answer comes as it is sent, and counts as pending until its bod
   expect(client.stats()).toMatchObject({ pending: 0, succeeded: 1 })
 })
 
-test('a streamed answer that nobody reads is held back at the server, and frees its connection when destroyed', async () => {
+test('a streamed answer that nobody reads is held back, and frees its connection when destroyed', async () => {
   let written = 0
   const server = await startHttp((_request, response) => {
     const more = (): void => {

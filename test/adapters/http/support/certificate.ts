@@ -1,6 +1,6 @@
 import { createPrivateKey, generateKeyPairSync, sign } from 'node:crypto'
 
-/** A self-signed certificate for localhost and 127.0.0.1, made from scratch: no OpenSSL is needed, and nothing expires in git. */
+/** A self-signed certificate for localhost and 127.0.0.1, made from scratch: nothing to install, nothing expires. */
 export function selfSigned(): { key: string; cert: string } {
   const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'prime256v1' })
   const algorithm = sequence(oid([0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02]))
