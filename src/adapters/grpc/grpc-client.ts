@@ -48,6 +48,12 @@ export interface GrpcCall {
   getPeer(): string
 }
 
+/** What is needed of the call beneath a stream of @grpc/grpc-js. */
+export interface GrpcStatusCancel {
+  /** Ends the call with a status of one's own. */
+  cancelWithStatus(status: number, details: string): void
+}
+
 /** What is needed of a bidirectional stream of @grpc/grpc-js. */
 export interface GrpcDuplex<Message, Answer> extends GrpcCall {
   /** How it writes messages; here for its type alone. */
@@ -66,8 +72,8 @@ export interface GrpcDuplex<Message, Answer> extends GrpcCall {
   on(event: 'status', listener: (status: { readonly code: number; readonly details: string }) => void): unknown
   /** Listens to the end of what arrives, to when more can be written, or to the head of the answer. */
   on(event: 'end' | 'drain' | 'metadata', listener: () => void): unknown
-  /** The call beneath it, which can be cancelled with a status of one's own; where it isn't there, `cancel` is used. */
-  readonly call?: { cancelWithStatus(status: number, details: string): void }
+  /** The call beneath it, where it shows that: what a stream is cancelled through when that is no wish of the caller's. */
+  readonly call?: GrpcStatusCancel
 }
 
 /** The methods that a client has without being generated. */

@@ -40,6 +40,7 @@ export type {
   GrpcClient,
   GrpcDuplex,
   GrpcMetadata,
+  GrpcStatusCancel,
   RequestOf,
   ResponseOf,
   StreamOf,
