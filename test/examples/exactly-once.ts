@@ -3,7 +3,11 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { expect } from 'vitest'
 import type { Acknowledgement } from '../../examples/counter-billing/counters.ts'
 import { openStores } from '../../examples/counter-billing/stores.ts'
-import { type LoadOutcome, load } from './load-client.ts'
+import { type LoadOutcome, load, noOutcome } from './load-client.ts'
+
+/** So many increments are acknowledged before anything is done to the service: the machine may be busy. */
+const underWay = 200
+const underWayMs = 15_000
 
 /** Drives a load at a gateway, does something meanwhile, and returns what became of the increments. */
 export async function during(
@@ -14,8 +18,11 @@ export async function during(
   const stop = new AbortController()
   const prefix = `${acknowledgement}-${randomUUID()}-`
   const { url } = gateway
-  const running = load({ url, acknowledgement, clients: 16, prefix, signal: stop.signal, maxRequests: 100_000 })
-  await delay(500)
+  const outcome = noOutcome()
+  const options = { url, acknowledgement, clients: 16, prefix, signal: stop.signal, maxRequests: 100_000 }
+  const running = load(options, outcome)
+  const deadline = Date.now() + underWayMs
+  while (outcome.acknowledged.length < underWay && Date.now() < deadline) await delay(10)
   await meanwhile()
   stop.abort()
   return running

@@ -22,9 +22,15 @@ export interface LoadOptions {
   readonly maxRequests: number
 }
 
-/** Increments resource after resource until it is told to stop. */
-export async function load(options: LoadOptions): Promise<LoadOutcome> {
-  const outcome: LoadOutcome = { acknowledged: [], unknown: [], refused: [] }
+/** An outcome of nothing yet. */
+export const noOutcome = (): LoadOutcome => ({ acknowledged: [], unknown: [], refused: [] })
+
+/**
+ * Increments resource after resource until it is told to stop.
+ *
+ * @param outcome - is filled as the answers come, and returned.
+ */
+export async function load(options: LoadOptions, outcome = noOutcome()): Promise<LoadOutcome> {
   const agent = new Agent({ connections: options.clients })
   let next = 0
   const client = async (): Promise<void> => {
