@@ -20,7 +20,7 @@ export interface ProbeGateOptions {
   leaseMs?: number | undefined
   /**
    * After which time without a probe in flight a process gives its leave back, in milliseconds, at least 1: no further call may come to
-   * it, or a probe may have said nothing.
+   * it, or a probe may have said nothing. If it had not used it, its next call probes without: calls are rare there.
    *
    * @defaultValue 1000
    */
@@ -43,6 +43,8 @@ export interface GateLink extends ShareLink {
 interface ProbeLease {
   readonly token: string
   readonly endMs: number
+  /** Whether a probe was let through with it. */
+  used: boolean
 }
 
 /**
@@ -61,6 +63,8 @@ export class ProbeGate {
   /** Changes whenever a round of probes is decided: what was asked for before is given back. */
   #round = 0
   #usedMs = 0
+  /** Whether a lease ended before a call came that could use it: where calls are that rare, the next one is let through without. */
+  #owed = false
   #cancelTimer: (() => void) | undefined
 
   /** @param find - the circuit that has joined under the gate's name. */
@@ -80,9 +84,15 @@ export class ProbeGate {
     const circuit = this.#bind()
     if (circuit === undefined || !circuit.sharing) return true
     const now = this.#link.clock.now()
-    this.#leases = this.#leases.filter(({ endMs }) => endMs > now)
+    this.#expire(now)
     if (circuit.probesInFlight < this.#leases.length) {
+      const lease = this.#leases.find(({ used }) => !used)
+      if (lease !== undefined) lease.used = true
       this.#usedMs = now
+      return true
+    }
+    if (this.#owed && this.#leases.length === 0) {
+      this.#owed = false
       return true
     }
     const mayAsk = !this.#asking && now >= this.#deniedUntilMs && this.#leases.length < this.#settings.probes
@@ -117,7 +127,7 @@ export class ProbeGate {
     const { clock, leaseTimeoutMs } = this.#link
     const { probes, leaseMs, idleMs } = this.#settings
     const round = this.#round
-    const lease = { token: batchId(clock.wallNow()), endMs: clock.now() + leaseMs }
+    const lease = { token: batchId(clock.wallNow()), endMs: clock.now() + leaseMs, used: false }
     const lifeMs = String(Math.ceil(leaseMs))
     this.#asking = true
     this.#link.recordLeaseAsked()
@@ -158,18 +168,31 @@ export class ProbeGate {
     const now = this.#link.clock.now()
     // Looking may find that a probe has expired, which ends the leases.
     const { probesInFlight } = circuit
-    this.#leases = this.#leases.filter(({ endMs }) => endMs > now)
+    this.#expire(now)
     const unused = this.#leases.length - probesInFlight
     const idleForMs = now - this.#usedMs
     if (unused > 0 && idleForMs >= idleMs) {
-      this.#giveBack(circuit, this.#leases.splice(this.#leases.length - unused))
+      const leases = this.#leases.splice(this.#leases.length - unused)
+      this.#noteUnused(leases)
+      this.#giveBack(circuit, leases)
     }
     if (this.#leases.length > 0) this.#watch(circuit, idleForMs < idleMs ? idleMs - idleForMs : idleMs)
+  }
+
+  #expire(now: number): void {
+    if (this.#leases.every(({ endMs }) => endMs > now)) return
+    this.#noteUnused(this.#leases.filter(({ endMs }) => endMs <= now))
+    this.#leases = this.#leases.filter(({ endMs }) => endMs > now)
+  }
+
+  #noteUnused(ended: readonly ProbeLease[]): void {
+    if (ended.some(({ used }) => !used)) this.#owed = true
   }
 
   #drop(): readonly ProbeLease[] {
     const leases = this.#leases
     this.#leases = []
+    this.#owed = false
     this.#deniedUntilMs = Number.NEGATIVE_INFINITY
     this.#round++
     this.#cancelTimer?.()

@@ -66,17 +66,22 @@ export class SharedCircuit {
   readonly #stopListening: (() => void)[]
   /** The epoch of the latest news. */
   #known = 0
-  /** The epoch of the opening that the breaker is open for; undefined where it is closed, or Redis doesn't know of it. */
+  /**
+   * The epoch of the opening that the breaker is open for; undefined where it is closed, was opened by hand, or has a trip of its own
+   * whose epoch isn't known yet: whether a close that comes meanwhile is older than that, only the answer can tell.
+   */
   #trip: number | undefined
+  /** The latest opening that is known. */
+  #latestTrip = 0
   /** The latest opening that is known to be over. */
   #closedTrip = 0
   #open = false
-  /** Whether it was last closed by its own probes. */
+  /** Whether the last trip of its own was followed by a recovery of its own. */
   #recovered = false
   #pending: Publication | undefined
   #lastSent: Publication | undefined
   /** What came back as a message, so that Redis has it whatever becomes of the answer. */
-  #heard: Publication | undefined
+  #heard: { readonly publication: Publication; readonly news: BreakerNews } | undefined
   #sending = false
   /** Whether what the breaker says now is what it was just told. */
   #applying = false
@@ -178,6 +183,7 @@ export class SharedCircuit {
   #onOpened(reason: string, retryAfterMs: number): void {
     if (this.#applying) return
     this.#open = true
+    this.#recovered = false
     this.#trip = undefined
     // By hand: that is this process's own affair, which a close elsewhere doesn't end.
     const told = reason !== 'requested'
@@ -227,7 +233,10 @@ export class SharedCircuit {
       this.#link.recordPublished(this.name, sent.kind, verdict as PublishVerdict)
       return true
     } catch (error) {
-      if (this.#pending === sent && this.#heard === sent) this.#pending = undefined
+      if (this.#heard?.publication === sent) {
+        if (this.#pending === sent) this.#pending = undefined
+        this.#settle(sent, 'published', this.#heard.news)
+      }
       this.#link.recordPublishFailed(this.name, sent.kind, error)
       return false
     }
@@ -256,25 +265,33 @@ export class SharedCircuit {
     if (verdict !== 'published') {
       if (news.epoch > this.#known) this.learn(news)
     } else this.#known = Math.max(this.#known, news.epoch)
-    if (sent.kind === 'closed') this.#closedTrip = Math.max(this.#closedTrip, sent.trip)
+    if (sent.kind === 'closed') this.#endTrips(sent.trip)
     else if (news.kind === 'opened') this.#belongTo(news.epoch)
   }
 
   /** A trip of this process has its epoch, its own or that of the opening that it joined. */
   #belongTo(epoch: number): void {
-    if (this.#open) {
-      this.#trip = Math.max(this.#trip ?? 0, epoch)
-      // The close had come before the answer.
-      if (this.#trip <= this.#closedTrip) this.#close()
-    } else if (this.#recovered) this.#pending ??= { kind: 'closed', reason: 'recovered', trip: epoch }
+    this.#latestTrip = Math.max(this.#latestTrip, epoch)
+    if (!this.#open) {
+      // What was told so late is over already, and so is what came before it.
+      if (this.#recovered) this.#pending = { kind: 'closed', reason: 'recovered', trip: this.#latestTrip }
+      return
+    }
+    // It has tripped again since.
+    if (this.#pending?.kind === 'opened') return
+    // A later opening may have come before the answer, and so may the close of this one.
+    this.#trip = this.#latestTrip
+    if (this.#trip <= this.#closedTrip) this.#close()
   }
 
   /** An echo, or what an answer would have said that was lost. */
   #hearItself(news: BreakerNews): void {
-    if (this.#lastSent?.kind === news.kind) this.#heard = this.#lastSent
-    if (!this.#sending && this.#heard !== undefined && this.#pending === this.#heard) this.#pending = undefined
-    if (news.kind === 'closed') this.#closedTrip = Math.max(this.#closedTrip, news.trip)
-    else this.#belongTo(news.epoch)
+    const sent = this.#lastSent
+    if (sent?.kind !== news.kind) return
+    this.#heard = { publication: sent, news }
+    if (this.#sending || this.#pending !== sent) return
+    this.#pending = undefined
+    this.#settle(sent, 'published', news)
   }
 
   #applyOpened(news: OpenedNews): void {
@@ -282,7 +299,7 @@ export class SharedCircuit {
     // What this process had still to say is in it, or is outdated.
     if (!this.#sending) this.#pending = undefined
     this.#open = true
-    this.#trip = news.epoch
+    this.#belongTo(news.epoch)
     this.onNews?.(true, true)
     const error = new CircuitOpenError(`${this.name} was opened by ${news.by}: ${news.reason}`, { retryAfterMs: forMs })
     this.#apply(() => this.breaker.open({ forMs, error }))
@@ -290,17 +307,21 @@ export class SharedCircuit {
   }
 
   #applyClosed(trip: number, news: BreakerNews): void {
-    this.#closedTrip = Math.max(this.#closedTrip, trip)
     if (this.#pending?.kind === 'closed' && !this.#sending) this.#pending = undefined
     this.onNews?.(this.#open, true)
-    if (this.#trip === undefined || this.#trip > this.#closedTrip) return
+    if (this.#endTrips(trip)) this.#link.recordApplied(news, undefined)
+  }
+
+  /** Whether that closed the breaker. */
+  #endTrips(trip: number): boolean {
+    this.#closedTrip = Math.max(this.#closedTrip, trip)
+    if (this.#trip === undefined || this.#trip > this.#closedTrip) return false
     this.#close()
-    this.#link.recordApplied(news, undefined)
+    return true
   }
 
   #close(): void {
     this.#open = false
-    this.#recovered = false
     this.#trip = undefined
     this.#apply(() => this.breaker.reset())
   }

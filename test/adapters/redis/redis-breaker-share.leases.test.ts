@@ -26,6 +26,14 @@ const connect = (): Redis => fleet.redis(url)
 const waitFor = <T>(check: () => T | Promise<T>): Promise<T> => vi.waitFor(check, { timeout: 10_000, interval: 2 })
 const leases = (): Promise<number> => connect().zcard(`{${fleet.prefix}:payments}:probes`)
 
+/** The leases that haven't ended, by the clock of Redis. */
+async function held(): Promise<number> {
+  const redis = connect()
+  const [seconds, micros] = await redis.time()
+  const nowMs = Number(seconds) * 1000 + Math.ceil(Number(micros) / 1000)
+  return redis.zcount(`{${fleet.prefix}:payments}:probes`, nowMs + 2, '+inf')
+}
+
 /** Members whose circuit is half-open, since the first of them tripped. */
 async function halfOpen(count: number, options: MemberOptions = {}): Promise<Member[]> {
   const members = await fleet.started(count, connect, {
@@ -117,14 +125,21 @@ describe.skipIf(server === undefined)('the probes of a fleet', () => {
     await probe(second)
   })
 
-  test('a lease that no call comes for is given back after idleMs', async () => {
-    const [first] = (await halfOpen(1, { gate: { idleMs: 60 } })) as [Member]
-    first.breaker.tryAcquire()
-    await waitFor(() => expect(saidBy(first, 'leased')).toHaveLength(1))
-
-    await waitFor(async () => expect(await leases()).toBe(0))
+  test.each([
+    ['is given back after idleMs', { idleMs: 60 }],
+    ['ends after leaseMs', { leaseMs: 60, idleMs: 60_000 }],
+  ])('a lease that no call comes for %s, and a call that comes later probes without one, once', async (_, gate) => {
+    const [first] = (await halfOpen(1, { gate })) as [Member]
     expect(first.breaker.tryAcquire()).toBeUndefined()
-    await probe(first)
+    await waitFor(() => expect(saidBy(first, 'leased')).toHaveLength(1))
+    await waitFor(async () => expect(await held()).toBe(0))
+
+    const permit = first.breaker.tryAcquire()
+    expect(permit).toBeDefined()
+    permit?.ignore()
+
+    expect(first.breaker.tryAcquire()).toBeUndefined()
+    expect(first.share.stats().leasesAsked).toBe(2)
   })
 
   test('a lease is kept as long as its probe is in flight', async () => {
