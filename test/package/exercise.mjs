@@ -1,12 +1,12 @@
 /**
- * Uses both primitives of a copy of the package, and throws unless every answer is right. It needs nothing but what every
+ * Uses every primitive of a copy of the package, and throws unless every answer is right. It needs nothing but what every
  * JavaScript runtime has, so that it is the same for Node, Bun and an edge runtime.
  *
  * @param {typeof import('spillway')} spillway - the copy.
  * @returns {Promise<string>} what was done, in a line.
  */
 export async function exercise(spillway) {
-  const { AsyncBatcher, AsyncWriteBuffer, isSpillwayError } = spillway
+  const { AsyncBatcher, AsyncWriteBuffer, CircuitBreaker, isSpillwayError, LoadBalancer } = spillway
 
   let calls = 0
   const square = new AsyncBatcher(
@@ -62,6 +62,29 @@ export async function exercise(spillway) {
   }
   equal(isSpillwayError(wrongOption, 'ERR_OPTION'), true)
   equal(wrongOption.message, 'maxWaitMs must be a number between 0 and 2147483647, got "10" (string)')
+
+  const breaker = new CircuitBreaker({ trip: spillway.countWindow({ size: 4, minimumCalls: 2 }), recoveryTimeoutMs: 5 })
+  const down = () => Promise.reject(new Error('down'))
+  for (let n = 0; n < 2; n++) equal((await breaker.execute(down).catch((error) => error)).message, 'down')
+  const turnedAway = await breaker.execute(down).catch((error) => error)
+  equal(isSpillwayError(turnedAway, 'ERR_CIRCUIT_OPEN'), true)
+  for (let tries = 0; breaker.state === 'open' && tries < 1000; tries++) await new Promise((r) => setTimeout(r, 1))
+  equal(await breaker.execute(async () => 'up'), 'up')
+  equal(breaker.state, 'closed')
+
+  const balancer = new LoadBalancer([{ id: 'a' }, { id: 'b' }], { ejection: { failureThreshold: 1 } })
+  const asked = []
+  const answer = await balancer.run(
+    async ({ id }) => {
+      asked.push(id)
+      if (asked.length === 1) throw new Error('down')
+      return id
+    },
+    { attempts: 2 },
+  )
+  equal(asked.join(), 'a,b')
+  equal(answer, 'b')
+  equal((await balancer.close()).drained, true)
 
   return `${offered} items in ${square.stats().batches} batches, 300 writes in ${writes.stats().batches}`
 }
