@@ -31,7 +31,7 @@ async function held(): Promise<number> {
   const redis = connect()
   const [seconds, micros] = await redis.time()
   const nowMs = Number(seconds) * 1000 + Math.ceil(Number(micros) / 1000)
-  return redis.zcount(`{${fleet.prefix}:payments}:probes`, nowMs + 2, '+inf')
+  return redis.zcount(`{${fleet.prefix}:payments}:probes`, nowMs - 2, '+inf')
 }
 
 /** Members whose circuit is half-open, since the first of them tripped. */
@@ -184,7 +184,7 @@ describe.skipIf(server === undefined)('the probes of a fleet', () => {
 
   test('a lease that comes after the round was decided is given back', async () => {
     const way = new SlowWay(connect())
-    const member = fleet.member(way.client, { breaker: { recoveryTimeoutMs: 20 } })
+    const member = fleet.member(way.client, { breaker: { recoveryTimeoutMs: 20 }, gate: { idleMs: 60_000 } })
     await member.share.start()
     await member.trip()
     await waitFor(() => expect(member.breaker.state).toBe('half-open'))

@@ -224,6 +224,33 @@ describe.skipIf(server === undefined)('RedisBreakerShare', () => {
       expect(member.changes).toEqual(['tripped'])
     })
 
+    test('what ends an opening that a trip joined does not end the trip after it', async () => {
+      const way = new SlowWay(connect())
+      const member = fleet.member(way.client, {
+        breaker: { probeGate: () => true, recoveryTimeoutMs: 20, recovery: { factor: 3000, maxMs: 60_000 } },
+      })
+      await member.share.start()
+      const redis = connect()
+      const epoch = await serverMicros(redis)
+      await redis.set(keyOf('news'), opened(epoch, 60_000))
+      way.hold()
+      await member.trip()
+      await waitFor(() => expect(way.held).toBe(1))
+      await waitFor(async () => {
+        await member.trip()
+        expect(member.changes).toEqual(['tripped', 'probe-failed'])
+      })
+
+      await redis.publish(channel(), closed(epoch + 1, epoch))
+      await waitFor(() => expect(member.share.stats().received).toBe(1))
+      way.release()
+      await waitFor(() => expect(saidBy(member, 'published')).toHaveLength(2))
+
+      expect(member.changes).toEqual(['tripped', 'probe-failed'])
+      expect(member.breaker.state).toBe('open')
+      expect(await newsOf(redis)).toMatchObject({ kind: 'opened', reason: 'probe-failed' })
+    })
+
     test('a recovery before the answer to its trip is told, too', async () => {
       const way = new SlowWay(connect())
       const member = fleet.member(way.client, { breaker: { recoveryTimeoutMs: 50, probeGate: () => true } })
