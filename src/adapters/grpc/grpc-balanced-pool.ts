@@ -202,11 +202,12 @@ export class GrpcBalancedPool<
   }
 
   /**
-   * Waits for the list, and connects all channels of all its instances.
+   * Waits for the list, and connects all channels of all its instances; of those that come meanwhile too.
    *
    * @returns once every one is ready, or `minInstances` have all of theirs. Rejects with a `TimeoutError` that names each
-   * instance and channel which isn't ready, with its address and state, with `NoInstanceError` when the list is empty, with
-   * `ClosedError`, with the signal's reason, or with what the balancer's `start` gave.
+   * instance and channel which isn't ready, with its address and state, with `NoInstanceError` when the list is empty and no
+   * `minInstances` says how many are to come, with `ClosedError`, with the signal's reason, or with what the balancer's `start`
+   * gave.
    */
   warmUp(options?: InstancesWarmUpOptions): Promise<void> {
     try {
@@ -220,7 +221,7 @@ export class GrpcBalancedPool<
           start: () => this.#balancer.start(),
           instances: () => this.#listed(),
           poolOf: (instance) => this.#use(instance).pool,
-          isListed: (instance) => this.#pools.has(instance.id),
+          onUpdated: (listener) => this.#balancer.on('updated', listener),
           closing: this.#closing.signal,
           deadlineMs,
           signal,

@@ -56,16 +56,13 @@ export class InstancePools<Instance extends { readonly id: string }, Client exte
     return this.#draining
   }
 
-  has(id: string): boolean {
-    return this.#listed.has(id)
-  }
-
   /** The pool of an instance, as the list has it now. Throws what `makeClient` throws. */
   of(instance: Instance): InstancePool<Instance, Client> {
     const found = this.#open.get(instance.id)
     if (found?.instance === instance) return found
     const listed = this.#listed.get(instance.id)
-    if (listed === undefined || this.#owner.addressOf(listed) !== this.#owner.addressOf(instance)) {
+    const address = this.#owner.addressOf(instance)
+    if (listed === undefined || !this.#isAt(listed, address)) {
       // Whoever chose it may know a list that we weren't told of yet.
       this.update()
     } else if (found !== undefined) {
@@ -85,13 +82,13 @@ export class InstancePools<Instance extends { readonly id: string }, Client exte
     const listed = new Map<string, Instance>()
     for (const instance of this.#owner.listed()) listed.set(instance.id, instance)
     this.#listed = listed
-    for (const open of [...this.#open.values()]) if (!listed.has(open.id)) void this.#retire(open, 'left')
     for (const open of [...this.#open.values()]) {
-      const now = listed.get(open.id)
-      // Gone by now, through a listener of the ones before.
-      if (now === undefined || this.#open.get(open.id) !== open) continue
-      if (this.#owner.addressOf(now) !== open.address) void this.#retire(open, 'moved')
-      else open.instance = now
+      // A listener of the ones before may have changed the list once more: whatever is the latest one counts.
+      if (this.#open.get(open.id) !== open) continue
+      const now = this.#listed.get(open.id)
+      if (now === undefined) void this.#retire(open, 'left')
+      else if (this.#isAt(now, open.address)) open.instance = now
+      else void this.#retire(open, 'moved')
     }
   }
 
@@ -99,6 +96,15 @@ export class InstancePools<Instance extends { readonly id: string }, Client exte
   async close(options?: { timeoutMs: number }): Promise<void> {
     await Promise.all([...this.#open.values(), ...this.#draining].map(({ pool }) => pool.close(options)))
     this.#open.clear()
+  }
+
+  /** Where `addressOf` fails for an instance, it moves: whoever calls it is told why, and the others aren't held up. */
+  #isAt(instance: Instance, address: string): boolean {
+    try {
+      return this.#owner.addressOf(instance) === address
+    } catch {
+      return false
+    }
   }
 
   #make(instance: Instance): InstancePool<Instance, Client> {

@@ -117,6 +117,15 @@ describe('the retry policy', () => {
     expect(calls.get).toBe(3)
   })
 
+  it('is throttled by default, with 10 tokens', async () => {
+    const { pool, calls } = await failing(Number.POSITIVE_INFINITY, { maxAttempts: 5, ...quick })
+
+    await expect(pool.call('get', { key: 'a' })).rejects.toThrow()
+    expect(calls.get).toBe(5)
+    await expect(pool.call('get', { key: 'a' })).rejects.toThrow()
+    expect(calls.get).toBe(6)
+  })
+
   it('tries a cancelled call no more', async () => {
     const { pool, calls } = await failing(99, { maxAttempts: 5, initialBackoffMs: 300, throttling: false })
     const controller = new AbortController()
