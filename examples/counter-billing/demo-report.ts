@@ -51,28 +51,26 @@ export function printReport(
   return printSums(report, prefix, stored, live)
 }
 
-/** Prints what callers felt of a crash. */
+/** Prints what callers felt of a crash: how the second after it differs from the second before. */
 export function printCrash({ timeline }: LoadReport, { atMs, address }: Crash): void {
-  // The first half second is the service's own start, and a request that was under way when the crash came felt it too.
-  const [first] = timeline
-  const before = timeline.filter(({ fromMs }) => fromMs > (first?.fromMs ?? 0) + 500 && fromMs + 2 * windowMs <= atMs)
-  const after = timeline.filter(({ fromMs }) => fromMs + 2 * windowMs > atMs)
-  const usual = Math.max(...before.map(({ p99 }) => p99))
-  const calm = after.findIndex(({ p99, failed }) => p99 <= usual && failed === 0)
-  const felt = calm === -1 ? after : after.slice(0, calm)
-  const failed = after.reduce((sum, window) => sum + window.failed, 0)
+  const between = (fromMs: number, untilMs: number): TimelineWindow[] =>
+    timeline.filter((window) => window.fromMs >= fromMs && window.fromMs < untilMs)
+  // A request that was under way when the crash came felt it, too, so the window before it is not one of before.
+  const crashMs = atMs - 2 * windowMs
+  const before = between(crashMs - 1_000, crashMs)
+  const after = between(crashMs, crashMs + 1_000)
+  const usual = Math.max(0, ...before.map(({ p99 }) => p99))
+  const feltMs = (after.findLastIndex(({ p99, failed }) => p99 > usual || failed > 0) + 1) * windowMs
+  const failed = between(crashMs, Number.POSITIVE_INFINITY).reduce((sum, window) => sum + window.failed, 0)
   console.log(`
-  ${address} was killed ${seconds(atMs - (first?.fromMs ?? atMs)).trim()} into the load:`)
+  ${address} was killed ${seconds(atMs - (timeline[0]?.fromMs ?? atMs)).trim()} into the load:`)
   row('', 'requests', 'p50', 'worst p99', 'slowest')
-  printSpan('before', before)
-  printSpan('from then on', after)
-  const feltMs = felt.length * windowMs
-  const slowest =
-    felt.length === 0 ? '' : `, the slowest answer took ${tenths(Math.max(...felt.map(({ max }) => max)))} ms`
+  printSpan('second before', before)
+  printSpan('second after', after)
   console.log(
     feltMs === 0
-      ? `  Callers felt nothing: no ${windowMs} ms had a slower p99 than the slowest before the crash.`
-      : `  Callers felt it for ${feltMs} ms${slowest}: so long each ${windowMs} ms had refusals, or a slower p99 than any before.`,
+      ? `  Callers felt nothing: no ${windowMs} ms of the second after had a slower p99 than the worst of the second before.`
+      : `  Callers felt it for ${feltMs} ms at most: after that no ${windowMs} ms had a slower p99 than the worst of the second before.`,
   )
   console.log(`  ${whole(failed)} requests were refused or had no answer from then on.`)
 }
