@@ -1,4 +1,5 @@
 import { type ClosedError, TimeoutError } from '../core/errors.js'
+import { isThenable } from '../core/events.js'
 import { onAbort } from '../internal/abort.js'
 import { type Deferred, handled, openPromise } from '../internal/deferred.js'
 import type { InstanceLease, LeaseOutcome } from './lease.js'
@@ -97,6 +98,9 @@ export class BalancedRun<I, T> implements Deferred<T> {
 
   start(lease: InstanceLease<I>): void {
     const { signal } = this.#policy
+    this.#lease = lease
+    // A listener that was told of something by the pick may have aborted it.
+    if (signal?.aborted) return this.#stop(signal.reason)
     if (signal !== undefined) {
       this.#stopListening = onAbort(signal, () => this.#stop(signal.reason))
     }
@@ -151,6 +155,8 @@ export class BalancedRun<I, T> implements Deferred<T> {
     this.#endAttempt(this.#host.outcomeOfError(error), error)
     if (this.#ended) return
     const next = this.#mayRetry(lease, error, callsInFlight) ? this.#next(lease) : undefined
+    // Whoever was told of something by that pick may have ended the run.
+    if (this.#ended) return next?.release('ignore')
     if (next === undefined) {
       this.#end()
       this.reject(error)
@@ -166,7 +172,10 @@ export class BalancedRun<I, T> implements Deferred<T> {
     const { attempts, retryable } = this.#policy
     if (this.#attempt >= attempts) return false
     try {
-      if (!retryable(error)) return false
+      const answer: unknown = retryable(error)
+      // An async function says yes, whatever it resolves to; that it may reject is nobody's but its own concern.
+      if (isThenable(answer)) answer.then(undefined, () => undefined)
+      if (!answer) return false
     } catch {
       return false
     }

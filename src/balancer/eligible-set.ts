@@ -64,7 +64,7 @@ export class EligibleSet<I> {
     this.eligible = candidates.reduce((sum, slot) => (slot.serving ? sum + 1 : sum), 0)
     this.panicking = this.total > 0 && this.eligible / this.total < this.#policy.panicThreshold
     // An ejected one whose recovery is due is picked like the others: that is its probe.
-    const picked = candidates.filter((slot) => slot.serving || (slot.healthy && this.#isDue(slot, nowMs)))
+    const picked = candidates.filter((slot) => slot.serving || (slot.healthy && this.#isDue(slot, candidates, nowMs)))
     this.#give(this.panicking ? candidates : picked)
     return { ...change, panic: this.panicking === wasPanicking ? undefined : this.panicking }
   }
@@ -108,10 +108,22 @@ export class EligibleSet<I> {
     this.nextLookMs = Math.min(this.nextLookMs, nowMs + slowStartMs / steps)
   }
 
-  #isDue(slot: InstanceSlot<I>, nowMs: number): boolean {
-    if (slot.blockedUntilMs <= nowMs) return true
-    this.nextLookMs = Math.min(this.nextLookMs, slot.blockedUntilMs)
-    return false
+  #isDue(slot: InstanceSlot<I>, candidates: readonly InstanceSlot<I>[], nowMs: number): boolean {
+    const due = slot.blockedUntilMs <= nowMs
+    if (due && !slot.due) this.#forgiveLatency(slot, candidates, nowMs)
+    slot.due = due
+    if (!due) this.nextLookMs = Math.min(this.nextLookMs, slot.blockedUntilMs)
+    return due
+  }
+
+  /** With the latency that it failed with it would hardly be picked for a probe: it is taken for as fast as the fastest. */
+  #forgiveLatency(slot: InstanceSlot<I>, candidates: readonly InstanceSlot<I>[], nowMs: number): void {
+    let fastestMs = slot.ewmaMs
+    for (const { serving, ewmaMs } of candidates) {
+      if (serving && ewmaMs > 0 && ewmaMs < fastestMs) fastestMs = ewmaMs
+    }
+    slot.ewmaMs = fastestMs
+    slot.ewmaAtMs = nowMs
   }
 
   #give(members: readonly InstanceSlot<I>[]): void {

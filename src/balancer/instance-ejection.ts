@@ -1,7 +1,7 @@
 import { CircuitBreaker, type CircuitBreakerOptions } from '../breaker/circuit-breaker.js'
 import type { Clock } from '../core/clock.js'
 import { isSpillwayError, OptionError } from '../core/errors.js'
-import { describeError, warn } from '../core/events.js'
+import { describeError, isThenable, warn } from '../core/events.js'
 import { checkOptions, checkRatio, valueOr } from '../core/options.js'
 import type { InstanceSlot } from './instance-slot.js'
 import type { LeaseOutcome } from './lease.js'
@@ -70,9 +70,9 @@ export class InstanceEjection<I> {
     this.#changed()
   }
 
-  /** A call has ended: what has room for another probe may be picked again. */
+  /** A call has ended: what has room for another probe may be picked again. The end of a call of before makes none. */
   unblock(slot: InstanceSlot<I>): void {
-    if (slot.openedAs === 0 || slot.breaker?.state !== 'half-open') return
+    if (slot.openedAs === 0 || slot.blockedUntilMs === 0 || slot.breaker?.retryAfterMs !== 0) return
     slot.blockedUntilMs = 0
     this.#changed()
   }
@@ -90,8 +90,9 @@ export class InstanceEjection<I> {
   #ask(classify: (value: unknown) => LeaseOutcome, value: unknown, fallback: LeaseOutcome): LeaseOutcome {
     let problem: string
     try {
-      const outcome = classify(value)
+      const outcome: unknown = classify(value)
       if (outcome === 'success' || outcome === 'failure' || outcome === 'ignore') return outcome
+      if (isThenable(outcome)) outcome.then(undefined, () => undefined)
       problem = `answered ${String(outcome)}`
     } catch (error) {
       problem = `failed: ${describeError(error)}`

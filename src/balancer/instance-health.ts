@@ -48,8 +48,6 @@ interface Patient<I> {
   against: number
   /** Aborts the check that runs; undefined between checks. */
   controller: AbortController | undefined
-  /** Whether the check function still hasn't come back, also long after its time was over. */
-  busy: boolean
   cancelTimer: (() => void) | undefined
   gone: boolean
 }
@@ -64,7 +62,10 @@ export class HealthChecks<I> {
   readonly #patients = new Map<InstanceSlot<I>, Patient<I>>()
   /** Those whose turn it is as soon as a place is free, first come first. */
   readonly #queue = new Set<Patient<I>>()
+  /** The ids of those whose check hasn't come back, also long after its time was over, or after they left the list. */
+  readonly #out = new Set<string>()
   #running = 0
+  #letting = false
   #closed = false
 
   constructor(options: HealthOptions<I>, defaults: HealthDefaults, setting: Setting<I>) {
@@ -87,7 +88,6 @@ export class HealthChecks<I> {
       slot,
       against: 0,
       controller: undefined,
-      busy: false,
       cancelTimer: undefined,
       gone: false,
     }
@@ -124,18 +124,23 @@ export class HealthChecks<I> {
 
   #admit(patient: Patient<I>): void {
     // The one before is still out, so this one has failed without being made.
-    if (patient.busy) return this.#record(patient, false, this.#overdueError(patient))
+    if (this.#out.has(patient.slot.id)) return this.#record(patient, false, this.#overdueError(patient))
     this.#queue.add(patient)
     // A microtask later: what begins it may be a pick, and the check is the user's.
     queueMicrotask(() => this.#next())
   }
 
   #next(): void {
+    // A check that throws frees its place within this loop, which then goes on: called from there, it would call itself as
+    // often as there are instances.
+    if (this.#letting) return
+    this.#letting = true
     for (const patient of this.#queue) {
-      if (this.#closed || this.#running >= this.#options.concurrency) return
+      if (this.#closed || this.#running >= this.#options.concurrency) break
       this.#queue.delete(patient)
       this.#check(patient)
     }
+    this.#letting = false
   }
 
   #check(patient: Patient<I>): void {
@@ -143,7 +148,7 @@ export class HealthChecks<I> {
     const { clock, inContext } = this.#setting
     const controller = new AbortController()
     patient.controller = controller
-    patient.busy = true
+    this.#out.add(patient.slot.id)
     this.#running++
     const end = (passed: boolean, error: unknown): void => {
       if (patient.controller !== controller) return
@@ -163,7 +168,7 @@ export class HealthChecks<I> {
       { keepAlive: false },
     )
     const back = (): void => {
-      patient.busy = false
+      this.#out.delete(patient.slot.id)
     }
     inContext(() => {
       try {

@@ -55,6 +55,8 @@ export class InstanceSlot<I> implements Member {
   openedAs = 0
   /** Until when its breaker lets nothing through. */
   blockedUntilMs = 0
+  /** Whether that time was over at the last look, while it is ejected. */
+  due = false
   /** The error that opened its breaker. */
   lastError: unknown = undefined
   /** In full service at the last look: neither draining nor unhealthy nor ejected. */

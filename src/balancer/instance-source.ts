@@ -264,7 +264,9 @@ export class WatchedFeed<I> implements Feed {
       cancelTimer: clock.setTimer(() => {
         this.#waiting.delete(waiter)
         const message = `${name}: no list came within ${refreshTimeoutMs} ms`
-        done.reject(new TimeoutError(message, refreshTimeoutMs, { outcomeUnknown: false }))
+        const error = new TimeoutError(message, refreshTimeoutMs, { outcomeUnknown: false })
+        done.reject(error)
+        this.#owner.onFailed(error)
       }, refreshTimeoutMs),
     }
     this.#waiting.add(waiter)
@@ -285,11 +287,14 @@ export class WatchedFeed<I> implements Feed {
     const onError = (error: unknown): void => {
       if (current()) this.#fail(error)
     }
-    // What has broken off tells nothing more: it is begun again.
+    // What has broken off tells nothing more, or what it still says would call off that it is begun again.
     const onBreak = (error: unknown): void => {
       if (!current()) return
+      this.#controller = undefined
+      controller.abort(error)
       this.#fail(error)
-      if (!current()) return
+      // A listener may have closed it, or begun it again.
+      if (this.#closed || this.#controller !== undefined) return
       this.#after(() => this.#watch())
     }
     this.#setting.inContext(() => {
@@ -318,8 +323,8 @@ export class WatchedFeed<I> implements Feed {
   }
 
   #fail(error: unknown): void {
-    // An error is no confirmation that the list is empty.
-    if (this.#believer.doubting) this.#cancelTimer?.()
+    // An error is no confirmation that the list is empty. A source that tells of changes alone may have no more to tell.
+    if (this.#believer.doubting) this.#after(() => this.#watch())
     this.#settle(error)
     this.#owner.onFailed(error)
   }

@@ -107,6 +107,10 @@ export class LoadBalancer<I extends BalancedInstance> extends ClosableComponent<
   #dirty = true
   #begun = false
   #closed = false
+  /** Whether the deadline of `close` has passed. */
+  #gaveUp = false
+  /** Whether a look is due by the end of this turn. */
+  #lookPlanned = false
   #idle: (() => void) | undefined
 
   #offered = 0
@@ -280,6 +284,7 @@ export class LoadBalancer<I extends BalancedInstance> extends ClosableComponent<
       this.#recordDrained(slot)
       return Promise.resolve()
     }
+    if (this.#gaveUp) return rejected(this.#undrainedError(slot))
     const waiter = deferred<void>()
     slot.drains.add(waiter)
     if (signal !== undefined) {
@@ -359,12 +364,11 @@ export class LoadBalancer<I extends BalancedInstance> extends ClosableComponent<
 
   /** What is out stays in the books until it is released; nobody waits for it any more. */
   protected override abandon(): number {
+    this.#gaveUp = true
     const leases = this.#pending
     const error = new ClosedError(`${this.name} was closed before this could finish`, { outcomeUnknown: true })
     for (const run of [...this.#runs]) run.giveUp(error)
-    for (const slot of this.#list.slots) {
-      this.#endDrains(slot, new ClosedError(`${this.name} was closed before ${slot.id} was drained`))
-    }
+    for (const slot of this.#list.slots) this.#endDrains(slot, this.#undrainedError(slot))
     return leases + (this.#counts?.abandon() ?? 0)
   }
 
@@ -541,7 +545,15 @@ export class LoadBalancer<I extends BalancedInstance> extends ClosableComponent<
 
   #recordHealth(slot: InstanceSlot<I>, error: unknown): void {
     const { instance, healthy } = slot
-    this.#changed()
+    this.#mark()
+    // Where many change together, one look for all of them: it takes time in proportion to the number of instances.
+    if (!this.#lookPlanned) {
+      this.#lookPlanned = true
+      this.clock.defer(() => {
+        this.#lookPlanned = false
+        this.#lookIfDue()
+      })
+    }
     if (healthy) this.events.emit('becameHealthy', { instance })
     else this.events.emit('becameUnhealthy', { instance, error })
   }
@@ -654,6 +666,10 @@ export class LoadBalancer<I extends BalancedInstance> extends ClosableComponent<
     const slot = this.#list.get(id)
     if (slot === undefined || slot.removed) failOption('id', 'must be the id of an instance in the list', id)
     return slot
+  }
+
+  #undrainedError({ id }: InstanceSlot<I>): ClosedError {
+    return new ClosedError(`${this.name} was closed before ${id} was drained`)
   }
 
   #closedError(): ClosedError {

@@ -400,7 +400,10 @@ describe('a watch', () => {
     watch.at(0).onError(new Error('down'))
     await clock.advance(5000)
     expect(ids(balancer)).toEqual(['a'])
+    // It was asked anew, and is no longer heard.
     watch.at(0).onList([])
+    expect(ids(balancer)).toEqual(['a'])
+    watch.at(1).onList([])
     expect(ids(balancer)).toEqual([])
 
     await balancer.close()

@@ -87,6 +87,6 @@ export class RoundRobin<M extends Member> implements Algorithm<M> {
 function sharesOf(members: readonly Member[]): number[] | undefined {
   if (members.every(({ weight, baseWeight }) => weight === baseWeight)) return undefined
   const shares = members.map(({ weight, baseWeight }) => weight / baseWeight)
-  const largest = Math.max(...shares)
+  const largest = shares.reduce((max, share) => Math.max(max, share), 0)
   return shares.map((share) => share / largest)
 }
