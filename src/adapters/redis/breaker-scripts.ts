@@ -10,7 +10,7 @@ import { RedisScript } from './redis-script.js'
  * - `'leased'`; `'denied'`: the third element is how long all leases are taken, in milliseconds.
  * - `'late'`: the call came after its deadline, out of some queue, and did nothing.
  */
-export type Verdict = 'published' | 'joined' | 'outdated' | 'leased' | 'denied' | 'late' | 'known'
+export type Verdict = 'published' | 'joined' | 'outdated' | 'leased' | 'denied' | 'late'
 
 /**
  * Beginning of those that change something. ARGV[1] is the deadline by Redis' clock, in microseconds: what a client had queued

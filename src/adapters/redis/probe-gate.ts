@@ -56,10 +56,13 @@ export class ProbeGate {
   readonly #find: () => SharedCircuit | undefined
   readonly #settings: { readonly probes: number; readonly leaseMs: number; readonly idleMs: number }
   #circuit: SharedCircuit | undefined
+  #stopListening: (() => void) | undefined
   #leases: ProbeLease[] = []
   /** Until when nobody need ask. */
   #deniedUntilMs = Number.NEGATIVE_INFINITY
   #asking = false
+  /** Changes whenever a denial may no longer hold: one that was asked for before says nothing then. */
+  #chances = 0
   /** Changes whenever a round of probes is decided: what was asked for before is given back. */
   #round = 0
   #usedMs = 0
@@ -85,7 +88,9 @@ export class ProbeGate {
     if (circuit === undefined || !circuit.sharing) return true
     const now = this.#link.clock.now()
     this.#expire(now)
-    if (circuit.probesInFlight < this.#leases.length) {
+    // Those from before count, too: they still run.
+    const { probesInFlight } = circuit
+    if (probesInFlight < this.#leases.length) {
       const lease = this.#leases.find(({ used }) => !used)
       if (lease !== undefined) lease.used = true
       this.#usedMs = now
@@ -95,18 +100,19 @@ export class ProbeGate {
       this.#owed = false
       return true
     }
-    const mayAsk = !this.#asking && now >= this.#deniedUntilMs && this.#leases.length < this.#settings.probes
-    if (mayAsk) void this.#takeLease(circuit)
+    // A lease more would be of use, and there may be one.
+    const isShort = probesInFlight === this.#leases.length && probesInFlight < this.#settings.probes
+    if (isShort && !this.#asking && now >= this.#deniedUntilMs) this.#link.track(this.#takeLease(circuit))
     return false
   }
 
   #bind(): SharedCircuit | undefined {
     const circuit = this.#find()
     if (circuit !== this.#circuit) {
-      if (this.#circuit !== undefined) this.#circuit.onNews = undefined
+      this.#stopListening?.()
       this.#circuit = circuit
       this.#drop()
-      if (circuit !== undefined) circuit.onNews = (decided, told) => this.#onNews(circuit, decided, told)
+      this.#stopListening = circuit?.onNews((decided, told) => this.#onNews(circuit, decided, told))
     }
     return circuit
   }
@@ -116,7 +122,7 @@ export class ProbeGate {
    * @param told - whether Redis knows, or will: then it has ended all leases.
    */
   #onNews(circuit: SharedCircuit, decided: boolean, told: boolean): void {
-    this.#deniedUntilMs = Number.NEGATIVE_INFINITY
+    this.#endDenial()
     if (!decided) return
     const leases = this.#drop()
     if (!told) this.#giveBack(circuit, leases)
@@ -127,6 +133,7 @@ export class ProbeGate {
     const { clock, leaseTimeoutMs } = this.#link
     const { probes, leaseMs, idleMs } = this.#settings
     const round = this.#round
+    const chances = this.#chances
     const lease = { token: batchId(clock.wallNow()), endMs: clock.now() + leaseMs, used: false }
     const lifeMs = String(Math.ceil(leaseMs))
     this.#asking = true
@@ -144,12 +151,14 @@ export class ProbeGate {
         this.#link.recordLeased(circuit.name)
       } else if (verdict === 'denied') {
         const retryAfterMs = Math.max(1, Number(rest))
-        if (round === this.#round) this.#deniedUntilMs = clock.now() + retryAfterMs
+        if (chances === this.#chances) this.#deniedUntilMs = clock.now() + retryAfterMs
         this.#link.recordDenied(circuit.name, retryAfterMs)
       } else {
         circuit.learn(circuit.readAnswer(rest))
       }
     } catch (error) {
+      // Redis may have given it, and nobody else could probe as long as it lasts.
+      this.#giveBack(circuit, [lease])
       this.#link.recordLeaseFailed(circuit.name, error)
     } finally {
       this.#asking = false
@@ -193,11 +202,16 @@ export class ProbeGate {
     const leases = this.#leases
     this.#leases = []
     this.#owed = false
-    this.#deniedUntilMs = Number.NEGATIVE_INFINITY
+    this.#endDenial()
     this.#round++
     this.#cancelTimer?.()
     this.#cancelTimer = undefined
     return leases
+  }
+
+  #endDenial(): void {
+    this.#deniedUntilMs = Number.NEGATIVE_INFINITY
+    this.#chances++
   }
 
   #giveBack(circuit: SharedCircuit, leases: readonly ProbeLease[]): void {

@@ -11,7 +11,7 @@ import { type RedisClient, type RedisFace, redisFace } from './redis-client.js'
 import { redisError } from './redis-error.js'
 import type { RedisScript } from './redis-script.js'
 import { RedisSubscriber } from './redis-subscriber.js'
-import { type PublishVerdict, type ShareableBreaker, SharedCircuit } from './shared-circuit.js'
+import { circuitKeys, type PublishVerdict, type ShareableBreaker, SharedCircuit } from './shared-circuit.js'
 
 /** Options of {@link RedisBreakerShare}. */
 export interface RedisBreakerShareOptions extends ComponentOptions {
@@ -24,7 +24,7 @@ export interface RedisBreakerShareOptions extends ComponentOptions {
   prefix?: string | undefined
   /**
    * What others call this process: they read it in the error of a breaker that it opened. A random part is added, so that no two are
-   * the same. The default is the random part alone: nothing that tells the host.
+   * the same. At most 499 characters. The default is the random part alone: nothing that tells the host.
    */
   instance?: string | undefined
   /**
@@ -127,7 +127,7 @@ export interface RedisBreakerShareStats {
   readonly received: number
   /** Openings and closings of others that were done here. */
   readonly applied: number
-  /** Messages that came after later news, and changed nothing. */
+  /** Messages of what was known already, or had been overtaken by later news. */
   readonly late: number
   /** Messages that were none. */
   readonly ignored: number
@@ -181,7 +181,7 @@ export class RedisBreakerShare extends ClosableComponent<RedisBreakerShareEvents
   readonly #timeoutMs: number
   readonly #syncMs: number
   readonly #circuits = new Map<string, SharedCircuit>()
-  /** Publications under way, and leases that are being given back. */
+  /** Publications under way, and leases that are asked for or given back. */
   readonly #tracked = new Set<Promise<void>>()
   #starting: Promise<boolean> | undefined
   /** Whether Redis answered last; undefined before it was asked. */
@@ -223,7 +223,10 @@ export class RedisBreakerShare extends ClosableComponent<RedisBreakerShareEvents
     this.#timeoutMs = duration('timeoutMs')
     this.#syncMs = duration('syncMs')
     const unique = batchId(this.clock.wallNow()).slice(-12)
-    this.instance = options.instance === undefined ? unique : `${checkText('instance', options.instance)}-${unique}`
+    // As a whole it must be no longer than others read.
+    const longest = maxNameLength - unique.length - 1
+    this.instance =
+      options.instance === undefined ? unique : `${checkText('instance', options.instance, longest)}-${unique}`
     const channel = `${keyPrefixOf(client)}${prefix}:news`
     this.#link = this.#makeLink(prefix, channel, duration('leaseTimeoutMs'), duration('rememberMs'))
     const { clock, random } = this
@@ -296,15 +299,16 @@ export class RedisBreakerShare extends ClosableComponent<RedisBreakerShareEvents
   /**
    * Closes a circuit in all processes, whatever opened it: what an operator does who knows better. Here it is done at once.
    *
-   * @throws OptionError when no breaker of that name has joined.
+   * @throws OptionError when no breaker of that name has joined; ClosedError when the share is closed.
    */
   reset(circuit: string): void {
+    if (this.#closed) throw new ClosedError(`${this.name} is closed`)
     const found = this.#circuits.get(circuit)
     if (found === undefined) failOption('circuit', 'must be the name of a breaker that has joined', circuit)
     found.resetEverywhere()
   }
 
-  /** Waits for the publications that are under way. */
+  /** Waits for the publications that are under way, and for leases that are asked for or given back. */
   override async flush(): Promise<FlushReport> {
     const { succeeded, failed } = this.#books
     await Promise.all(this.#tracked)
@@ -333,7 +337,8 @@ export class RedisBreakerShare extends ClosableComponent<RedisBreakerShareEvents
     await Promise.all(this.#tracked)
     for (const circuit of this.#circuits.values()) circuit.leave()
     this.#circuits.clear()
-    await Promise.all(this.#tracked)
+    // A lease that still comes is given back.
+    while (this.#tracked.size > 0) await Promise.all(this.#tracked)
   }
 
   protected override abandon(): number {
@@ -404,7 +409,8 @@ export class RedisBreakerShare extends ClosableComponent<RedisBreakerShareEvents
 
   async #read(portion: readonly SharedCircuit[]): Promise<void> {
     const sentMs = this.clock.now()
-    const keys = portion.length === 0 ? [`${this.#link.prefix}:none`] : portion.map(({ keys: [news] }) => news)
+    const keys =
+      portion.length === 0 ? [circuitKeys(this.#link.prefix, '')[0]] : portion.map(({ keys: [news] }) => news)
     const [micros, ...texts] = await this.#link.call(readNews, keys, [], this.#timeoutMs)
     if (this.#closed) return
     this.#connect()
@@ -424,7 +430,7 @@ export class RedisBreakerShare extends ClosableComponent<RedisBreakerShareEvents
     if (message === undefined) return this.#ignore(text)
     const circuit = this.#circuits.get(message.circuit)
     if (circuit === undefined) return
-    if (message.kind === 'released') circuit.onNews?.(false, false)
+    if (message.kind === 'released') circuit.hearReleased()
     else if (message.epoch > circuit.known) circuit.learn(message)
     else if (message.by !== this.instance) this.#books.late++
   }
@@ -545,8 +551,8 @@ function checkBreaker(breaker: ShareableBreaker): void {
   checkText('breaker.name', breaker.name)
 }
 
-function checkText(field: string, value: string): string {
+function checkText(field: string, value: string, longest = maxNameLength): string {
   if (typeof value !== 'string') failOption(field, 'must be a string', value)
-  if (value.length > maxNameLength) failOption(field, `must have at most ${maxNameLength} characters`, value)
+  if (value.length > longest) failOption(field, `must have at most ${longest} characters`, value)
   return value
 }

@@ -31,7 +31,6 @@ export class ServerTime {
 
   /** The time, in microseconds, at which a call that is sent now is too late. */
   deadline(timeoutMs: number): number {
-    const { now } = this.#clock
-    return Math.ceil((now.call(this.#clock) + (this.#aheadMs ?? 0) + timeoutMs + this.#uncertaintyMs) * 1000)
+    return Math.ceil((this.#clock.now() + (this.#aheadMs ?? 0) + timeoutMs + this.#uncertaintyMs) * 1000)
   }
 }

@@ -33,7 +33,7 @@ export interface ShareLink {
   readonly sharing: boolean
   /** Runs a script. Rejects with a `SpillwayError`, after the time given at the latest. */
   call(script: RedisScript, keys: readonly string[], args: readonly string[], timeoutMs: number): Promise<string[]>
-  /** Keeps a publication that is under way, so that `flush` waits for it. It never rejects. */
+  /** Keeps what is under way, so that `flush` and `close` wait for it. It never rejects. */
   track(work: Promise<void>): void
   recordOffered(): void
   recordPublished(circuit: string, kind: BreakerNews['kind'], verdict: PublishVerdict): void
@@ -50,6 +50,20 @@ type Publication =
   | { readonly kind: 'closed'; readonly reason: 'recovered' | 'reset'; readonly trip: number }
 
 /**
+ * Hears of what bears on a round of probes.
+ *
+ * @param decided - whether the round is over.
+ * @param told - whether Redis knows, or will: then it has ended all leases.
+ */
+export type NewsListener = (decided: boolean, told: boolean) => void
+
+/** The keys of a circuit's latest news and of its leases: of one slot, since the braces hold the name. */
+export function circuitKeys(prefix: string, name: string): readonly [news: string, leases: string] {
+  const base = `{${prefix}:${name}}`
+  return [`${base}:news`, `${base}:probes`]
+}
+
+/**
  * One circuit of a fleet, seen from one process. News is ordered by epochs that Redis gives; `known` is that of the latest
  * that is known here, and older news is ignored. An opening is closed only by news that names it, or a later one: so that a close which
  * crosses a trip of this process on the way never undoes it.
@@ -57,13 +71,11 @@ type Publication =
 export class SharedCircuit {
   readonly breaker: ShareableBreaker
   readonly name: string
-  /** The keys of its latest news and of its leases: of one slot, since the braces hold the name. */
   readonly keys: readonly [news: string, leases: string]
-  /** Called when a round of probes is decided, or may have changed hands. */
-  onNews: ((decided: boolean, told: boolean) => void) | undefined
   readonly #link: ShareLink
   readonly #time: ServerTime
   readonly #stopListening: (() => void)[]
+  readonly #newsListeners = new Set<NewsListener>()
   /** The epoch of the latest news. */
   #known = 0
   /**
@@ -83,8 +95,8 @@ export class SharedCircuit {
   /** What came back as a message, so that Redis has it whatever becomes of the answer. */
   #heard: { readonly publication: Publication; readonly news: BreakerNews } | undefined
   #sending = false
-  /** Whether what the breaker says now is what it was just told. */
-  #applying = false
+  /** What the breaker is about to say only because it was told so here; what it says besides is news. */
+  #expected: BreakerNews['kind'] | undefined
   #left = false
 
   constructor(breaker: ShareableBreaker, link: ShareLink) {
@@ -92,8 +104,7 @@ export class SharedCircuit {
     this.name = breaker.name
     this.#link = link
     this.#time = new ServerTime(link.clock)
-    const base = `{${link.prefix}:${this.name}}`
-    this.keys = [`${base}:news`, `${base}:probes`]
+    this.keys = circuitKeys(link.prefix, this.name)
     this.#stopListening = [
       breaker.on('opened', ({ reason, retryAfterMs }) => this.#onOpened(reason, retryAfterMs)),
       breaker.on('closed', ({ reason }) => this.#onClosed(reason)),
@@ -105,10 +116,6 @@ export class SharedCircuit {
     return this.#known
   }
 
-  get left(): boolean {
-    return this.#left
-  }
-
   get sharing(): boolean {
     return this.#link.sharing && !this.#left
   }
@@ -117,12 +124,23 @@ export class SharedCircuit {
     return this.breaker.stats().probes
   }
 
+  /** Has someone told when a round of probes is decided, or may have changed hands; returns what ends that. */
+  onNews(listener: NewsListener): () => void {
+    this.#newsListeners.add(listener)
+    return () => void this.#newsListeners.delete(listener)
+  }
+
+  /** Another process gave a lease back. */
+  hearReleased(): void {
+    this.#tellNews(false, false)
+  }
+
   /** Parts the breaker from the circuit. */
   leave(): void {
     this.#left = true
     this.#pending = undefined
     for (const stop of this.#stopListening) stop()
-    this.onNews?.(true, false)
+    this.#tellNews(true, false)
   }
 
   /** Redis' clock said so in an answer. */
@@ -144,7 +162,7 @@ export class SharedCircuit {
   resetEverywhere(): void {
     this.#close()
     this.#pending = { kind: 'closed', reason: 'reset', trip: this.#known }
-    this.onNews?.(true, true)
+    this.#tellNews(true, true)
     this.publishPending()
   }
 
@@ -181,19 +199,19 @@ export class SharedCircuit {
   }
 
   #onOpened(reason: string, retryAfterMs: number): void {
-    if (this.#applying) return
+    if (this.#wasExpected('opened')) return
     this.#open = true
     this.#recovered = false
     this.#trip = undefined
     // By hand: that is this process's own affair, which a close elsewhere doesn't end.
     const told = reason !== 'requested'
     if (told) this.#pending = { kind: 'opened', reason, dueMs: this.#link.clock.now() + retryAfterMs }
-    this.onNews?.(true, told)
+    this.#tellNews(true, told)
     this.publishPending()
   }
 
   #onClosed(reason: string): void {
-    if (this.#applying) return
+    if (this.#wasExpected('closed')) return
     const trip = this.#trip
     this.#open = false
     this.#trip = undefined
@@ -202,7 +220,7 @@ export class SharedCircuit {
     if (told) this.#pending = { kind: 'closed', reason: 'recovered', trip }
     // Nobody has heard of it, so nobody need hear that it is over.
     else if (this.#pending?.kind === 'opened') this.#pending = undefined
-    this.onNews?.(true, told)
+    this.#tellNews(true, told)
     this.publishPending()
   }
 
@@ -296,19 +314,20 @@ export class SharedCircuit {
 
   #applyOpened(news: OpenedNews): void {
     const forMs = Math.max(0, news.forMs - this.#time.ageMs(news.epoch))
-    // What this process had still to say is in it, or is outdated.
-    if (!this.#sending) this.#pending = undefined
+    // What this process had still to say is in it, or is outdated; but its own trip goes beyond what is due already.
+    const goesBeyond = forMs === 0 && this.#pending?.kind === 'opened'
+    if (!this.#sending && !goesBeyond) this.#pending = undefined
     this.#open = true
     this.#belongTo(news.epoch)
-    this.onNews?.(true, true)
+    this.#tellNews(true, true)
     const error = new CircuitOpenError(`${this.name} was opened by ${news.by}: ${news.reason}`, { retryAfterMs: forMs })
-    this.#apply(() => this.breaker.open({ forMs, error }))
+    this.#apply('opened', () => this.breaker.open({ forMs, error }))
     this.#link.recordApplied(news, forMs)
   }
 
   #applyClosed(trip: number, news: BreakerNews): void {
     if (this.#pending?.kind === 'closed' && !this.#sending) this.#pending = undefined
-    this.onNews?.(this.#open, true)
+    this.#tellNews(this.#open, true)
     if (this.#endTrips(trip)) this.#link.recordApplied(news, undefined)
   }
 
@@ -323,15 +342,27 @@ export class SharedCircuit {
   #close(): void {
     this.#open = false
     this.#trip = undefined
-    this.#apply(() => this.breaker.reset())
+    this.#apply('closed', () => this.breaker.reset())
   }
 
-  #apply(act: () => void): void {
-    this.#applying = true
+  #apply(kind: BreakerNews['kind'], act: () => void): void {
+    const outer = this.#expected
+    this.#expected = kind
     try {
       act()
     } finally {
-      this.#applying = false
+      this.#expected = outer
     }
+  }
+
+  /** Once only: whoever listens to the breaker may have made it say more. */
+  #wasExpected(kind: BreakerNews['kind']): boolean {
+    if (kind !== this.#expected) return false
+    this.#expected = undefined
+    return true
+  }
+
+  #tellNews(decided: boolean, told: boolean): void {
+    for (const listener of this.#newsListeners) listener(decided, told)
   }
 }

@@ -16,7 +16,7 @@ describe('RedisBreakerShare refuses', () => {
     ['prefix', null, 'prefix must be a string, got null (null)'],
     ['prefix', 'a{b}', 'prefix must be a string without braces, got "a{b}" (string)'],
     ['instance', 7, 'instance must be a string, got 7 (number)'],
-    ['instance', 'x'.repeat(513), /^instance must have at most 512 characters, got "xxx/],
+    ['instance', 'x'.repeat(500), /^instance must have at most 499 characters, got "xxx/],
     ['leaseTimeoutMs', 0, 'leaseTimeoutMs must be a number between 1 and 2147483647, got 0 (number)'],
     ['timeoutMs', '5', 'timeoutMs must be a number between 1 and 2147483647, got "5" (string)'],
     ['connectTimeoutMs', Number.NaN, 'connectTimeoutMs must be a number between 1 and 2147483647, got NaN (number)'],
