@@ -126,7 +126,9 @@ export class BalancedRun<I, T> implements Deferred<T> {
         (error: unknown) => this.#failed(context, error),
       )
     } catch (error) {
-      this.#failed(context, error)
+      // Retries that throw would otherwise call one another as often as there are attempts.
+      if (context.attempt === 1) this.#failed(context, error)
+      else queueMicrotask(() => this.#failed(context, error))
     }
   }
 

@@ -137,6 +137,17 @@ describe('a run', () => {
     expect(balancer.stats()).toMatchObject({ pending: 0, failed: 2, ignored: 1, retries: 0, retriesInFlight: 0 })
   })
 
+  it('may have more attempts that throw than the stack has room for', async () => {
+    const { balancer } = make(2)
+    const failing = (): never => {
+      throw new Error('failed')
+    }
+
+    await expect(balancer.run(failing, { attempts: 20_000 })).rejects.toThrow('failed')
+
+    expect(balancer.stats()).toMatchObject({ failed: 20_000, retries: 19_999, pending: 0, retriesInFlight: 0 })
+  })
+
   it('has no unhandledRejection of classifiers and retryable that are async', async () => {
     const unhandled: unknown[] = []
     const note = (error: unknown): void => void unhandled.push(error)
