@@ -1,6 +1,6 @@
 import type { Clock } from '../core/clock.js'
 import { TimeoutError } from '../core/errors.js'
-import { describeError, warn } from '../core/events.js'
+import { describeError, isThenable, warn } from '../core/events.js'
 import type { TurnClock } from '../internal/turn-clock.js'
 import type { TripCounter } from './trip-policy.js'
 
@@ -362,12 +362,17 @@ export class BreakerMachine {
   #mayProbe(): boolean {
     const { probeGate } = this.#policy
     if (probeGate === undefined) return true
+    let problem: string
     try {
-      return probeGate() !== false
+      const answer: unknown = probeGate()
+      if (!isThenable(answer)) return answer !== false
+      answer.then(undefined, () => undefined)
+      problem = 'answered a promise'
     } catch (error) {
-      if (!this.#reportedGate) warn(`the probe gate of ${this.#policy.name} failed: ${describeError(error)}`)
-      this.#reportedGate = true
-      return true
+      problem = `failed: ${describeError(error)}`
     }
+    if (!this.#reportedGate) warn(`the probe gate of ${this.#policy.name} ${problem}`)
+    this.#reportedGate = true
+    return true
   }
 }

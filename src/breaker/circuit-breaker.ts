@@ -81,7 +81,7 @@ export interface CircuitBreakerOptions extends ComponentOptions {
   classifyResult?: ((result: unknown) => Outcome) | undefined
   /**
    * Asked before each probe, whether it may be made; false turns the caller away. Whoever limits probes across processes answers
-   * here. Called within a call: it must not wait. One that throws has said yes.
+   * here. Called within a call: it must not wait. One that throws, or answers a promise, has said yes.
    */
   probeGate?: (() => boolean) | undefined
 }
@@ -133,7 +133,7 @@ export interface CircuitBreakerEvents {
   isolated: Readonly<Record<string, never>>
   /** The last isolation was taken back; `state` is what it is then. */
   released: { readonly state: BreakerState }
-  /** A call was turned away. */
+  /** A call was turned away. For how long isn't known while it is isolated, or a `probeGate` said no. */
   rejected: { readonly state: BreakerState; readonly retryAfterMs: number | undefined }
   /** A call succeeded. A late one was admitted before the breaker's last change of state, or ended during an isolation. */
   succeeded: { readonly late: boolean }
@@ -476,11 +476,12 @@ export class CircuitBreaker extends Component<CircuitBreakerEvents, CircuitBreak
 
   #refusal(): CircuitOpenError {
     const { name } = this
-    const retryAfterMs = this.#machine.retryAfterMs()
-    if (retryAfterMs === undefined) return new CircuitOpenError(`${name} is isolated`)
-    // Nothing stands in its way but the gate, and when that opens isn't known.
-    if (retryAfterMs === 0 && this.#policy.probeGate !== undefined)
-      return new CircuitOpenError(`${name} is half-open, and others probe it`)
+    const retryAfterMs = this.#refusedForMs()
+    if (retryAfterMs === undefined) {
+      return new CircuitOpenError(
+        `${name} is ${this.#machine.isolated ? 'isolated' : 'half-open, and others probe it'}`,
+      )
+    }
     const waitMs = Math.ceil(retryAfterMs)
     const message = this.#machine.probing
       ? `${name} is half-open and waits for its probes, for ${waitMs} ms at most`
@@ -489,7 +490,13 @@ export class CircuitBreaker extends Component<CircuitBreakerEvents, CircuitBreak
   }
 
   #tellRejected(): void {
-    this.events.emit('rejected', { state: this.state, retryAfterMs: this.retryAfterMs })
+    this.events.emit('rejected', { state: this.state, retryAfterMs: this.#refusedForMs() })
+  }
+
+  #refusedForMs(): number | undefined {
+    const retryAfterMs = this.#machine.retryAfterMs()
+    // Nothing stands in its way but the gate, and when that opens isn't known.
+    return retryAfterMs === 0 && this.#policy.probeGate !== undefined ? undefined : retryAfterMs
   }
 
   #outcomeOfError(error: unknown): Outcome {
