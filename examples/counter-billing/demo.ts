@@ -1,6 +1,5 @@
 import { fork } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
-import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { type Closable, closeOnExit } from 'spillway/process'
 import { count, describe, oneOf, readFlags, storesOf } from './command-line.ts'
@@ -80,7 +79,9 @@ async function demo(): Promise<boolean> {
   const { acknowledgement } = options
   if (options.stores.databaseUrl === undefined) console.log('Starting PGlite, a PostgreSQL inside this process…')
   const stores = await openStores({ ...options.stores, onError: ({ message }) => log('warn', message) })
-  open.push({ name: 'stores', close: () => stores.close() })
+  // Once, though an interrupted demo fails while it is being closed.
+  let closing: Promise<void> | undefined
+  open.push({ name: 'stores', close: () => (closing ??= stores.close()) })
   const service = await startCounterService({ ...stores, log, port: 0 })
   open.unshift(...service.parts)
   const fleet = await startInstances(service.address)
@@ -129,9 +130,10 @@ async function drive(gateway: Gateway, stores: Stores, fleet: readonly FleetMemb
   const prefix = `demo-${randomUUID().slice(0, 8)}-`
   console.log(`A second process sends for ${seconds} s over ${connections} connections.\n`)
   let crash: Promise<Crash | undefined> | undefined
-  const report = await runLoad({ url: gateway.url, seconds, connections, maxRequests, prefix }, ({ elapsedMs }) => {
-    crash ??= crashOne(fleet, (seconds * 1_000) / 2 - elapsedMs)
-  })
+  const onProgress = ({ requests, elapsedMs }: LoadProgress): void => {
+    if (elapsedMs >= seconds * 500 || requests >= maxRequests / 2) crash ??= crashOne(fleet)
+  }
+  const report = await runLoad({ url: gateway.url, seconds, connections, maxRequests, prefix }, onProgress)
   await gateway.counters.flush()
   const passed = printReport(report, gateway.counters, { prefix, ...(await readStored(stores, prefix, report)) })
   const crashed = await crash
@@ -140,9 +142,8 @@ async function drive(gateway: Gateway, stores: Stores, fleet: readonly FleetMemb
 }
 
 /** Kills one of the fleet, as a crash would. */
-async function crashOne([victim]: readonly FleetMember[], afterMs: number): Promise<Crash | undefined> {
+async function crashOne([victim]: readonly FleetMember[]): Promise<Crash | undefined> {
   if (victim === undefined) return undefined
-  await delay(afterMs)
   const atMs = Date.now()
   await victim.kill()
   log('warn', `SIGKILL to the counter service at ${victim.address}, process ${victim.pid}`)

@@ -11,7 +11,7 @@ export interface FleetMember {
   readonly pid: number
   /** SIGKILL: it ends at once, as in a crash. */
   kill(): Promise<void>
-  /** SIGTERM: it writes what it accepted, and ends. */
+  /** Lets it write what it accepted, and end. */
   close(): Promise<void>
 }
 
@@ -34,18 +34,22 @@ async function startMember(flags: readonly string[]): Promise<FleetMember> {
   const main = fileURLToPath(new URL('./main.ts', import.meta.url))
   const child = fork(main, ['--role', 'counters', '--grpc-port', '0', '--with-parent', ...flags], {
     stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+    // They are not to take calls of others, who find them in Consul.
+    env: { ...process.env, CONSUL_HTTP_ADDR: '' },
   })
-  const end = async (signal: NodeJS.Signals): Promise<void> => {
-    if (child.exitCode !== null || child.signalCode !== null) return
+  const ended = async (end: () => void): Promise<void> => {
+    // One that could not be started has no end either.
+    if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return
     const exited = once(child, 'exit')
-    child.kill(signal)
+    end()
     await exited
   }
+  const kill = (): Promise<void> => ended(() => child.kill('SIGKILL'))
+  const close = (): Promise<void> => ended(() => child.connected && child.disconnect())
   try {
-    const address = await addressOf(child)
-    return { address, pid: child.pid as number, kill: () => end('SIGKILL'), close: () => end('SIGTERM') }
+    return { address: await addressOf(child), pid: child.pid as number, kill, close }
   } catch (error) {
-    await end('SIGKILL')
+    await kill()
     throw error
   }
 }
@@ -57,7 +61,6 @@ function addressOf(child: ChildProcess): Promise<string> {
     child.once('message', (message) => resolve((message as { url: string }).url))
     child.once('error', reject)
     child.once('exit', (code, signal) => reject(new Error(`a counter service ended early, with ${signal ?? code}`)))
-    child.once('message', () => clearTimeout(timer))
-    child.once('exit', () => clearTimeout(timer))
+    for (const event of ['message', 'error', 'exit']) child.once(event, () => clearTimeout(timer))
   })
 }

@@ -27,7 +27,7 @@ const help = `The gateway and the counter service.
                       (those that Consul knows, else ${defaultHost}:${defaultGrpcPort})
   --channels N        how many connections a gateway holds to each of them (2)
   --stores ADDRESS    host:port of a counter service whose stores to use, for a counter service without its own
-  --with-parent       ends when the process that started it does
+  --with-parent       ends when the process that started it does, or closes the channel to it, and leaves signals to that one
   --host NAME         on which address to listen (${defaultHost})
   --data-dir DIR      where PGlite keeps its data (in memory only)
   --help              this text
@@ -88,14 +88,27 @@ try {
       `gateway at ${gateway.url}, counters at ${typeof at === 'string' ? at : `those of Consul, ${at.consul}`}`,
     )
   }
-  closeOnExit(open)
-  if (options.withParent) process.once('disconnect', () => process.kill(process.pid, 'SIGTERM')).channel?.unref()
+  if (options.withParent) endWithParent()
+  else closeOnExit(open)
   // A parent that started it with a channel learns that it is ready, and where.
-  process.send?.({ type: 'ready', url: ready })
+  if (process.connected) process.send?.({ type: 'ready', url: ready })
 } catch (error) {
   console.error(`the service can't start: ${describe(error)}`)
   process.exitCode = 1
   for (const part of open) await part.close()
+}
+
+/**
+ * Ctrl-C, and a supervisor's SIGTERM, reach the parent too, which has accepted increments yet to be written here: it closes the
+ * channel when nothing more is to come.
+ */
+function endWithParent(): void {
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => undefined)
+  closeOnExit(open, { signals: ['SIGHUP'] })
+  const end = (): void => void process.kill(process.pid, 'SIGHUP')
+  if (process.connected) process.once('disconnect', end).channel?.unref()
+  // The parent went while this one was starting.
+  else end()
 }
 
 /** Its own stores, or those of another counter service. */

@@ -1,5 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import { afterAll, describe, expect, test } from 'vitest'
+import { MemoryCounterStore } from 'spillway/testing'
+import { afterAll, describe, expect, onTestFinished, test } from 'vitest'
+import { startCounterService, startGateway } from '../../examples/counter-billing/service.ts'
 import { startConsul } from '../servers/consul.ts'
 import { startPostgres } from '../servers/postgres.ts'
 import { startRedis } from '../servers/redis.ts'
@@ -29,6 +31,25 @@ async function callsOf(gateway: ServiceProcess): Promise<Map<string, number>> {
   const { services } = (await response.json()) as { services: { instances: { id: string; calls: number }[] } }
   return new Map(services.instances.map(({ id, calls }) => [id, calls]))
 }
+
+describe.skipIf(consul === undefined)('a gateway that asks Consul', () => {
+  test('before there is any counter service waits for the first one', async () => {
+    const at = { consul: consul?.address ?? '' }
+    const log = (): void => undefined
+    const starting = startGateway({ counters: { at, warmUpMs: 60_000 }, ports: [0], log })
+    const failure = starting.then(() => undefined, String)
+    await Promise.race([failure, delay(300)])
+
+    const stores = { live: new MemoryCounterStore(), durable: new MemoryCounterStore() }
+    const service = await startCounterService({ ...stores, port: 0, consul: at.consul, log })
+    onTestFinished(() => service.close())
+
+    expect(await failure).toBeUndefined()
+    const gateway = await starting
+    onTestFinished(() => gateway.close())
+    expect(await gateway.counters.commit({ key: 'a', delta: 1 })).toBe(1)
+  })
+})
 
 describe.skipIf(postgres === undefined || redis === undefined)('a gateway over three counter services', () => {
   test('kill -9 of one under load: every increment is answered, and counted exactly once', async () => {
