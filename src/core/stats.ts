@@ -18,6 +18,22 @@ export interface BooksSnapshot {
   readonly inFlight: number
 }
 
+/** The books of what makes calls: `offered = succeeded + failed + rejected + aborted + pending`. */
+export interface CallCounts {
+  /** All that was asked for. */
+  readonly offered: number
+  /** What was answered. */
+  readonly succeeded: number
+  /** What failed, what `close` gave up included. */
+  readonly failed: number
+  /** What was refused: closed, full, wrong, already aborted. */
+  readonly rejected: number
+  /** What its caller gave up. */
+  readonly aborted: number
+  /** What was accepted and isn't settled yet. */
+  readonly pending: number
+}
+
 /** Percentiles of a latency, in milliseconds. */
 export interface LatencySnapshot {
   /** Half were at most this long. */

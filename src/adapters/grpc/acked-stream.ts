@@ -11,13 +11,13 @@ import {
   valueOr,
 } from '../../core/options.js'
 import { backoffMs, type RetryOptions, type RetryPolicy, resolveRetry } from '../../core/retry.js'
-import type { LatencySnapshot } from '../../core/stats.js'
+import type { CallCounts, LatencySnapshot } from '../../core/stats.js'
 import { onAbort } from '../../internal/abort.js'
 import { batchId } from '../../internal/batch-id.js'
+import { CallBooks, type OpenEntry } from '../../internal/call-books.js'
 import { type Deferred, handled, openPromise, rejected } from '../../internal/deferred.js'
 import { LinkedList, type ListNode } from '../../internal/linked-list.js'
 import { Room } from '../../internal/room.js'
-import { CallBooks, type CallCounts, type OpenEntry } from './call-books.js'
 import type { GrpcDuplex } from './grpc-client.js'
 import { GrpcCallError } from './grpc-error.js'
 

@@ -1,7 +1,7 @@
 import { ClosedError, isSpillwayError, StoreError } from '../../core/errors.js'
+import type { OpenEntry } from '../../internal/call-books.js'
 import { type Deferred, handled, openPromise } from '../../internal/deferred.js'
 import { isOutcomeUnknown } from '../../internal/outcome.js'
-import type { OpenEntry } from './call-books.js'
 import { GrpcCallError } from './grpc-error.js'
 
 /** A call, a stream or a lease of a balanced pool in flight. */

@@ -11,11 +11,11 @@ import {
   failOption,
   valueOr,
 } from '../../core/options.js'
-import type { LatencySnapshot } from '../../core/stats.js'
+import type { CallCounts, LatencySnapshot } from '../../core/stats.js'
 import { onAbort } from '../../internal/abort.js'
+import { CallBooks, type Outcome } from '../../internal/call-books.js'
 import { handled, rejected } from '../../internal/deferred.js'
 import { BalancedCall, type OpenUse } from './balanced-call.js'
-import { CallBooks, type CallCounts, type Outcome } from './call-books.js'
 import { checkCallOptions, type GrpcCallOptions } from './call-options.js'
 import { classifyStatus } from './classify-grpc-error.js'
 import type { GrpcBalancer, GrpcBalancerLease } from './grpc-balancer.js'

@@ -11,10 +11,10 @@ import {
   failOption,
   valueOr,
 } from '../../core/options.js'
-import type { LatencySnapshot } from '../../core/stats.js'
+import type { CallCounts, LatencySnapshot } from '../../core/stats.js'
 import { onAbort } from '../../internal/abort.js'
+import { CallBooks, type OpenEntry, type Outcome } from '../../internal/call-books.js'
 import { handled, rejected } from '../../internal/deferred.js'
-import { CallBooks, type CallCounts, type OpenEntry, type Outcome } from './call-books.js'
 import { checkCallOptions, type GrpcCallOptions, type GrpcStreamOptions } from './call-options.js'
 import { type GrpcKeepalive, type GrpcRetry, keepalivePresets, resolveChannelOptions } from './channel-options.js'
 import type {

@@ -5,7 +5,6 @@ export {
   type AckedStreamStats,
   type SendOptions,
 } from './acked-stream.js'
-export type { CallCounts } from './call-books.js'
 export type { GrpcCallOptions, GrpcStreamOptions } from './call-options.js'
 export type { GrpcKeepalive, GrpcRetry } from './channel-options.js'
 export { classifyGrpcError, type GrpcVerdict } from './classify-grpc-error.js'

@@ -3,6 +3,7 @@ import { isSpillwayError, OptionError, TimeoutError } from '../../core/errors.js
 import { describeError, warn } from '../../core/events.js'
 import { backoffMs } from '../../core/retry.js'
 import { onAbort, orAbort } from '../../internal/abort.js'
+import type { Outcome } from '../../internal/call-books.js'
 import { type HttpInstance, originOf } from './composition.js'
 import type { Connections } from './connections.js'
 import { Exchange } from './exchange.js'
@@ -10,7 +11,6 @@ import { type FailedRequest, HttpError, HttpStatusError, wasRefused, wrapError }
 import type { HttpSettings } from './http-options.js'
 import { type HttpHead, type HttpResponse, HttpStreamResponse } from './http-response.js'
 import type { RequestBody } from './request-body.js'
-import type { Outcome } from './request-books.js'
 import type { RequestTarget } from './request-target.js'
 import { retryAfterMs } from './retry-after.js'
 

@@ -1,8 +1,9 @@
 import { ClosableComponent, type FlushReport } from '../../core/component.js'
 import { ClosedError, FullError } from '../../core/errors.js'
 import { checkBoolean, checkOptions, checkSignal, failOption } from '../../core/options.js'
-import type { LatencySnapshot } from '../../core/stats.js'
+import type { CallCounts, LatencySnapshot } from '../../core/stats.js'
 import { onAbort } from '../../internal/abort.js'
+import { CallBooks, type Outcome } from '../../internal/call-books.js'
 import { handled, rejected } from '../../internal/deferred.js'
 import { type Answer, Attempts, type Call, discard, isOutcomeUnknown } from './attempts.js'
 import { Connections, type OriginStats, type Undici } from './connections.js'
@@ -16,7 +17,6 @@ import {
 } from './http-options.js'
 import { HttpResponse, type HttpStreamResponse } from './http-response.js'
 import { RequestBody } from './request-body.js'
-import { type HttpCounts, type Outcome, RequestBooks } from './request-books.js'
 import { mergeHeaders } from './request-headers.js'
 import { resolveTarget } from './request-target.js'
 
@@ -53,7 +53,7 @@ export interface HttpClientEvents {
 }
 
 /** Stats of {@link HttpClient}. */
-export interface HttpClientStats extends HttpCounts {
+export interface HttpClientStats extends CallCounts {
   /** The client's name. */
   readonly name: string
   /** Attempts, those with a new token after a 401 included. */
@@ -88,7 +88,7 @@ export class HttpClient extends ClosableComponent<HttpClientEvents, HttpClientSt
   readonly #settings: HttpSettings
   readonly #connections: Connections | undefined
   readonly #attempts: Attempts
-  readonly #books: RequestBooks<Call>
+  readonly #books: CallBooks<Call>
   #closed = false
   #sent = 0
   #retries = 0
@@ -103,7 +103,7 @@ export class HttpClient extends ClosableComponent<HttpClientEvents, HttpClientSt
     super('http-client', options)
     const settings = resolveSettings(options)
     this.#settings = settings
-    this.#books = new RequestBooks(this.clock)
+    this.#books = new CallBooks(this.clock)
     if (settings.dispatcher === undefined) {
       for (const name of ['Agent', 'Pool', 'Client'] as const) {
         if (typeof undici?.[name] !== 'function') failOption('undici', `must have the class ${name}`, undici)

@@ -16,5 +16,4 @@ export {
   httpClientDefaults,
 } from './http-options.js'
 export { type HttpHead, HttpResponse, type HttpResponseHeaders, HttpStreamResponse } from './http-response.js'
-export type { HttpCounts } from './request-books.js'
 export type { HttpHeaders } from './request-headers.js'

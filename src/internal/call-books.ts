@@ -1,8 +1,8 @@
-import type { Clock } from '../../core/clock.js'
-import type { FlushReport } from '../../core/component.js'
-import type { LatencySnapshot } from '../../core/stats.js'
-import { type Deferred, deferred } from '../../internal/deferred.js'
-import { Histogram } from '../../internal/histogram.js'
+import type { Clock } from '../core/clock.js'
+import type { FlushReport } from '../core/component.js'
+import type { CallCounts, LatencySnapshot } from '../core/stats.js'
+import { type Deferred, deferred } from './deferred.js'
+import { Histogram } from './histogram.js'
 
 /** How something that was accepted ended; `rejected` is what turned out to have no place to go to. */
 export type Outcome = 'succeeded' | 'failed' | 'aborted' | 'rejected'
@@ -11,22 +11,6 @@ export type Outcome = 'succeeded' | 'failed' | 'aborted' | 'rejected'
 export interface OpenEntry {
   /** When it was accepted. */
   readonly at: number
-}
-
-/** The part of the stats that must balance: `offered = succeeded + failed + rejected + aborted + pending`. */
-export interface CallCounts {
-  /** All that was asked for. */
-  readonly offered: number
-  /** What was answered. */
-  readonly succeeded: number
-  /** What failed, what `close` gave up included. */
-  readonly failed: number
-  /** What was refused: closed, full, wrong, already aborted. */
-  readonly rejected: number
-  /** What its caller gave up. */
-  readonly aborted: number
-  /** What was accepted and isn't settled yet. */
-  readonly pending: number
 }
 
 /** One `flush` that waits for what was open when it began. */
