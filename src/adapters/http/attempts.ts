@@ -7,7 +7,7 @@ import type { Outcome } from '../../internal/call-books.js'
 import { type HttpInstance, originOf } from './composition.js'
 import type { Connections } from './connections.js'
 import { Exchange } from './exchange.js'
-import { type FailedRequest, HttpError, HttpStatusError, wasRefused, wrapError } from './http-error.js'
+import { type FailedRequest, HttpError, HttpStatusError, isMisuse, wasRefused, wrapError } from './http-error.js'
 import type { HttpSettings } from './http-options.js'
 import { type HttpHead, type HttpResponse, HttpStreamResponse } from './http-response.js'
 import type { RequestBody } from './request-body.js'
@@ -159,7 +159,7 @@ export class Attempts {
       failure = error
       return true
     }
-    await this.#fetchToken(call, undefined, signal)
+    await this.#fetchTokenPatiently(call, signal)
     try {
       const { balanceKey } = call
       const key = balanceKey === undefined ? {} : { key: balanceKey }
@@ -171,7 +171,25 @@ export class Attempts {
       })
     } catch (error) {
       if (error instanceof HttpStatusError) return error.response
+      // The balancer may have wanted another attempt and then found nobody to make it.
+      if (failure instanceof HttpStatusError) discard(failure.response)
       throw error
+    }
+  }
+
+  /** The token comes before the balancer's attempts, and so is tried again without it, within the same number. */
+  async #fetchTokenPatiently(call: Call, signal: AbortSignal): Promise<void> {
+    for (;;) {
+      try {
+        await this.#fetchToken(call, undefined, signal)
+        return
+      } catch (error) {
+        call.tries++
+        const delayMs = this.#mayRetry(call, error) ? this.#delayBefore(call, error) : undefined
+        if (delayMs === undefined) throw error
+        this.#observer.retried(call, error, delayMs)
+        await this.#pause(delayMs, signal)
+      }
     }
   }
 
@@ -190,7 +208,7 @@ export class Attempts {
     call.tokenRefreshed = true
     call.token = undefined
     try {
-      source.invalidate(token)
+      await orAbort(Promise.resolve(source.invalidate(token)), signal)
       await this.#fetchToken(call, origin, signal)
     } catch {
       // What the server said tells more than that there is no new token.
@@ -211,10 +229,12 @@ export class Attempts {
     try {
       token = await orAbort(Promise.resolve(source.get(undefined, { signal })), signal)
     } catch (error) {
-      if (signal.aborted || isSpillwayError(error)) throw error
-      // Its message stays out: a foreign error of a token source may quote what it was sent.
+      if (signal.aborted) throw error
+      // Its message stays out: a token source's error may quote what it was sent. What it leaves open is no outcome of
+      // this request, which wasn't sent.
       const message = `${this.#name}: no token for ${call.method} ${call.url}`
-      throw new HttpError(message, this.#describe(call), { cause: error })
+      const { retryable, retryAfterMs } = isSpillwayError(error) ? error : { retryable: true }
+      throw new HttpError(message, this.#describe(call), { cause: error, retryable, retryAfterMs })
     }
     if (typeof token !== 'string' || token === '') {
       const message = `${this.#name}: the token source gave no token for ${call.method} ${call.url}`
@@ -227,6 +247,7 @@ export class Attempts {
   async #guarded(call: Call, origin: string, signal: AbortSignal): Promise<Answer> {
     const breaker = this.#settings.breaker?.(origin)
     if (breaker === undefined) return this.#send(call, origin, signal)
+    const { exchange: before } = call
     let answer: Answer | undefined
     let refused = false
     try {
@@ -241,7 +262,10 @@ export class Attempts {
       )
     } catch (error) {
       refused = true
-      if (answer === undefined) throw error
+      if (answer === undefined) {
+        if (call.exchange !== before) giveUpExchange(call, error)
+        throw error
+      }
     }
     return answer as Answer
   }
@@ -257,7 +281,19 @@ export class Attempts {
     const { method, maxResponseBytes, stream, url } = call
     const { path } = call.target
     const exchange = new Exchange(
-      { origin, path, method, headers, body, url, stream, maxResponseBytes, headersTimeoutMs, bodyTimeoutMs },
+      {
+        name: this.#name,
+        origin,
+        path,
+        method,
+        headers,
+        body,
+        url,
+        stream,
+        maxResponseBytes,
+        headersTimeoutMs,
+        bodyTimeoutMs,
+      },
       (failed, cause) => this.#wrap(call, failed, cause),
     )
     call.exchange = exchange
@@ -277,8 +313,11 @@ export class Attempts {
       this.#observer.answered(answer.status)
       return answer
     } catch (error) {
-      refused = wasRefused((error as { cause?: unknown } | null)?.cause)
+      const cause = (error as { cause?: unknown } | null)?.cause
+      refused = wasRefused(cause)
       if (exchange.started && !refused) call.unknown = true
+      // What is no fault of any server's ends the call here, as an abort does: breaker and balancer don't count it.
+      if (exchange.uploadFailed || isMisuse(cause)) call.giveUp('failed', error)
       throw error
     } finally {
       if (exchange.started) call.bodyUsed = true
@@ -289,6 +328,7 @@ export class Attempts {
   }
 
   #wrap(call: Call, exchange: Exchange, cause: unknown): Error {
+    if (cause instanceof OptionError) return cause
     const sent = exchange.started && !wasRefused(cause)
     const request = { ...this.#describe(call), outcomeUnknown: call.unknown || sent }
     if (exchange.uploadFailed) {
@@ -378,6 +418,21 @@ export class Attempts {
 /** Whether a call that is given up now may have been acted on, or be. */
 export function isOutcomeUnknown({ unknown, exchange }: Call): boolean {
   return unknown || (exchange?.started === true && !exchange.ended)
+}
+
+/**
+ * Gives up what a breaker or balancer no longer waits for, so that no other attempt runs beside it. What was sent of it
+ * counts as sent at once.
+ */
+export function giveUpExchange(call: Call, reason: unknown): void {
+  const { exchange } = call
+  if (exchange === undefined || exchange.answered) return
+  if (exchange.started) {
+    call.unknown = true
+    call.reached = true
+    call.bodyUsed = true
+  }
+  exchange.cancel(reason)
 }
 
 /** Gives up what nobody is going to read. */

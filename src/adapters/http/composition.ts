@@ -24,7 +24,7 @@ export interface HttpTokenSource {
   /** The token to use now. */
   get(key?: undefined, options?: { signal?: AbortSignal | undefined }): string | PromiseLike<string>
   /** Learns that a server refused a token. */
-  invalidate(token: string): void
+  invalidate(token: string): void | PromiseLike<void>
 }
 
 /** Where one instance of a service listens. */

@@ -44,8 +44,12 @@ type Connector = (options: object, callback: (error: Error | null, socket: Socke
 /** An undici Client: at most one socket at a time, under changing requests. */
 class Connection {
   origin: Origin
-  readonly exchanges = new Set<Exchange>()
+  /** How many exchanges it has been given. */
+  carried = 0
   socket: Socket | undefined
+  /** Whether undici's pool has dropped it, so that no request comes to it any more. */
+  retired = false
+  close: () => Promise<unknown> = () => Promise.resolve()
 
   constructor(origin: Origin) {
     this.origin = origin
@@ -83,9 +87,12 @@ export class Connections {
   readonly #settings: HttpSettings
   readonly #observer: ConnectionsObserver
   readonly #origins = new Map<string, Origin>()
+  /** Which connection an exchange was given to. */
+  readonly #carriers = new Map<Exchange, Connection>()
   /** Idle connections and since when, the longest first. */
   readonly #idle = new Map<Connection, number>()
   #trimming = false
+  #destroyed = false
   #cancelTimer: (() => void) | undefined
   #opened = 0
 
@@ -128,7 +135,7 @@ export class Connections {
         if (started) origin.running--
         else origin.queued--
         origin.waiting.delete(exchange)
-        for (const connection of origin.connections) this.#unassign(connection, exchange)
+        this.#unassign(exchange)
         // One that was given up while connecting leaves its connection to those that wait.
         if (origin.probe === exchange && origin.connecting === 0) this.#probed(origin)
         this.#forget(origin)
@@ -164,7 +171,10 @@ export class Connections {
     this.#cancelTimer?.()
     this.#cancelTimer = undefined
     await new Promise((resolve) => setImmediate(resolve))
-    await this.#agent.destroy()
+    this.#destroyed = true
+    const known = [...this.#origins.values()].flatMap(({ connections }) => [...connections])
+    // One by one too: the agent knows nothing of a connection that its pool has dropped.
+    await Promise.all([this.#agent.destroy(), ...known.map((connection) => connection.close())])
   }
 
   #originOf(name: string): Origin {
@@ -205,6 +215,11 @@ export class Connections {
         origin.connecting++
         connect(connectOptions, (error, socket) => {
           origin.connecting--
+          if (this.#destroyed) {
+            socket?.destroy()
+            callback(error ?? new Error('the client is closed'), null)
+            return
+          }
           if (socket !== null && socket !== undefined) {
             this.#connected(connection, socket)
             client.pipelining = this.#concurrencyOf(origin.protocol)
@@ -214,6 +229,11 @@ export class Connections {
           this.#forget(origin)
         })
       }) as Connector as never,
+    })
+    connection.close = () => client.destroy()
+    // A lost HTTP/2 connection is one too, and then undici may go on with what waited on it.
+    client.on('connectionError', () => {
+      connection.retired = true
     })
     const dispatch = client.dispatch.bind(client)
     client.dispatch = (dispatchOptions, handler) => {
@@ -228,7 +248,8 @@ export class Connections {
     // undici may keep a client for longer than an origin without connections is remembered.
     connection.origin = this.#originOf(connection.origin.name)
     connection.origin.connections.add(connection)
-    connection.exchanges.add(exchange)
+    connection.carried++
+    this.#carriers.set(exchange, connection)
     this.#idle.delete(connection)
   }
 
@@ -247,16 +268,20 @@ export class Connections {
     socket.once('close', () => {
       if (connection.socket === socket) connection.socket = undefined
       this.#idle.delete(connection)
-      if (connection.exchanges.size === 0) origin.connections.delete(connection)
+      if (connection.carried === 0) origin.connections.delete(connection)
       this.#observer.disconnected(origin.name)
       this.#forget(origin)
     })
     // Whoever asked for it may have given up meanwhile.
-    if (connection.exchanges.size === 0) this.#rest(connection)
+    if (connection.carried === 0) this.#rest(connection)
   }
 
-  #unassign(connection: Connection, exchange: Exchange): void {
-    if (!connection.exchanges.delete(exchange) || connection.exchanges.size > 0) return
+  #unassign(exchange: Exchange): void {
+    const connection = this.#carriers.get(exchange)
+    if (connection === undefined) return
+    this.#carriers.delete(exchange)
+    connection.carried--
+    if (connection.carried > 0) return
     if (connection.socket === undefined) connection.origin.connections.delete(connection)
     else this.#rest(connection)
   }
@@ -264,14 +289,14 @@ export class Connections {
   #rest(connection: Connection): void {
     this.#idle.set(connection, this.#clock.now())
     this.#arm()
-    if (this.#idle.size <= this.#settings.maxIdleConnections || this.#trimming) return
+    const { maxIdleConnections } = this.#settings
+    if ((this.#idle.size <= maxIdleConnections && !connection.retired) || this.#trimming) return
     this.#trimming = true
     // At the end of the turn: what waits in undici's queue takes the connection before that.
     this.#clock.defer(() => {
       this.#trimming = false
       for (const idle of this.#idle.keys()) {
-        if (this.#idle.size <= this.#settings.maxIdleConnections) break
-        this.#close(idle)
+        if (idle.retired || this.#idle.size > maxIdleConnections) this.#close(idle)
       }
     })
   }

@@ -1,12 +1,15 @@
 import { Readable } from 'node:stream'
 import type { Dispatcher } from 'undici'
 import { TooLargeError } from '../../core/errors.js'
+import { describeError } from '../../core/events.js'
 import { type Deferred, deferred, handled } from '../../internal/deferred.js'
 import { type HttpHead, HttpResponse, HttpStreamResponse } from './http-response.js'
 import type { RequestBody } from './request-body.js'
 
 /** What one attempt sends, and how much of an answer it takes. */
 export interface ExchangeRequest {
+  /** The component that makes it. */
+  readonly name: string
   readonly origin: string
   readonly path: string
   readonly method: string
@@ -40,7 +43,7 @@ export interface ExchangeObserver {
  */
 export class Exchange implements Dispatcher.DispatchHandler {
   readonly request: ExchangeRequest
-  /** Set before it is dispatched. */
+  /** Set before it is dispatched; not set where the dispatcher is the caller's. */
   observer: ExchangeObserver | undefined
   readonly #answer: Deferred<HttpResponse | HttpStreamResponse> = deferred()
   readonly #wrap: (exchange: Exchange, cause: unknown) => Error
@@ -85,6 +88,11 @@ export class Exchange implements Dispatcher.DispatchHandler {
     return this.#dropped
   }
 
+  /** Whether there is an answer, or none will come. */
+  get answered(): boolean {
+    return this.#ended || this.#stream !== undefined
+  }
+
   /** Whether it was the request's own body that broke. */
   get uploadFailed(): boolean {
     return this.#uploadError !== undefined
@@ -93,12 +101,20 @@ export class Exchange implements Dispatcher.DispatchHandler {
   dispatch(dispatcher: Pick<Dispatcher, 'dispatch'>, tags: object): void {
     if (this.#ended) return
     const { origin, path, method, headers, headersTimeoutMs, bodyTimeoutMs } = this.request
+    let body: ReturnType<RequestBody['next']>['body']
     try {
-      const { body, stream } = this.request.body.next()
-      this.#upload = stream
-      stream?.on('error', (error) => {
-        this.#uploadError ??= error
-      })
+      const next = this.request.body.next()
+      body = next.body
+      this.#upload = next.stream
+      // It may have broken while the token or an earlier attempt was waited for.
+      if (next.stream?.destroyed) throw next.stream.errored ?? givenUp('it was destroyed before it was sent')
+      next.stream?.on('error', this.#noteUploadError)
+    } catch (error) {
+      this.#noteUploadError(error)
+      this.#fail(this.#wrap(this, this.#uploadError))
+      return
+    }
+    try {
       dispatcher.dispatch(
         {
           ...tags,
@@ -135,8 +151,10 @@ export class Exchange implements Dispatcher.DispatchHandler {
       this.observer?.started()
       return
     }
-    // undici sends what was on a lost connection again by itself. Whether that is safe is not for it to say.
     this.#controller = controller
+    // A dispatcher of the caller's own may follow redirects or retry: that is what it was made for.
+    if (this.observer === undefined) return
+    // undici sends what was on a lost connection again by itself. Whether that is safe is not for it to say.
     this.#fail(this.#wrap(this, givenUp('the connection was lost before the response')))
   }
 
@@ -186,8 +204,8 @@ export class Exchange implements Dispatcher.DispatchHandler {
   }
 
   #failTooLarge(): void {
-    const { maxResponseBytes, method, url } = this.request
-    const message = `the response to ${method} ${url} is larger than ${maxResponseBytes} bytes`
+    const { name, maxResponseBytes, method, url } = this.request
+    const message = `${name}: the response to ${method} ${url} is larger than ${maxResponseBytes} bytes`
     this.#fail(new TooLargeError(message, maxResponseBytes, { outcomeUnknown: true }))
   }
 
@@ -196,7 +214,11 @@ export class Exchange implements Dispatcher.DispatchHandler {
     this.#answer.reject(reason)
     const stream = this.#stream
     this.#finish(reason)
-    stream?.destroy(reason instanceof Error ? reason : givenUp(String(reason)))
+    stream?.destroy(asError(reason))
+  }
+
+  readonly #noteUploadError = (error: unknown): void => {
+    this.#uploadError ??= error ?? givenUp('it broke')
   }
 
   /** Lets the connection go; one that is still busy with this exchange is closed, or its HTTP/2 stream is. */
@@ -208,12 +230,18 @@ export class Exchange implements Dispatcher.DispatchHandler {
       this.#controller?.abort(givenUp())
       if (this.#controller !== undefined || this.request.body.replayable) this.#upload?.destroy()
     }
+    this.#upload?.off('error', this.#noteUploadError)
     this.observer?.ended()
-    this.#end.resolve(error === undefined ? undefined : error instanceof Error ? error : givenUp(String(error)))
+    this.#end.resolve(error === undefined ? undefined : asError(error))
   }
 }
 
 const ignore = (): void => {}
+
+/** What streams are destroyed with: an abort's reason can be anything. */
+function asError(reason: unknown): Error {
+  return reason instanceof Error ? reason : givenUp(describeError(reason))
+}
 
 /** What undici is told. Its own code for what isn't the connection's fault keeps it from failing others with it. */
 function givenUp(message = 'the request was given up'): Error {

@@ -5,7 +5,7 @@ import type { CallCounts, LatencySnapshot } from '../../core/stats.js'
 import { onAbort } from '../../internal/abort.js'
 import { CallBooks, type Outcome } from '../../internal/call-books.js'
 import { handled, rejected } from '../../internal/deferred.js'
-import { type Answer, Attempts, type Call, discard, isOutcomeUnknown } from './attempts.js'
+import { type Answer, Attempts, type Call, discard, giveUpExchange, isOutcomeUnknown } from './attempts.js'
 import { Connections, type OriginStats, type Undici } from './connections.js'
 import {
   bytesOr,
@@ -16,7 +16,7 @@ import {
   resolveSettings,
 } from './http-options.js'
 import { HttpResponse, type HttpStreamResponse } from './http-response.js'
-import { RequestBody } from './request-body.js'
+import { disposeUnsent, RequestBody } from './request-body.js'
 import { mergeHeaders } from './request-headers.js'
 import { resolveTarget } from './request-target.js'
 
@@ -129,8 +129,8 @@ export class HttpClient extends ClosableComponent<HttpClientEvents, HttpClientSt
    * @param url - a path under `baseUrl`, or a URL.
    * @returns the answer, whatever its status, unless `throwOnError` is set. Rejects with `HttpError`,
    * `HttpStatusError`, `TimeoutError`, `TooLargeError`, `CircuitOpenError`, `NoInstanceError`, `FullError`,
-   * `ClosedError`, `OptionError`, or with the signal's reason. A rejection that nobody looks at is no `unhandledRejection`; it is in the stats and
-   * events.
+   * `ClosedError`, `OptionError`, or with the signal's reason. A rejection that nobody looks at is no
+   * `unhandledRejection`; it is in the stats and events.
    */
   request(url: string | URL, options?: HttpRequestOptions): Promise<HttpResponse> {
     return this.#begin(url, options, false) as Promise<HttpResponse>
@@ -214,10 +214,13 @@ export class HttpClient extends ClosableComponent<HttpClientEvents, HttpClientSt
   }
 
   #begin(url: string | URL, options: HttpRequestOptions | undefined, stream: boolean): Promise<Answer> {
+    let body: unknown
     try {
+      body = options?.body
       return handled(this.#run(this.#admit(url, options, stream), options?.signal))
     } catch (error) {
       this.#books.reject()
+      disposeUnsent(body)
       return rejected(error)
     }
   }
@@ -322,7 +325,8 @@ export class HttpClient extends ClosableComponent<HttpClientEvents, HttpClientSt
           if (!settle('failed')) return
           reject(error)
           this.#recordFailed(call, error)
-          // A breaker or balancer may have given up before its function did.
+          // A balancer may have given up before its function did.
+          giveUpExchange(call, error)
           call.controller.abort(error)
         },
       )

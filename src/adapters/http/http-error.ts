@@ -118,6 +118,14 @@ export interface UndiciTimeouts {
   readonly bodyTimeoutMs: number
 }
 
+/** Whether a request can't be sent as it was asked for, whoever it goes to: the fault of its caller. */
+export function isMisuse(error: unknown): boolean {
+  const { code } = readError(error)
+  return code !== undefined && misuseCodes.test(code)
+}
+
+const misuseCodes = /^UND_ERR_(?:INVALID_ARG|REQ_CONTENT_LENGTH_MISMATCH|NOT_SUPPORTED)$/
+
 /** Whether an HTTP/2 server said that it never looked at the request (RFC 9113, 8.7). */
 export function wasRefused(error: unknown): boolean {
   const { code, message } = readError(error)
@@ -145,8 +153,8 @@ function isPermanent(name: unknown, code: string | undefined): boolean {
   if (name === 'HTTPParserError') return true
   if (code === undefined) return false
   return (
-    /^(?:UND_ERR_(?:INVALID_ARG|REQ_CONTENT_LENGTH_MISMATCH|HEADERS_OVERFLOW|NOT_SUPPORTED|MAX_ORIGINS_REACHED))$/.test(
-      code,
-    ) || /^(?:ERR_TLS_|ERR_SSL_|CERT_|DEPTH_ZERO_|SELF_SIGNED_|UNABLE_TO_|HOSTNAME_MISMATCH|ERR_INVALID_)/.test(code)
+    misuseCodes.test(code) ||
+    /^UND_ERR_(?:HEADERS_OVERFLOW|MAX_ORIGINS_REACHED)$/.test(code) ||
+    /^(?:ERR_TLS_|ERR_SSL_|CERT_|DEPTH_ZERO_|SELF_SIGNED_|UNABLE_TO_|HOSTNAME_MISMATCH|ERR_INVALID_)/.test(code)
   )
 }

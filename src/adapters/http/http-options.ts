@@ -111,7 +111,10 @@ export interface HttpClientOptions extends ComponentOptions {
   maxRetryAfterMs?: number | undefined
   /** A circuit breaker for all requests, or one for each origin. */
   breaker?: HttpBreaker | HttpBreakers | undefined
-  /** Whether a breaker and a balancer count an answer as a failure. By default 429 and everything from 500 on are. */
+  /**
+   * Whether a breaker and a balancer count an answer as a failure. By default 429 and everything from 500 on are. To a
+   * balancer what is in `retryStatuses` is one too.
+   */
   isFailure?: ((response: HttpHead) => boolean) | undefined
   /** Where the token of each request comes from. */
   token?: HttpTokenSource | undefined
@@ -245,7 +248,7 @@ export function resolveSettings(options: HttpClientOptions): HttpSettings {
   const duration = (
     field: 'headersTimeoutMs' | 'bodyTimeoutMs' | 'timeoutMs' | 'totalTimeoutMs' | 'maxRetryAfterMs',
   ): number => checkDuration(field, valueOr(options[field], defaults[field]))
-  const base = options.baseUrl === undefined ? undefined : checkUrl('baseUrl', options.baseUrl)
+  const base = options.baseUrl === undefined ? undefined : checkBase(options.baseUrl)
   checkOptions('connect', options.connect)
   const { breaker, token, balancer, dispatcher } = options
   if (token !== undefined && (typeof token?.get !== 'function' || typeof token.invalidate !== 'function')) {
@@ -298,6 +301,13 @@ export function resolveSettings(options: HttpClientOptions): HttpSettings {
     dispatcher,
     connect: options.connect,
   }
+}
+
+function checkBase(value: string | URL): URL {
+  const base = checkUrl('baseUrl', value)
+  // Not shown: it may hold a key. It would be sent with no request.
+  if (base.search !== '' || base.hash !== '') failOption('baseUrl', 'must have no query or fragment', base.host)
+  return base
 }
 
 /** Checks a URL that requests can go to. */

@@ -53,8 +53,7 @@ export class HttpResponse implements HttpHead {
 
 /**
  * An answer whose body is still on its way. It holds a connection until the body has ended or is destroyed: read it, or
- * call
- * `discard`.
+ * call `discard`.
  */
 export class HttpStreamResponse implements HttpHead {
   /** The status, for instance 200. */

@@ -32,7 +32,7 @@ export class RequestBody {
     }
     // A copy: the caller may write over its own before the last attempt.
     if (body instanceof Uint8Array || body instanceof ArrayBuffer) {
-      return new RequestBody({ bytes: Uint8Array.from(new Uint8Array(body)) })
+      return new RequestBody({ bytes: new Uint8Array(body instanceof ArrayBuffer ? body.slice(0) : body) })
     }
     if (body instanceof URLSearchParams) {
       return new RequestBody({ bytes: body.toString() }, 'application/x-www-form-urlencoded;charset=UTF-8')
@@ -71,6 +71,11 @@ export class RequestBody {
 }
 
 const ignore = (): void => {}
+
+/** Ends the body of a request that was refused; a stream that breaks while nobody reads it ends the process. */
+export function disposeUnsent(body: unknown): void {
+  if (body instanceof Readable) body.on('error', ignore).destroy()
+}
 
 function toJson(value: unknown): string {
   let text: string | undefined

@@ -13,13 +13,19 @@ export function resolveHeaders(field: string, headers: HttpHeaders | undefined):
   return resolved
 }
 
+/** Refuses what looks like names and values and would come to nothing: Headers, URLSearchParams, a Map, a list. */
+export function checkRecord(field: string, value: object | undefined): void {
+  checkOptions(field, value)
+  if (value !== undefined && Symbol.iterator in value) failOption(field, 'must be a plain object', '…')
+}
+
 /** Sets headers over others; undefined takes one away. */
 export function mergeHeaders(
   field: string,
   into: Map<string, string | string[]>,
   headers: HttpHeaders | undefined,
 ): void {
-  checkOptions(field, headers)
+  checkRecord(field, headers)
   for (const [name, value] of Object.entries(headers ?? {})) {
     if (!nameSyntax.test(name)) failOption(field, 'must have names that are tokens (RFC 9110)', name)
     const key = name.toLowerCase()

@@ -1,5 +1,6 @@
-import { checkOptions, failOption } from '../../core/options.js'
+import { failOption } from '../../core/options.js'
 import { checkUrl, type HttpQueryValue, type HttpRequestOptions, type HttpSettings } from './http-options.js'
+import { checkRecord } from './request-headers.js'
 
 /** Where a request goes. */
 export interface RequestTarget {
@@ -38,7 +39,7 @@ export function resolveTarget(
 }
 
 function addQuery(target: URL, query: HttpRequestOptions['query']): void {
-  checkOptions('query', query)
+  checkRecord('query', query)
   for (const [name, value] of Object.entries(query ?? {})) {
     for (const one of Array.isArray(value) ? (value as readonly HttpQueryValue[]) : [value as HttpQueryValue]) {
       if (one === undefined) continue

@@ -179,7 +179,7 @@ test('a response over maxResponseBytes fails, announced or not', async () => {
     expect(await failureOf(client.get(path))).toMatchObject({
       code: 'ERR_TOO_LARGE',
       maxBytes: 1999,
-      message: `the response to GET ${server.origin}${path} is larger than 1999 bytes`,
+      message: `http-client: the response to GET ${server.origin}${path} is larger than 1999 bytes`,
     })
     expect((await client.get(path, { maxResponseBytes: 2000 })).body).toHaveLength(2000)
   }
