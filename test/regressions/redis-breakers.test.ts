@@ -104,6 +104,40 @@ describe.skipIf(server === undefined)('shared breakers', () => {
     expect(by).toBe(member.share.instance)
   })
 
+  test('a recovery is told, though neither the answer to its trip came nor the message', async () => {
+    const redis = connect()
+    const way = new SlowWay(connect())
+    const member = await started(way, {
+      share: { timeoutMs: 500, syncMs: 50 },
+      breaker: { ...half, probeGate: () => true },
+    })
+    const other = await started(connect())
+    way.hold()
+    // It subscribes again only when the message has gone by.
+    await redis.call('CLIENT', ['KILL', 'TYPE', 'pubsub'])
+    await member.trip()
+    await waitFor(async () => expect(await member.call()).toBe(true))
+    await waitFor(() => expect(saidBy(member, 'publishFailed')).toHaveLength(1))
+    expect(member.share.stats().received).toBe(0)
+    expect(await redis.exists(keyOf('news'))).toBe(1)
+
+    way.release()
+
+    await waitFor(() => expect(other.changes).toEqual(['requested', 'reset']))
+    expect(member.changes).toEqual(['tripped', 'recovered'])
+  })
+
+  test('a reading that fails changes nothing, and its error says so', async () => {
+    const way = new SlowWay(connect())
+    const member = fleet.member(way.client, { share: { timeoutMs: 50 } })
+    way.hold()
+
+    expect(await member.share.start()).toBe(false)
+
+    expect(saidBy(member, 'disconnected')).toMatchObject([{ error: { code: 'ERR_TIMEOUT', outcomeUnknown: false } }])
+    way.release()
+  })
+
   test('the longest instance can be read by the others', async () => {
     const first = await started(connect(), { share: { instance: 'x'.repeat(499) } })
     const second = await started(connect())

@@ -241,7 +241,7 @@ export class RedisBreakerShare extends ClosableComponent<RedisBreakerShareEvents
         },
         onUnsubscribed: (error) => {
           if (!this.events.has('unsubscribed')) return
-          this.events.emit('unsubscribed', { error: this.#wrap(error, 'subscribe', false) })
+          this.events.emit('unsubscribed', { error: this.#wrap(error, 'subscribe', { writes: false }) })
         },
       },
       { clock, random, connectTimeoutMs },
@@ -459,19 +459,21 @@ export class RedisBreakerShare extends ClosableComponent<RedisBreakerShareEvents
     timeoutMs: number,
   ): Promise<string[]> {
     const { closed, epoch } = this.#face
+    const writes = script !== readNews
     let answer: unknown
     try {
-      answer = await this.#within(timeoutMs, script.run(this.#face, keys, args))
+      answer = await this.#within(timeoutMs, script.run(this.#face, keys, args), writes)
     } catch (error) {
-      throw this.#wrap(error, 'a call', closed, epoch !== this.#face.epoch)
+      throw this.#wrap(error, writes ? 'a call' : 'reading', { writes, closed, resent: epoch !== this.#face.epoch })
     }
     return Array.isArray(answer) ? answer.map(String) : [String(answer)]
   }
 
-  #within<T>(timeoutMs: number, work: Promise<T>): Promise<T> {
+  #within<T>(timeoutMs: number, work: Promise<T>, outcomeUnknown: boolean): Promise<T> {
     return new Promise<T>((resolve, reject) => {
+      const message = `${this.name}: Redis has not answered within ${timeoutMs} ms`
       const cancelTimer = this.clock.setTimer(
-        () => reject(new TimeoutError(`${this.name}: Redis has not answered within ${timeoutMs} ms`, timeoutMs)),
+        () => reject(new TimeoutError(message, timeoutMs, { outcomeUnknown })),
         timeoutMs,
         { keepAlive: false },
       )
@@ -479,8 +481,8 @@ export class RedisBreakerShare extends ClosableComponent<RedisBreakerShareEvents
     })
   }
 
-  #wrap(error: unknown, operation: string, closed: boolean, resent = false): unknown {
-    return redisError(error, { name: this.name, operation, writes: true, closed, resent })
+  #wrap(error: unknown, operation: string, call: { writes: boolean; closed?: boolean; resent?: boolean }): unknown {
+    return redisError(error, { name: this.name, operation, closed: false, resent: false, ...call })
   }
 
   #makeLink(prefix: string, channel: string, leaseTimeoutMs: number, rememberMs: number): GateLink {

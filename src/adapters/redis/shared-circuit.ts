@@ -307,9 +307,10 @@ export class SharedCircuit {
     const sent = this.#lastSent
     if (sent?.kind !== news.kind) return
     this.#heard = { publication: sent, news }
-    if (this.#sending || this.#pending !== sent) return
-    this.#pending = undefined
+    if (this.#sending) return
+    if (this.#pending === sent) this.#pending = undefined
     this.#settle(sent, 'published', news)
+    this.publishPending()
   }
 
   #applyOpened(news: OpenedNews): void {
