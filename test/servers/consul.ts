@@ -11,6 +11,11 @@ import { freePort } from './free-port.ts'
 export interface StartConsulOptions {
   /** Asks for an agent that can be killed: that of CONSUL_HTTP_ADDR is then left alone. */
   readonly own?: boolean
+  /**
+   * Whether the catalog lasts through a kill, rather than only the agent's own services. Such an agent takes some
+   * seconds to start, for an election as in production; one that has its catalog in memory leads at once.
+   */
+  readonly durable?: boolean
   /** A token that may read the nodes, where its settings deny that to others. */
   readonly token?: string
   /** Further settings of its configuration file; the folder is its own, for files that they name. */
@@ -37,16 +42,18 @@ export interface ConsulServer {
 export type OwnConsulServer = Required<ConsulServer>
 
 const startupMs = 60_000
-const shutdownMs = 10_000
 const attempts = 3
 
-/** The `consul` of this machine, or that of Debian: the last release of Debian that has it in its main part is bullseye. */
+/**
+ * The `consul` of this machine, or that of Debian: the last release of Debian that has it in its main part is bullseye.
+ */
 export function consulBinary(): Promise<FoundBinary | undefined> {
   return debianBinary({ packages: ['consul'], binary: 'consul', versionFlag: 'version', suite: 'bullseye' })
 }
 
 /**
- * The agent of CONSUL_HTTP_ADDR, which others may use too (so a test takes services of its own), or else an agent of its own.
+ * The agent of CONSUL_HTTP_ADDR, which others may use too (so a test takes services of its own), or else an agent of
+ * its own.
  *
  * @returns undefined, after a line that says why, where there is none to be had; in CI that is an error.
  */
@@ -79,7 +86,8 @@ async function startOwn(binary: FoundBinary, options: StartConsulOptions): Promi
   // Ports that were free may be taken by the time the agent binds them.
   for (let attempt = 1; ; attempt++) {
     const [port, serf, server] = [await freePort(), await freePort(), await freePort()]
-    const consul = new ConsulProcess(binary, home, port, { serf, server, settings, token: options.token })
+    const { token, durable = false } = options
+    const consul = new ConsulProcess(binary, home, port, { serf, server, settings, token, durable })
     try {
       await consul.start()
       return {
@@ -88,17 +96,18 @@ async function startOwn(binary: FoundBinary, options: StartConsulOptions): Promi
         port,
         dataFolder: join(home, 'data'),
         stop: async () => {
-          await consul.end('SIGTERM')
+          // Nothing of it is to last, so there is nothing to end gently.
+          await consul.end()
           cleanUp()
         },
-        kill: () => consul.end('SIGKILL'),
+        kill: () => consul.end(),
         restart: async ({ forget = false } = {}) => {
           if (forget) consul.forget()
           await consul.start()
         },
       }
     } catch (error) {
-      await consul.end('SIGKILL')
+      await consul.end()
       if (attempt === attempts) {
         cleanUp()
         throw error
@@ -114,6 +123,7 @@ class ConsulProcess {
   readonly #home: string
   readonly #port: number
   readonly #headers: Record<string, string>
+  readonly #mode: readonly string[]
   #agent: ChildProcess | undefined
   // A test run that is cut short must not leave an agent or its files behind.
   readonly #onExit = (): void => {
@@ -130,16 +140,28 @@ class ConsulProcess {
       server,
       settings,
       token,
-    }: { serf: number; server: number; settings: Record<string, unknown>; token: string | undefined },
+      durable,
+    }: {
+      serf: number
+      server: number
+      settings: Record<string, unknown>
+      token: string | undefined
+      durable: boolean
+    },
   ) {
     this.#binary = binary
     this.#home = home
     this.#port = port
     this.#headers = token === undefined ? {} : { 'x-consul-token': token }
+    this.#mode = durable ? [] : ['-dev']
     const ports = { http: port, dns: -1, grpc: -1, https: -1, serf_lan: serf, serf_wan: -1, server }
     const config = {
-      server: true,
-      bootstrap_expect: 1,
+      ...(durable && {
+        server: true,
+        bootstrap_expect: 1,
+        // An election takes as little time as it can.
+        performance: { raft_multiplier: 1 },
+      }),
       node_name: 'node-1',
       datacenter: 'dc1',
       data_dir: join(home, 'data'),
@@ -147,8 +169,6 @@ class ConsulProcess {
       advertise_addr: '127.0.0.1',
       client_addr: '127.0.0.1',
       disable_update_check: true,
-      // An election takes as little time as it can.
-      performance: { raft_multiplier: 1 },
       ...settings,
       ports: { ...ports, ...(settings['ports'] as object | undefined) },
     }
@@ -160,7 +180,7 @@ class ConsulProcess {
     const { path, env } = this.#binary
     const log = join(this.#home, 'log')
     writeFileSync(log, '')
-    const agent = spawn(path, ['agent', '-config-file', join(this.#home, 'config.json')], {
+    const agent = spawn(path, ['agent', ...this.#mode, '-config-file', join(this.#home, 'config.json')], {
       cwd: this.#home,
       env: { ...process.env, ...env },
       stdio: ['ignore', 'pipe', 'pipe'],
@@ -183,15 +203,14 @@ class ConsulProcess {
     mkdirSync(join(this.#home, 'data'))
   }
 
-  async end(signal: 'SIGTERM' | 'SIGKILL'): Promise<void> {
+  /** SIGKILL, as a crash would be. */
+  async end(): Promise<void> {
     process.off('exit', this.#onExit)
     const agent = this.#agent
     if (agent === undefined || agent.exitCode !== null || agent.signalCode !== null) return
     const closed = once(agent, 'close')
-    agent.kill(signal)
-    const timer = setTimeout(() => agent.kill('SIGKILL'), shutdownMs)
+    agent.kill('SIGKILL')
     await closed
-    clearTimeout(timer)
   }
 }
 

@@ -1,9 +1,6 @@
 import { readdirSync, readFileSync } from 'node:fs'
-import { createServer, type Server } from 'node:http'
-import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
-import { Server as GrpcServer, ServerCredentials } from '@grpc/grpc-js'
-import { ConsulRegistration, type ConsulRegistrationOptions, type HealthStatus } from 'spillway/consul'
+import { ConsulRegistration, type ConsulRegistrationOptions } from 'spillway/consul'
 import { FakeClock } from 'spillway/testing'
 import { afterAll, afterEach, describe, expect, it } from 'vitest'
 import { type OwnConsulServer, startConsul } from '../../servers/consul.js'
@@ -56,18 +53,6 @@ describe.skipIf(consul === undefined)('ConsulRegistration, on a real Consul', { 
     return proxy
   }
 
-  async function listen(answer: () => number): Promise<{ port: number; close(): Promise<void> }> {
-    const server: Server = createServer((_request, response) => response.writeHead(answer()).end())
-    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-    const close = (): Promise<void> =>
-      new Promise((resolve) => {
-        server.close(() => resolve())
-        server.closeAllConnections()
-      })
-    cleanUps.push(close)
-    return { port: (server.address() as AddressInfo).port, close }
-  }
-
   const statusOf = async (id: string): Promise<string | undefined> => (await api.check(id))?.Status
 
   it('registers all that it is told, and takes it back at close', async () => {
@@ -97,134 +82,6 @@ describe.skipIf(consul === undefined)('ConsulRegistration, on a real Consul', { 
     expect(await api.service(registration.id)).toBeUndefined()
     expect(events).toEqual(['registered', 'deregistered'])
     expect(registration.stats()).toMatchObject({ state: 'closed', registrations: 1 })
-  })
-
-  it('keeps a TTL check passing for as long as it runs, and not longer', async () => {
-    const { registration, events } = register({ check: { ttlMs: 1000 } })
-    await registration.start()
-    expect(await statusOf(registration.id)).toBe('passing')
-
-    const seen = new Set<string | undefined>()
-    for (let i = 0; i < 25; i++) {
-      seen.add(await statusOf(registration.id))
-      await elapse(100)
-    }
-
-    expect([...seen]).toEqual(['passing'])
-    const { heartbeats } = registration.stats()
-    // Between 300 and 334 ms apart.
-    expect(heartbeats).toBeGreaterThanOrEqual(6)
-    expect(heartbeats).toBeLessThanOrEqual(9)
-    expect(events).toEqual(['registered'])
-  })
-
-  it('reports what health says, and its note', async () => {
-    let answer: HealthStatus | { status: HealthStatus; note: string } | Promise<HealthStatus> = 'passing'
-    const { registration } = register({ check: { ttlMs: 60_000, health: () => answer } })
-    await registration.start()
-    expect(await statusOf(registration.id)).toBe('passing')
-
-    answer = { status: 'warning', note: 'half of the disk is gone' }
-    expect(await registration.flush()).toEqual({ succeeded: 1, failed: 0, dropped: 0 })
-    expect(await api.check(registration.id)).toMatchObject({ Status: 'warning', Output: 'half of the disk is gone' })
-
-    answer = Promise.resolve('passing')
-    await registration.flush()
-    expect(await statusOf(registration.id)).toBe('passing')
-    expect(registration.stats().status).toBe('passing')
-
-    answer = Promise.reject(new Error('the database is gone'))
-    await registration.flush()
-    expect(await api.check(registration.id)).toMatchObject({ Status: 'critical', Output: 'the database is gone' })
-
-    answer = 'splendid' as HealthStatus
-    await registration.flush()
-    expect(await api.check(registration.id)).toMatchObject({ Status: 'critical', Output: 'health gave "splendid"' })
-  })
-
-  it('is critical while health hangs, and asks it once', async () => {
-    let calls = 0
-    let answer: (status: HealthStatus) => void = () => undefined
-    const { registration } = register({
-      check: {
-        ttlMs: 1000,
-        health: () => {
-          calls++
-          if (calls === 1) return 'passing'
-          return new Promise((resolve) => {
-            answer = resolve
-          })
-        },
-      },
-    })
-    await registration.start()
-    await until(async () => (await statusOf(registration.id)) === 'critical', 'critical')
-    expect((await api.check(registration.id))?.Output).toBe('health took longer than 333 ms')
-    await elapse(1000)
-    expect(calls).toBe(2)
-
-    answer('passing')
-    await until(() => calls > 2, 'the next question')
-  })
-
-  it('has the agent check a URL', async () => {
-    let status = 200
-    const own = await listen(() => status)
-    const { registration } = register({
-      port: own.port,
-      check: { http: `http://127.0.0.1:${own.port}/healthz`, intervalMs: 1000, timeoutMs: 500 },
-    })
-    await registration.start()
-    await until(async () => (await statusOf(registration.id)) === 'passing', 'passing')
-
-    status = 429
-    await until(async () => (await statusOf(registration.id)) === 'warning', 'warning')
-    status = 500
-    await until(async () => (await statusOf(registration.id)) === 'critical', 'critical')
-  })
-
-  it('has the agent connect to a port', async () => {
-    const own = await listen(() => 200)
-    const { registration } = register({
-      port: own.port,
-      check: { tcp: `127.0.0.1:${own.port}`, intervalMs: 1000, timeoutMs: 500 },
-    })
-    await registration.start()
-    await until(async () => (await statusOf(registration.id)) === 'passing', 'passing')
-    await own.close()
-    await until(async () => (await statusOf(registration.id)) === 'critical', 'critical')
-  })
-
-  it("has the agent ask gRPC's health service", async () => {
-    let serving = 1
-    const server = new GrpcServer()
-    server.addService(
-      {
-        check: {
-          path: '/grpc.health.v1.Health/Check',
-          requestStream: false,
-          responseStream: false,
-          requestSerialize: (request: Buffer) => request,
-          requestDeserialize: (bytes: Buffer) => bytes,
-          // Field 1, an enum: 1 is SERVING, 2 is NOT_SERVING.
-          responseSerialize: (status: number) => Buffer.from([8, status]),
-          responseDeserialize: (bytes: Buffer) => bytes[1] ?? 0,
-        },
-      },
-      { check: (_call: unknown, callback: (error: null, status: number) => void) => callback(null, serving) },
-    )
-    const grpcPort = await freePort()
-    await new Promise<void>((resolve, reject) =>
-      server.bindAsync(`127.0.0.1:${grpcPort}`, ServerCredentials.createInsecure(), (error) =>
-        error === null ? resolve() : reject(error),
-      ),
-    )
-    cleanUps.push(() => server.forceShutdown())
-    const { registration } = register({ port: grpcPort, check: { grpc: `127.0.0.1:${grpcPort}`, intervalMs: 1000 } })
-    await registration.start()
-    await until(async () => (await statusOf(registration.id)) === 'passing', 'passing')
-    serving = 2
-    await until(async () => (await statusOf(registration.id)) === 'critical', 'critical')
   })
 
   it('gives Consul deregisterCriticalAfterMs', async () => {

@@ -35,6 +35,28 @@ describe.skipIf(consul === undefined)('the pace of consulSource, in virtual time
     expect(clock.pending).toBe(0)
   })
 
+  it('asks twice at once and then once a second, by default, when each answer has a new index', async () => {
+    const clock = new FakeClock()
+    let churn = 1_000_000
+    proxy.fault = () => ({ index: () => churn++ })
+    const seen = watching({ address: proxy.address, service: uniqueService(), clock, waitMs: 1 })
+
+    for (let asked = 2; asked <= 5; asked++) {
+      await until(() => proxy.requests.length === asked, 'a query')
+      // Only the wait for the next one is left.
+      await until(() => churn === 1_000_000 + asked && clock.pending === 1, 'its answer')
+      await clock.advance(999)
+      await elapse(30)
+      expect(proxy.requests).toHaveLength(asked)
+      await clock.advance(1)
+    }
+    await until(() => proxy.requests.length === 6, 'a query')
+    seen.stop()
+
+    expect(seen.lists).toHaveLength(1)
+    expect(clock.pending).toBe(0)
+  })
+
   it('doubles the most that it waits after each failure, up to maxDelayMs', async () => {
     const clock = new FakeClock()
     proxy.fault = () => ({ status: 500 })

@@ -3,7 +3,7 @@ import { type OwnConsulServer, startConsul } from '../../servers/consul.js'
 import { AgentApi } from './support/agent-api.js'
 import { elapse, until, type Watching, watching } from './support/watching.js'
 
-const consul: OwnConsulServer | undefined = await startConsul({ own: true })
+const consul: OwnConsulServer | undefined = await startConsul({ own: true, durable: true })
 
 describe.skipIf(consul === undefined)('consulSource, while Consul restarts', { timeout: 90_000 }, () => {
   const server = consul as OwnConsulServer

@@ -1,3 +1,11 @@
+/** A check, as the agent tells of it. */
+export interface AgentCheck {
+  readonly CheckID: string
+  readonly ServiceID: string
+  readonly Status: string
+  readonly Output: string
+}
+
 /** What a test does to Consul behind the back of the package. */
 export class AgentApi {
   readonly #address: string
@@ -50,9 +58,14 @@ export class AgentApi {
     return services[id]
   }
 
-  /** The check of an instance. */
-  async check(id: string): Promise<{ Status: string; Output: string } | undefined> {
-    const checks = (await this.send('GET', '/v1/agent/checks')) as Record<string, { Status: string; Output: string }>
-    return checks[`service:${id}`]
+  /** The checks of an instance. */
+  async checks(id: string): Promise<AgentCheck[]> {
+    const checks = (await this.send('GET', '/v1/agent/checks')) as Record<string, AgentCheck>
+    return Object.values(checks).filter(({ ServiceID }) => ServiceID === id)
+  }
+
+  /** The check of an instance that has one. */
+  async check(id: string): Promise<AgentCheck | undefined> {
+    return (await this.checks(id))[0]
   }
 }
