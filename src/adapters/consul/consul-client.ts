@@ -1,12 +1,12 @@
 import { type IncomingMessage, type RequestOptions, request as requestHttp } from 'node:http'
 import { request as requestHttps } from 'node:https'
 import type { Socket } from 'node:net'
-import type { ConnectionOptions } from 'node:tls'
+import { type ConnectionOptions, createSecureContext, type SecureContext } from 'node:tls'
 import type { Clock } from '../../core/clock.js'
 import { OptionError } from '../../core/errors.js'
 import { checkDuration, checkOptions, failOption, valueOr } from '../../core/options.js'
 import { onAbort } from '../../internal/abort.js'
-import { answerError, transportError } from './consul-error.js'
+import { answerError, type FailedRequest, transportError } from './consul-error.js'
 
 /** What of Node's TLS options a connection to Consul takes. */
 export type ConsulTlsOptions = Pick<
@@ -17,18 +17,22 @@ export type ConsulTlsOptions = Pick<
 /** How to reach an agent of Consul. */
 export interface ConsulConnectionOptions {
   /**
-   * The agent's HTTP address, with or without `http://` or `https://`, as `CONSUL_HTTP_ADDR` has it. The environment is not read: pass
-   * `process.env.CONSUL_HTTP_ADDR` where it should count.
+   * The agent's HTTP address, with or without `http://` or `https://`, as `CONSUL_HTTP_ADDR` has it. The environment is
+   * not read: pass `process.env.CONSUL_HTTP_ADDR` where it should count.
    *
    * @defaultValue 'http://127.0.0.1:8500'
    */
   address?: string | undefined
   /** The ACL token, sent as `X-Consul-Token`. It is in no error, event, stat or `inspect` output. */
   token?: string | undefined
-  /** What an `https` address takes beside Node's own authorities: a CA, a client certificate, another server name. */
+  /**
+   * What an `https` address takes beside Node's own authorities: a CA, a client certificate, another server name. It is
+   * read once, when the owner is made; what can't be read is an `OptionError`.
+   */
   tls?: ConsulTlsOptions | undefined
   /**
-   * How long Consul may take to answer, in milliseconds, at least 1; a blocking query may take its wait and a sixteenth more on top.
+   * How long Consul may take to answer, in milliseconds, at least 1; a blocking query may take its wait and a sixteenth
+   * more on top.
    *
    * @defaultValue 5000
    */
@@ -54,9 +58,9 @@ export interface ConsulAnswer {
 }
 
 /**
- * Speaks HTTP with one agent. Each request has a connection of its own: one that is kept may be closed by the other side in the very
- * moment of its next use, and at a request a second a connection costs nothing. None keeps the process alive; whoever waits for one
- * sees to that.
+ * Speaks HTTP with one agent. Each request has a connection of its own: one that is kept may be closed by the other
+ * side in the very moment of its next use, and at a request a second a connection costs nothing. None keeps the process
+ * alive; whoever waits for one sees to that.
  */
 export class ConsulClient {
   /** The agent's address without a scheme, for messages. */
@@ -66,7 +70,7 @@ export class ConsulClient {
   readonly #clock: Clock
   readonly #url: URL
   readonly #token: string | undefined
-  readonly #tls: ConsulTlsOptions | undefined
+  readonly #tls: (ConsulTlsOptions & { readonly secureContext: SecureContext }) | undefined
 
   /**
    * @param name - who makes the requests, for messages.
@@ -85,13 +89,18 @@ export class ConsulClient {
     this.timeoutMs = checkDuration('timeoutMs', valueOr(options.timeoutMs, defaults.timeoutMs), 1)
     this.#token = checkToken(options.token)
     checkOptions('tls', options.tls)
-    this.#tls = options.tls
+    if (this.#url.protocol === 'https:') this.#tls = { ...options.tls, secureContext: checkTls(options.tls) }
+  }
+
+  /** A request, as its errors tell of it. */
+  describe(method: ConsulCall['method'], path: string): FailedRequest {
+    return { name: this.#name, host: this.host, method, path, token: this.#token }
   }
 
   /** Rejects with a `ConsulError`, or with the signal's reason; nothing of the request is left then. */
   request(call: ConsulCall): Promise<ConsulAnswer> {
     const { method, path, signal } = call
-    const what = { name: this.#name, host: this.host, method, path, token: this.#token }
+    const what = this.describe(method, path)
     return new Promise((resolve, reject) => {
       if (signal.aborted) return reject(signal.reason)
       let sent = false
@@ -115,6 +124,9 @@ export class ConsulClient {
       const cancelTimer = this.#clock.setTimer(expire, limitMs, { keepAlive: false })
       request.on('socket', (socket: Socket) => {
         socket.unref()
+        // Where a name has several addresses, each attempt has a handle of its own, which isn't unref'd as the first
+        // one was.
+        socket.once('connect', () => socket.unref())
         const connected = this.#url.protocol === 'https:' ? 'secureConnect' : 'connect'
         socket.once(connected, () => {
           sent = true
@@ -137,7 +149,7 @@ export class ConsulClient {
   }
 
   #open(call: ConsulCall, body: string | undefined): ReturnType<typeof requestHttp> {
-    const { hostname, port, protocol, pathname } = this.#url
+    const { hostname, port, pathname } = this.#url
     const query = call.query === undefined ? '' : `?${call.query}`
     const options: RequestOptions = {
       // An IPv6 address has brackets in a URL and none elsewhere.
@@ -154,7 +166,7 @@ export class ConsulClient {
       },
       agent: false,
     }
-    return protocol === 'https:' ? requestHttps({ ...this.#tls, ...options }) : requestHttp(options)
+    return this.#tls === undefined ? requestHttp(options) : requestHttps({ ...this.#tls, ...options })
   }
 }
 
@@ -174,6 +186,17 @@ function checkAddress(address: string): URL {
   const plain = (url.protocol === 'http:' || url.protocol === 'https:') && url.search === '' && url.hash === ''
   if (!plain) failOption('address', rule, address)
   return url
+}
+
+/**
+ * Certificates and keys that can't be read fail here, rather than with each request; the message tells none of them.
+ */
+function checkTls(tls: ConsulTlsOptions | undefined): SecureContext {
+  try {
+    return createSecureContext(tls)
+  } catch (error) {
+    throw new OptionError('tls', `tls has something that TLS doesn't take: ${(error as Error).message}`)
+  }
 }
 
 /** A token that no header can carry would fail every request, with a message that shows it. */

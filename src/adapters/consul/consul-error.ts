@@ -1,6 +1,8 @@
 import { type SpillwayErrorOptions, StoreError, TimeoutError } from '../../core/errors.js'
 
-/** `ERR_STORE` from Consul: it refused a request, failed, or could not be reached; then `cause` has the original error. */
+/**
+ * `ERR_STORE` from Consul: it refused a request, failed, or could not be reached; then `cause` has the original error.
+ */
 export class ConsulError extends StoreError {
   /** The HTTP status of its answer; undefined where there was none. */
   readonly status: number | undefined
@@ -69,8 +71,9 @@ export function wasCut(error: unknown): boolean {
 }
 
 function describe({ name, host, method, path, token }: FailedRequest, text: string): string {
-  const message = `${name}: ${method} ${path} at ${host} failed: ${text.length > 300 ? `${text.slice(0, 299)}…` : text}`
-  return token === undefined ? message : message.replaceAll(token, '…')
+  // Before it is cut short, so that no part of the token stays.
+  const safe = token === undefined ? text : text.replaceAll(token, '…')
+  return `${name}: ${method} ${path} at ${host} failed: ${safe.length > 300 ? `${safe.slice(0, 299)}…` : safe}`
 }
 
 function textOf(error: unknown): string {

@@ -10,7 +10,10 @@ export interface ConsulInstance {
   readonly host: string
   /** Its port; 0 where it was registered without one. */
   readonly port: number
-  /** `Weights.Passing`, or `Weights.Warning` while a check of it warns. 1 unless it was registered with another; 0 is never picked. */
+  /**
+   * `Weights.Passing`, or `Weights.Warning` while a check of it warns. 1 unless it was registered with another; 0 is
+   * never picked.
+   */
   readonly weight: number
   /** The worst of its checks, its node's included. */
   readonly status: 'passing' | 'warning'

@@ -24,8 +24,8 @@ import {
 /** Options of {@link ConsulRegistration}. */
 export interface ConsulRegistrationOptions extends ComponentOptions, ConsulConnectionOptions, ConsulServiceOptions {
   /**
-   * How often it asks the agent whether the service is still there, in milliseconds, give or take a tenth, at least 1000. With a TTL
-   * check, the reports tell.
+   * How often it asks the agent whether the service is still there, in milliseconds, at least 1000; up to a
+   * tenth sooner by chance. With a TTL check, the reports tell.
    *
    * @defaultValue 10_000
    */
@@ -62,7 +62,10 @@ export interface ConsulRegistrationStats {
   readonly name: string
   /** The instance's id at its agent. */
   readonly id: string
-  /** `idle` before `start`, `registering` until the agent took it, and again when the agent forgot it, `closed` after `close`. */
+  /**
+   * `idle` before `start`, `registering` until the agent took it, and again when the agent forgot it, `closed` after
+   * `close`.
+   */
   readonly state: 'idle' | 'registering' | 'registered' | 'closing' | 'closed'
   /** What was reported last; undefined without a TTL check, or before the first report. */
   readonly status: HealthStatus | undefined
@@ -88,8 +91,10 @@ const unknownText = /does not have associated TTL|unknown (?:check|service)/i
 /**
  * Registers a service at an agent of Consul, keeps it registered, and takes it out at `close`.
  *
- * An agent that forgets it (it restarted without its data, or somebody deregistered it) gets it again with the next heartbeat. It does
- * not keep the process alive, except while `start`, `flush` or `close` is waited for.
+ * An agent that forgets it (it restarted without its data, or somebody deregistered it) gets it again with the next
+ * heartbeat. What a predecessor with the same id left behind at the agent, its checks and maintenance included, goes
+ * with the first registration. It does not keep the process alive, except while `start`, `flush` or `close` is waited
+ * for.
  *
  * @example
  * ```ts
@@ -120,7 +125,9 @@ export class ConsulRegistration extends ClosableComponent<ConsulRegistrationEven
   readonly #client: ConsulClient
   readonly #verifyMs: number
   readonly #closeTimeoutMs: number
-  /** Ends waits and heartbeats. A registration on its way is waited for: taken back before it arrives, it would stay. */
+  /**
+   * Ends waits and heartbeats. A registration on its way is waited for: taken back before it arrives, it would stay.
+   */
   readonly #stop = new AbortController()
   /** Ends everything. */
   readonly #abandon = new AbortController()
@@ -140,7 +147,7 @@ export class ConsulRegistration extends ClosableComponent<ConsulRegistrationEven
   /** How long to wait before the next attempt to register. */
   #retryDelayMs = 0
   /** A `health` that was asked and hasn't answered. */
-  #asked: Promise<HealthReport> | undefined
+  #asked: Promise<Report> | undefined
 
   /** @throws OptionError when an option is wrong. */
   constructor(options: ConsulRegistrationOptions) {
@@ -165,9 +172,10 @@ export class ConsulRegistration extends ClosableComponent<ConsulRegistrationEven
    * Registers the service, and keeps it registered from then on. Calling it again starts nothing more.
    *
    * @param options - `signal` gives up the wait, not the registration.
-   * @returns resolves once the agent has taken the registration, and the first report where there is a TTL check. Rejects with
-   * `ConsulError` when the attempt that is being made fails; others follow by themselves, and another `start` waits for the next,
-   * which it brings forward. Rejects with `ClosedError` after `close`, `OptionError`, or the signal's reason.
+   * @returns resolves once the agent has taken the registration, and the first report where there is a TTL check.
+   * Rejects with `ConsulError` when the attempt that is being made fails; others follow by themselves, and another
+   * `start` waits for the next, which it brings forward. Rejects with `ClosedError` after `close`, `OptionError`, or
+   * the signal's reason.
    */
   start(options?: { signal?: AbortSignal | undefined }): Promise<void> {
     let signal: AbortSignal | undefined
@@ -193,9 +201,9 @@ export class ConsulRegistration extends ClosableComponent<ConsulRegistrationEven
   }
 
   /**
-   * Reports how the service is at once, rather than with the next heartbeat: before a shutdown, say, when `health` has turned to
-   * critical. Without a TTL check it asks whether the service is still there. Never rejects; before `start` and after `close` it does
-   * nothing.
+   * Reports how the service is at once, rather than with the next heartbeat: before a shutdown, say, when `health` has
+   * turned to critical. Without a TTL check it asks whether the service is still there. Never rejects; while it isn't
+   * registered it does nothing.
    */
   override async flush(): Promise<FlushReport> {
     if (this.#state !== 'registered') return { succeeded: 0, failed: 0, dropped: 0 }
@@ -204,8 +212,9 @@ export class ConsulRegistration extends ClosableComponent<ConsulRegistrationEven
   }
 
   /**
-   * Takes the service out of Consul, and stops reporting. It waits for Consul for at most `timeoutMs`, by default for `closeTimeoutMs`;
-   * what it couldn't take out counts as `abandoned`, and is left to the TTL and to `deregisterCriticalAfterMs`.
+   * Takes the service out of Consul, and stops reporting. It waits for Consul for at most `timeoutMs`, by default for
+   * `closeTimeoutMs`; what it couldn't take out counts as `abandoned`, and is left to the TTL and to
+   * `deregisterCriticalAfterMs`.
    */
   override close(options?: CloseOptions): Promise<CloseReport> {
     const own =
@@ -271,7 +280,15 @@ export class ConsulRegistration extends ClosableComponent<ConsulRegistrationEven
       const report = await this.#health()
       if (this.#closed) return this.#closedError()
       this.#maybeThere = true
-      await this.#put('/v1/agent/service/register', this.#service.body(report.status), this.#abandon.signal)
+      await this.#client.request({
+        method: 'PUT',
+        path: '/v1/agent/service/register',
+        // What a predecessor with the same id left behind goes: its check would be critical for ever, or report beside
+        // ours. What was put there since, maintenance say, stays.
+        ...(again ? undefined : { query: new URLSearchParams({ 'replace-existing-checks': 'true' }) }),
+        body: this.#service.body(report.status),
+        signal: this.#abandon.signal,
+      })
       if (this.#closed) return undefined
       if (this.#service.ttl !== undefined) await this.#report(report)
       if (this.#closed) return undefined
@@ -285,11 +302,12 @@ export class ConsulRegistration extends ClosableComponent<ConsulRegistrationEven
       if (this.#closed) return error
       this.#books.registerFailures++
       this.#retryDelayMs = backoffMs(failures + 1, retry, this.random)
+      // First: a listener that starts it again waits for the next attempt.
+      this.#starting?.reject(error)
+      this.#starting = undefined
       if (this.events.has('registerFailed')) {
         this.events.emit('registerFailed', { id: this.id, error, delayMs: this.#retryDelayMs })
       }
-      this.#starting?.reject(error)
-      this.#starting = undefined
       return error
     }
   }
@@ -325,12 +343,12 @@ export class ConsulRegistration extends ClosableComponent<ConsulRegistrationEven
     if (this.events.has('forgotten')) this.events.emit('forgotten', { id: this.id })
   }
 
-  async #report({ status, note = '' }: HealthReport): Promise<void> {
+  async #report({ status, note }: Report): Promise<void> {
     const path = `/v1/agent/check/update/${encodeURIComponent(this.#service.checkId)}`
     const { ttlMs = Number.POSITIVE_INFINITY } = this.#service.ttl ?? {}
     // One that is lost must not take the time of the next.
     const timeoutMs = Math.min(this.#client.timeoutMs, ttlMs / 3)
-    await this.#put(path, { Status: status, Output: String(note) }, this.#stop.signal, timeoutMs)
+    await this.#put(path, { Status: status, Output: note }, this.#stop.signal, timeoutMs)
     this.#status = status
     if (this.events.has('reported')) this.events.emit('reported', { id: this.id, status, note })
   }
@@ -344,18 +362,20 @@ export class ConsulRegistration extends ClosableComponent<ConsulRegistrationEven
   }
 
   /** How the service is. A `health` that doesn't answer in time isn't asked again until it has. */
-  async #health(): Promise<HealthReport> {
+  async #health(): Promise<Report> {
     const { ttl } = this.#service
-    if (ttl === undefined) return { status: 'passing' }
+    if (ttl === undefined) return { status: 'passing', note: '' }
     this.#asked ??= (async () => reportOf(await ttl.health()))()
-      .catch((error): HealthReport => ({ status: 'critical', note: noteOf(error) }))
+      .catch((error): Report => ({ status: 'critical', note: noteOf(error) }))
       .finally(() => {
         this.#asked = undefined
       })
     const asked = this.#asked
     const limitMs = ttl.ttlMs / 3
+    // `health` itself may have closed it, and waits for that.
+    if (this.#closed) return { status: 'critical', note: 'it is closed' }
     return new Promise((resolve) => {
-      const settle = (report: HealthReport): void => {
+      const settle = (report: Report): void => {
         cancelTimer()
         stopListening()
         resolve(report)
@@ -407,7 +427,10 @@ export class ConsulRegistration extends ClosableComponent<ConsulRegistrationEven
     })
   }
 
-  /** Keeps the process alive while somebody waits. No request or timer of the registration does; `close` has its deadline's. */
+  /**
+   * Keeps the process alive while somebody waits. No request or timer of the registration does; `close` has its
+   * deadline's.
+   */
   #held<T>(wait: Promise<T>): Promise<T> {
     const cancelTimer = this.clock.setTimer(nothing, maxDurationMs)
     return wait.finally(cancelTimer)
@@ -416,14 +439,24 @@ export class ConsulRegistration extends ClosableComponent<ConsulRegistrationEven
 
 const nothing = (): void => {}
 
-function reportOf(answer: HealthStatus | HealthReport): HealthReport {
-  const report = typeof answer === 'string' ? { status: answer } : answer
-  if (['passing', 'warning', 'critical'].includes(report?.status)) return report
+/** A `HealthReport`, checked. */
+interface Report {
+  readonly status: HealthStatus
+  readonly note: string
+}
+
+function reportOf(answer: HealthStatus | HealthReport): Report {
+  const { status, note = '' }: HealthReport = typeof answer === 'string' ? { status: answer } : (answer ?? {})
+  if (['passing', 'warning', 'critical'].includes(status)) return { status, note: String(note) }
   return { status: 'critical', note: `health gave ${JSON.stringify(answer)}` }
 }
 
 function noteOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error)
+  try {
+    return error instanceof Error ? String(error.message) : String(error)
+  } catch {
+    return 'health failed with an error that could not be read'
+  }
 }
 
 function isUnknown(error: unknown): boolean {

@@ -35,28 +35,29 @@ export interface ConsulSourceOptions extends ComponentOptions, ConsulConnectionO
   /** A filter expression of Consul's on what the health endpoint answers: `Service.Meta.version == "2"`. */
   filter?: string | undefined
   /**
-   * Whether only instances count that have every check passing. Otherwise those with a warning do too, with their weight for
-   * warnings. Critical ones never do; those in maintenance are critical.
+   * Whether only instances count that have every check passing. Otherwise those with a warning do too, with their
+   * weight for warnings. Critical ones never do; those in maintenance are critical.
    *
    * @defaultValue true
    */
   passingOnly?: boolean | undefined
   /**
-   * Who may answer: the leader, who may be a deposed one for a moment (`'default'`), any server (`'stale'`: more of them share the
-   * load, and they answer without a leader), or a leader that asked the others first (`'consistent'`).
+   * Who may answer: the leader, who may be a deposed one for a moment (`'default'`), any server (`'stale'`: more of
+   * them share the load, and they answer without a leader), or a leader that asked the others first (`'consistent'`).
    *
    * @defaultValue 'default'
    */
   consistency?: 'default' | 'stale' | 'consistent' | undefined
   /**
-   * How long a blocking query waits for a change, in milliseconds, 1 to 600,000. The default stays under the 60 seconds after which
-   * many proxies give a request up.
+   * How long a blocking query waits for a change, in milliseconds, 1 to 600,000. The default stays under the 60 seconds
+   * after which many proxies give a request up.
    *
    * @defaultValue 55_000
    */
   waitMs?: number | undefined
   /**
-   * How long from one query to the next, in milliseconds, give or take a tenth, while blocking queries don't work. At least 1.
+   * How long from one query to the next, in milliseconds, give or take a tenth, while blocking queries don't work. At
+   * least 1.
    *
    * @defaultValue 5000
    */
@@ -98,11 +99,11 @@ export const consulSourceDefaults = {
 const longestWaitMs = 600_000
 
 /**
- * The healthy instances of a service in Consul, for a `LoadBalancer`. Each watch asks the agent's health endpoint with blocking
- * queries, by Consul's own rules for clients, and gives a list when what it says has changed.
+ * The healthy instances of a service in Consul, for a `LoadBalancer`. Each watch asks the agent's health endpoint with
+ * blocking queries, by Consul's own rules for clients, and gives a list when what it says has changed.
  *
- * An error goes to `onError` and gives no list, so that the one there is stays in use. A watch doesn't keep the process alive by itself;
- * `start` of a LoadBalancer does.
+ * An error goes to `onError` and gives no list, so that the one there is stays in use. A watch doesn't keep the process
+ * alive by itself; `start` of a LoadBalancer does.
  *
  * @throws OptionError when an option is wrong.
  * @see https://developer.hashicorp.com/consul/api-docs/features/blocking

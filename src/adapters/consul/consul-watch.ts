@@ -129,12 +129,12 @@ export class ConsulWatch {
   }
 
   #tell(answer: ConsulAnswer): void {
-    const { name, client, policy, onList } = this.#watcher
+    const { client, policy, onList } = this.#watcher
     let list: ConsulInstance[]
     try {
       list = parseInstances(answer.text)
     } catch (error) {
-      throw unreadableError({ name, host: client.host, method: 'GET', path: policy.path, token: undefined }, error)
+      throw unreadableError(client.describe('GET', policy.path), error)
     }
     const json = JSON.stringify(list)
     if (json === this.#told) return

@@ -1,8 +1,8 @@
 import type { Clock } from '../../core/clock.js'
 
 /**
- * A token bucket, kept as the time at which it will be full again (the generic cell rate algorithm): a few queries may follow one
- * another at once, more only as tokens come back.
+ * A token bucket, kept as the time at which it will be full again (the generic cell rate algorithm): a few queries may
+ * follow one another at once, more only as tokens come back.
  *
  * @see https://developer.hashicorp.com/consul/api-docs/features/blocking
  */

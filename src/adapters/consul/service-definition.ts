@@ -24,8 +24,8 @@ export interface ConsulTtlCheck {
   /** How long a report holds, in milliseconds, at least 1000. Reports are made three times as often, with jitter. */
   ttlMs: number
   /**
-   * Tells how the service is, before each report; `'passing'` without it. One that throws, rejects, gives something else or takes longer
-   * than a third of `ttlMs` is critical.
+   * Tells how the service is, before each report; `'passing'` without it. One that throws, rejects, gives something
+   * else or takes longer than a third of `ttlMs` is critical.
    */
   health?: (() => HealthStatus | HealthReport | PromiseLike<HealthStatus | HealthReport>) | undefined
 }
@@ -82,8 +82,8 @@ export interface ConsulServiceOptions {
   /** How Consul knows whether it is well. Without one, it is taken to be. */
   check?: ConsulCheck | undefined
   /**
-   * After how long in a critical state Consul takes it out by itself, in milliseconds, at least 60,000, with up to half a minute more. Needs
-   * a `check`. By default it never does.
+   * After how long in a critical state Consul takes it out by itself, in milliseconds, at least 60,000, with up to half
+   * a minute more. Needs a `check`. By default it never does.
    */
   deregisterCriticalAfterMs?: number | undefined
 }
@@ -91,7 +91,7 @@ export interface ConsulServiceOptions {
 /** A service, checked. */
 export interface ServiceDefinition {
   readonly id: string
-  /** The id of its check. */
+  /** The id of its check, if it has one. */
   readonly checkId: string
   readonly ttl: { readonly ttlMs: number; readonly health: NonNullable<ConsulTtlCheck['health']> } | undefined
   /** What the agent takes, for a service that is in this state. */
@@ -108,8 +108,9 @@ export function defineService(options: ConsulServiceOptions): ServiceDefinition 
   const host = checkText('host', options.host)
   const port = checkCount('port', options.port, 1, 65_535)
   const id = checkText('id', valueOr(options.id, `${service}-${host}-${port}`))
-  const checkId = `service:${id}`
   const check = options.check === undefined ? undefined : defineCheck(options.check)
+  // Of two kinds under one id, the agent would go on with the first beside the second.
+  const checkId = `service:${id}:${check?.kind}`
   const after = options.deregisterCriticalAfterMs
   if (after !== undefined) {
     checkDuration('deregisterCriticalAfterMs', after, 60_000)
@@ -146,7 +147,7 @@ export function defineService(options: ConsulServiceOptions): ServiceDefinition 
   }
 }
 
-function defineCheck(check: ConsulCheck): { fields: object; ttl: ServiceDefinition['ttl'] } {
+function defineCheck(check: ConsulCheck): { kind: string; fields: object; ttl: ServiceDefinition['ttl'] } {
   checkOptions('check', check)
   const given: Partial<Record<string, unknown>> = { ...check }
   const kinds = ['ttlMs', 'http', 'tcp', 'grpc'].filter((kind) => given[kind] !== undefined)
@@ -157,7 +158,7 @@ function defineCheck(check: ConsulCheck): { fields: object; ttl: ServiceDefiniti
       'check.health',
       valueOr(check.health, (): HealthStatus => 'passing'),
     )
-    return { fields: { TTL: milliseconds(ttlMs) }, ttl: { ttlMs, health } }
+    return { kind: 'ttl', fields: { TTL: milliseconds(ttlMs) }, ttl: { ttlMs, health } }
   }
   const polled = check as ConsulHttpCheck | ConsulTcpCheck | ConsulGrpcCheck
   const times = {
@@ -169,14 +170,14 @@ function defineCheck(check: ConsulCheck): { fields: object; ttl: ServiceDefiniti
   if ('http' in polled && polled.http !== undefined) {
     if (!/^https?:\/\/./.test(checkText('check.http', polled.http)))
       failOption('check.http', 'must be a URL', polled.http)
-    return { fields: { HTTP: polled.http, ...times }, ttl: undefined }
+    return { kind: 'http', fields: { HTTP: polled.http, ...times }, ttl: undefined }
   }
   if ('tcp' in polled && polled.tcp !== undefined) {
-    return { fields: { TCP: checkText('check.tcp', polled.tcp), ...times }, ttl: undefined }
+    return { kind: 'tcp', fields: { TCP: checkText('check.tcp', polled.tcp), ...times }, ttl: undefined }
   }
   const { grpc, tls } = polled as ConsulGrpcCheck
   const fields = { GRPC: checkText('check.grpc', grpc), GRPCUseTLS: checkBoolean('check.tls', valueOr(tls, false)) }
-  return { fields: { ...fields, ...times }, ttl: undefined }
+  return { kind: 'grpc', fields: { ...fields, ...times }, ttl: undefined }
 }
 
 /** A duration of Go's. */

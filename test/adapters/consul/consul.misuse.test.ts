@@ -58,6 +58,18 @@ describe('consulSource refuses', () => {
     expect(refusal(() => consulSource({ service: 'web', ...options } as ConsulSourceOptions))).toBe(message)
   })
 
+  it('certificates and keys that cannot be read, and tells none of them', () => {
+    const address = 'https://127.0.0.1:8501'
+
+    const messages = [{ cert: 'no certificate' }, { key: 'no key' }, { ca: 5 as never }].map((tls) =>
+      refusal(() => consulSource({ service: 'web', address, tls })),
+    )
+
+    for (const message of messages) expect(message).toMatch(/^tls has something that TLS doesn't take: /)
+    expect(messages.join()).not.toMatch(/no certificate|no key/)
+    expect(refusal(() => new ConsulRegistration({ ...own, address, tls: { cert: 'none' } }))).toMatch(/^tls has/)
+  })
+
   it('no options, and a watch without what it needs', () => {
     const source = consulSource({ service: 'web' })
     const signal = AbortSignal.abort()
