@@ -67,6 +67,7 @@ export function printCrash({ timeline }: LoadReport, { atMs, address }: Crash): 
   row('', 'requests', 'p50', 'worst p99', 'slowest')
   printSpan('second before', before)
   printSpan('second after', after)
+  if (after.length === 0) return console.log('  The load was over by then, so nobody could feel it.')
   console.log(
     feltMs === 0
       ? `  Callers felt nothing: no ${windowMs} ms of the second after had a slower p99 than the worst of the second before.`
