@@ -88,6 +88,40 @@ describe.skipIf(server === undefined)('shared breakers', () => {
     way.release()
   })
 
+  test('an answer that came while this process was busy is no late one', async () => {
+    const member = await halfOpen(new SlowWay(connect()), { share: { leaseTimeoutMs: 300 } })
+    member.breaker.tryAcquire()
+
+    const busySince = performance.now()
+    while (performance.now() - busySince < 400);
+
+    await waitFor(() => expect(saidBy(member, 'leased')).toHaveLength(1))
+    expect(member.share.stats()).toMatchObject({ leasesFailed: 0, connected: true })
+  })
+
+  test('a reset that was outdated closes what it had missed, though a recovery came before its answer', async () => {
+    const redis = connect()
+    const way = new SlowWay(connect())
+    const member = await started(way, { breaker: { probeGate: () => true } })
+    const missed = { epoch: await serverMicros(redis), circuit: 'payments', by: 'other', reason: 'tripped' }
+    await redis.set(keyOf('news'), JSON.stringify({ ...missed, kind: 'opened', forMs: 60_000 }))
+    way.hold()
+    member.share.reset('payments')
+    await waitFor(() => expect(way.held).toBe(1))
+    const heard = { ...missed, epoch: missed.epoch - 1, kind: 'opened', forMs: 0 }
+    await redis.publish(`${fleet.prefix}:news`, JSON.stringify(heard))
+    await waitFor(async () => {
+      await member.call()
+      expect(member.changes).toEqual(['requested', 'recovered'])
+    })
+
+    way.release()
+    await member.share.flush()
+
+    expect(member.breaker.state).toBe('closed')
+    expect(JSON.parse((await redis.get(keyOf('news'))) as string)).toMatchObject({ kind: 'closed', trip: missed.epoch })
+  })
+
   test('a trip from before the start is told, though Redis remembers an older opening that is due', async () => {
     const redis = connect()
     const epoch = (await serverMicros(redis)) - 10_000_000

@@ -472,11 +472,9 @@ export class RedisBreakerShare extends ClosableComponent<RedisBreakerShareEvents
   #within<T>(timeoutMs: number, work: Promise<T>, outcomeUnknown: boolean): Promise<T> {
     return new Promise<T>((resolve, reject) => {
       const message = `${this.name}: Redis has not answered within ${timeoutMs} ms`
-      const cancelTimer = this.clock.setTimer(
-        () => reject(new TimeoutError(message, timeoutMs, { outcomeUnknown })),
-        timeoutMs,
-        { keepAlive: false },
-      )
+      const giveUp = (): void => reject(new TimeoutError(message, timeoutMs, { outcomeUnknown }))
+      // Where this process was busy for so long, the answer may be here and wait to be read.
+      const cancelTimer = this.clock.setTimer(() => this.clock.defer(giveUp), timeoutMs, { keepAlive: false })
       work.then(resolve, reject).finally(cancelTimer)
     })
   }

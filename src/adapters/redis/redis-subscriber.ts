@@ -160,6 +160,7 @@ export class RedisSubscriber {
 
   /** Waits for a call for a while, or until it is closed. What comes later is discarded. */
   #within<T>(timeoutMs: number, what: string, work: Promise<T>, discard?: (value: T) => void): Promise<T> {
+    const { clock } = this.#settings
     return new Promise<T>((resolve, reject) => {
       let over = false
       const settle = (act: () => void): void => {
@@ -168,11 +169,9 @@ export class RedisSubscriber {
         cancelTimer()
         act()
       }
-      const cancelTimer = this.#settings.clock.setTimer(
-        () => settle(() => reject(new Error(`${what}: no answer within ${timeoutMs} ms`))),
-        timeoutMs,
-        { keepAlive: false },
-      )
+      const giveUp = (): void => settle(() => reject(new Error(`${what}: no answer within ${timeoutMs} ms`)))
+      // Where this process was busy for so long, the answer may be here and wait to be read.
+      const cancelTimer = clock.setTimer(() => clock.defer(giveUp), timeoutMs, { keepAlive: false })
       orAbort(handled(work), this.#stop.signal).catch((error: unknown) => settle(() => reject(error)))
       work.then((value) => (over ? discard?.(value) : settle(() => resolve(value)))).catch(() => undefined)
     })

@@ -275,9 +275,11 @@ export class SharedCircuit {
 
   #settle(sent: Publication, verdict: PublishVerdict, news: BreakerNews): void {
     if (this.#left) return
-    if (verdict === 'outdated' && sent.kind === 'closed' && sent.reason === 'reset') {
+    const resets = sent.kind === 'closed' && sent.reason === 'reset'
+    if (verdict === 'outdated' && resets && this.#pending?.kind !== 'opened') {
+      // It ends what it had missed as well; so what that was isn't done here, and a recovery of less need not be told.
       this.#known = Math.max(this.#known, news.epoch)
-      this.#pending ??= { ...sent, trip: this.#known }
+      this.#pending = { ...sent, trip: this.#known }
       return
     }
     if (verdict !== 'published') {
