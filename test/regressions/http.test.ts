@@ -3,6 +3,7 @@ import type { ServerHttp2Session } from 'node:http2'
 import { Readable } from 'node:stream'
 import { CircuitBreaker, LoadBalancer, NoInstanceError, TimeoutError } from 'spillway'
 import type { HttpBalancer, HttpBreaker, HttpInstance } from 'spillway/http'
+import { FakeClock } from 'spillway/testing'
 import * as undici from 'undici'
 import { expect, onTestFinished, test } from 'vitest'
 import { failureOf, makeClient } from '../adapters/http/support/client.js'
@@ -231,6 +232,22 @@ test('a token source whose invalidate rejects leaves the answer as it is, and no
   expect((await client.get('/')).status).toBe(401)
   await later(5)
   expect(unhandled).toEqual([])
+})
+
+test('close cuts waits between retries short', async () => {
+  const clock = new FakeClock()
+  const server = await startHttp((_request, response) => answer(response, 503, null))
+  const client = makeClient({ baseUrl: server.origin, clock, timeoutMs: 0, retry: { attempts: 3, delayMs: 5000 } })
+  const waiting = new Promise<void>((resolve) => void client.on('retried', () => resolve()))
+  const asked = client.get('/')
+
+  await waiting
+  const closing = client.close()
+
+  expect((await asked).status).toBe(503)
+  expect(await closing).toEqual({ drained: true, abandoned: 0 })
+  expect(client.stats()).toMatchObject({ attempts: 3, retries: 2 })
+  expect(clock.pending).toBe(0)
 })
 
 test('headers and queries that would come to nothing are refused', async () => {

@@ -78,6 +78,9 @@ export class Attempts {
   readonly #random: () => number
   readonly #observer: AttemptsObserver
   #classifierReported = false
+  /** Ends each wait between two attempts. */
+  readonly #waits = new Set<() => void>()
+  #hurrying = false
 
   constructor(
     owner: { readonly name: string; readonly clock: Clock; readonly random: () => number },
@@ -101,6 +104,12 @@ export class Attempts {
     if (answer.status < 400 || !call.throwOnError) return answer
     discard(answer)
     throw this.#statusError(call, answer)
+  }
+
+  /** Cuts waits between attempts short, those to come too: the client is being closed. */
+  hurry(): void {
+    this.#hurrying = true
+    for (const end of this.#waits) end()
   }
 
   async #performDirect(call: Call): Promise<Answer> {
@@ -402,15 +411,18 @@ export class Attempts {
 
   #pause(delayMs: number, signal: AbortSignal): Promise<void> {
     if (signal.aborted) return Promise.reject(signal.reason)
+    if (this.#hurrying) return Promise.resolve()
     return new Promise((resolve, reject) => {
-      const stopListening = onAbort(signal, () => {
+      const end = (): void => {
+        this.#waits.delete(end)
         cancelTimer()
-        reject(signal.reason)
-      })
-      const cancelTimer = this.#clock.setTimer(() => {
         stopListening()
-        resolve()
-      }, delayMs)
+        if (signal.aborted) reject(signal.reason)
+        else resolve()
+      }
+      const stopListening = onAbort(signal, end)
+      const cancelTimer = this.#clock.setTimer(end, delayMs)
+      this.#waits.add(end)
     })
   }
 }

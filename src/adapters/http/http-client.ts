@@ -191,6 +191,7 @@ export class HttpClient extends ClosableComponent<HttpClientEvents, HttpClientSt
 
   protected override drain(): Promise<void> {
     this.#closed = true
+    this.#attempts.hurry()
     return this.#books.empty()
   }
 

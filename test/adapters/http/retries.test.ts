@@ -1,5 +1,6 @@
 import { constants } from 'node:http2'
 import { Readable } from 'node:stream'
+import type { HttpBreaker } from 'spillway/http'
 import { FakeClock, seededRandom } from 'spillway/testing'
 import { expect, test } from 'vitest'
 import { failureOf, makeClient } from './support/client.js'
@@ -94,10 +95,17 @@ test('what is given up between two attempts tells what the first one left open',
     [429, false],
     [502, true],
   ]) {
-    const client = makeClient({ baseUrl: server.origin, random: () => 0.5, retry: { attempts: 2, delayMs: 5000 } })
+    let executed = 0
+    const breaker: HttpBreaker = {
+      execute: async (fn, options) => {
+        if (++executed > 1) return new Promise(() => undefined)
+        return fn({ signal: options?.signal as AbortSignal })
+      },
+    }
+    const client = makeClient({ baseUrl: server.origin, breaker, retry: { attempts: 2, delayMs: 0 } })
 
     const asked = failureOf(client.put(`/${status}`, { body: 'x' }))
-    await until(() => client.stats().retries === 1, 'a wait began')
+    await until(() => executed === 2, 'the second attempt waits, unsent')
     await client.close({ timeoutMs: 0 })
 
     expect(await asked, String(status)).toMatchObject({ code: 'ERR_CLOSED', outcomeUnknown })
