@@ -2,6 +2,7 @@ import { type ClosedError, TimeoutError } from '../core/errors.js'
 import { isThenable } from '../core/events.js'
 import { onAbort } from '../internal/abort.js'
 import { type Deferred, handled, openPromise } from '../internal/deferred.js'
+import { LazySignal } from '../internal/lazy-signal.js'
 import type { InstanceLease, LeaseOutcome } from './lease.js'
 import type { RetryBudget } from './retry-budget.js'
 
@@ -43,30 +44,12 @@ export interface RunPolicy {
 }
 
 /** What one attempt's function is given. */
-class AttemptContext implements RunContext {
+class AttemptContext extends LazySignal implements RunContext {
   readonly attempt: number
-  #controller: AbortController | undefined
-  #aborted = false
-  #reason: unknown
 
   constructor(attempt: number) {
+    super()
     this.attempt = attempt
-  }
-
-  // A controller costs as much as fifty picks, and many functions don't ask for it.
-  get signal(): AbortSignal {
-    if (this.#controller === undefined) {
-      this.#controller = new AbortController()
-      if (this.#aborted) this.#controller.abort(this.#reason)
-    }
-    return this.#controller.signal
-  }
-
-  abort(reason: unknown): void {
-    if (this.#aborted) return
-    this.#aborted = true
-    this.#reason = reason
-    this.#controller?.abort(reason)
   }
 }
 

@@ -1,10 +1,9 @@
 import { CircuitBreaker, type CircuitBreakerOptions } from '../breaker/circuit-breaker.js'
+import { Classifier } from '../breaker/classifier.js'
 import type { Clock } from '../core/clock.js'
 import { isSpillwayError, OptionError } from '../core/errors.js'
-import { describeError, isThenable, warn } from '../core/events.js'
 import { checkOptions, checkRatio, valueOr } from '../core/options.js'
 import type { InstanceSlot } from './instance-slot.js'
-import type { LeaseOutcome } from './lease.js'
 
 /** When an instance is ejected because calls to it fail, and for how long: the options of its breaker, and a bound. */
 export interface EjectionOptions extends Omit<CircuitBreakerOptions, 'name' | 'clock' | 'random' | 'timeoutMs'> {
@@ -32,7 +31,8 @@ export class InstanceEjection<I> {
   readonly #setting: Setting
   readonly #changed: () => void
   #openings = 0
-  #reportedClassifier = false
+  /** Judges the calls of `run`; a lease's outcome is told. */
+  readonly classifier: Classifier
 
   /** @param changed - called when a breaker's word has changed; it may be in the middle of a pick. */
   constructor(options: EjectionOptions, defaults: { maxEjectedRatio: number }, setting: Setting, changed: () => void) {
@@ -43,6 +43,7 @@ export class InstanceEjection<I> {
     this.#setting = setting
     this.#changed = changed
     this.#makeBreaker('')
+    this.classifier = new Classifier(setting.name, breakerOptions)
   }
 
   /** Gives an instance its breaker. */
@@ -75,33 +76,6 @@ export class InstanceEjection<I> {
     if (slot.openedAs === 0 || slot.blockedUntilMs === 0 || slot.breaker?.retryAfterMs !== 0) return
     slot.blockedUntilMs = 0
     this.#changed()
-  }
-
-  outcomeOfError(error: unknown): LeaseOutcome {
-    const { classifyError } = this.#options
-    return classifyError === undefined ? 'failure' : this.#ask(classifyError, error, 'failure')
-  }
-
-  outcomeOfResult(result: unknown): LeaseOutcome {
-    const { classifyResult } = this.#options
-    return classifyResult === undefined ? 'success' : this.#ask(classifyResult, result, 'success')
-  }
-
-  #ask(classify: (value: unknown) => LeaseOutcome, value: unknown, fallback: LeaseOutcome): LeaseOutcome {
-    let problem: string
-    try {
-      const outcome: unknown = classify(value)
-      if (outcome === 'success' || outcome === 'failure' || outcome === 'ignore') return outcome
-      if (isThenable(outcome)) outcome.then(undefined, () => undefined)
-      problem = `answered ${String(outcome)}`
-    } catch (error) {
-      problem = `failed: ${describeError(error)}`
-    }
-    if (!this.#reportedClassifier) {
-      this.#reportedClassifier = true
-      warn(`a classifier of ${this.#setting.name} ${problem}; it counts as '${fallback}'`)
-    }
-    return fallback
   }
 
   #makeBreaker(id: string): CircuitBreaker {

@@ -650,8 +650,8 @@ export class LoadBalancer<I extends BalancedInstance> extends ClosableComponent<
         return pending()
       },
       lease: (key, tried) => this.#pick(key, tried, true),
-      outcomeOfResult: (result) => this.#ejection?.outcomeOfResult(result) ?? 'success',
-      outcomeOfError: (error) => this.#ejection?.outcomeOfError(error) ?? 'failure',
+      outcomeOfResult: (result) => this.#ejection?.classifier.outcomeOfResult(result) ?? 'success',
+      outcomeOfError: (error) => this.#ejection?.classifier.outcomeOfError(error) ?? 'failure',
       setTimer: (callback, delayMs) => clock.setTimer(callback, delayMs),
       onRetried: (instance, attempt, error) => events.emit('retried', { instance, attempt, error }),
       onRetryRefused: (instance, attempt, error) => events.emit('retryRefused', { instance, attempt, error }),

@@ -1,6 +1,6 @@
 import { Component, type ComponentOptions } from '../core/component.js'
 import { CircuitOpenError, TimeoutError } from '../core/errors.js'
-import { describeError, isThenable, warn } from '../core/events.js'
+import { warn } from '../core/events.js'
 import {
   checkCount,
   checkDuration,
@@ -14,8 +14,10 @@ import {
 } from '../core/options.js'
 import { onAbort } from '../internal/abort.js'
 import { openPromise, rejected } from '../internal/deferred.js'
+import { LazySignal } from '../internal/lazy-signal.js'
 import { TurnClock } from '../internal/turn-clock.js'
 import { type Admission, BreakerMachine, type MachinePolicy, type OpenReason, type Outcome } from './breaker-machine.js'
+import { Classifier } from './classifier.js'
 import { consecutive, startCounting, type TripPolicy } from './trip-policy.js'
 
 export type { OpenReason, Outcome } from './breaker-machine.js'
@@ -219,16 +221,13 @@ export class CircuitBreaker extends Component<CircuitBreakerEvents, CircuitBreak
   readonly #machine: BreakerMachine
   readonly #policy: MachinePolicy
   readonly #timeoutMs: number | undefined
-  readonly #classifyError: ((error: unknown) => Outcome) | undefined
-  readonly #classifyResult: ((result: unknown) => Outcome) | undefined
-  #reportedClassifier = false
+  readonly #classifier: Classifier
 
   /** @throws OptionError when an option is wrong. */
   constructor(options: CircuitBreakerOptions = {}) {
     super('circuit-breaker', options)
     this.#timeoutMs = options.timeoutMs === undefined ? undefined : checkDuration('timeoutMs', options.timeoutMs, 1)
-    this.#classifyError = checkOptionalFunction('classifyError', options.classifyError)
-    this.#classifyResult = checkOptionalFunction('classifyResult', options.classifyResult)
+    this.#classifier = new Classifier(this.name, options)
     const trip = tripOf(options)
     const { clock, random } = this
     const turn = TurnClock.of(clock)
@@ -374,21 +373,18 @@ export class CircuitBreaker extends Component<CircuitBreakerEvents, CircuitBreak
     machine.offered++
     let result: T
     try {
-      result = await fn(new CallContext(undefined))
+      result = await fn(new LazySignal())
     } catch (error) {
-      const outcome = this.#outcomeOfError(error)
+      const outcome = this.#classifier.outcomeOfError(error)
       if (outcome === 'failure') machine.countFailure(generation, 0, error)
       else if (outcome === 'success') machine.countSuccess(generation, 0)
       else machine.ignored++
       throw error
     }
-    if (this.#classifyResult === undefined) machine.countSuccess(generation, 0)
-    else {
-      const outcome = this.#outcomeOfResult(result)
-      if (outcome === 'success') machine.countSuccess(generation, 0)
-      else if (outcome === 'failure') machine.countFailure(generation, 0, undefined)
-      else machine.ignored++
-    }
+    const outcome = this.#classifier.outcomeOfResult(result)
+    if (outcome === 'success') machine.countSuccess(generation, 0)
+    else if (outcome === 'failure') machine.countFailure(generation, 0, undefined)
+    else machine.ignored++
     return result
   }
 
@@ -421,12 +417,12 @@ export class CircuitBreaker extends Component<CircuitBreakerEvents, CircuitBreak
   async #executeAdmitted<T>(fn: (context: ExecuteContext) => T | PromiseLike<T>, admission: Admission): Promise<T> {
     let result: T
     try {
-      result = await fn(new CallContext(undefined))
+      result = await fn(new LazySignal())
     } catch (error) {
-      this.#machine.settle(admission, this.#outcomeOfError(error), error)
+      this.#machine.settle(admission, this.#classifier.outcomeOfError(error), error)
       throw error
     }
-    this.#machine.settle(admission, this.#outcomeOfResult(result), undefined)
+    this.#machine.settle(admission, this.#classifier.outcomeOfResult(result), undefined)
     return result
   }
 
@@ -454,7 +450,7 @@ export class CircuitBreaker extends Component<CircuitBreakerEvents, CircuitBreak
     if (timeoutMs !== undefined) {
       call.cancelTimer = this.clock.setTimer(() => {
         const error = new TimeoutError(`a call through ${this.name} took longer than ${timeoutMs} ms`, timeoutMs)
-        leave(this.#outcomeOfError(error), error)
+        leave(this.#classifier.outcomeOfError(error), error)
       }, timeoutMs)
     }
     const settled = (outcome: Outcome, error: unknown): void => {
@@ -463,11 +459,11 @@ export class CircuitBreaker extends Component<CircuitBreakerEvents, CircuitBreak
     }
     callAsync(fn, call.context).then(
       (result) => {
-        settled(call.ended ? 'ignore' : this.#outcomeOfResult(result), undefined)
+        settled(call.ended ? 'ignore' : this.#classifier.outcomeOfResult(result), undefined)
         call.resolve(result)
       },
       (error: unknown) => {
-        settled(call.ended ? 'ignore' : this.#outcomeOfError(error), error)
+        settled(call.ended ? 'ignore' : this.#classifier.outcomeOfError(error), error)
         call.reject(error)
       },
     )
@@ -497,31 +493,6 @@ export class CircuitBreaker extends Component<CircuitBreakerEvents, CircuitBreak
     const retryAfterMs = this.#machine.retryAfterMs()
     // Nothing stands in its way but the gate, and when that opens isn't known.
     return retryAfterMs === 0 && this.#policy.probeGate !== undefined ? undefined : retryAfterMs
-  }
-
-  #outcomeOfError(error: unknown): Outcome {
-    return this.#classifyError === undefined ? 'failure' : this.#ask(this.#classifyError, error, 'failure')
-  }
-
-  #outcomeOfResult(result: unknown): Outcome {
-    return this.#classifyResult === undefined ? 'success' : this.#ask(this.#classifyResult, result, 'success')
-  }
-
-  #ask(classify: (value: unknown) => Outcome, value: unknown, fallback: Outcome): Outcome {
-    let problem: string
-    try {
-      const outcome: unknown = classify(value)
-      if (outcome === 'success' || outcome === 'failure' || outcome === 'ignore') return outcome
-      if (isThenable(outcome)) outcome.then(undefined, () => undefined)
-      problem = `answered ${String(outcome)}`
-    } catch (error) {
-      problem = `failed: ${describeError(error)}`
-    }
-    if (!this.#reportedClassifier) {
-      this.#reportedClassifier = true
-      warn(`a classifier of ${this.name} ${problem}; it counts as '${fallback}'`)
-    }
-    return fallback
   }
 
   #restore(snapshot: BreakerSnapshot): void {
@@ -556,45 +527,18 @@ export class CircuitBreaker extends Component<CircuitBreakerEvents, CircuitBreak
   }
 }
 
-/** What a call's function is given. */
-class CallContext implements ExecuteContext {
-  #signal: AbortSignal | undefined
-  #controller: AbortController | undefined
-  #aborted = false
-  #reason: unknown
-
-  constructor(signal: AbortSignal | undefined) {
-    this.#signal = signal
-  }
-
-  get signal(): AbortSignal {
-    if (this.#signal === undefined) {
-      this.#controller = new AbortController()
-      this.#signal = this.#controller.signal
-      if (this.#aborted) this.#controller.abort(this.#reason)
-    }
-    return this.#signal
-  }
-
-  abort(reason: unknown): void {
-    this.#aborted = true
-    this.#reason = reason
-    this.#controller?.abort(reason)
-  }
-}
-
 /** A caller that waits for a call, or has stopped waiting. */
 class WatchedCall<T> {
   readonly promise!: Promise<T>
   readonly resolve!: (value: T) => void
   readonly reject!: (reason: unknown) => void
-  readonly context: CallContext
+  readonly context: LazySignal
   stopListening: (() => void) | undefined
   cancelTimer: (() => void) | undefined
   ended = false
 
   constructor(signal: AbortSignal | undefined) {
-    this.context = new CallContext(signal)
+    this.context = new LazySignal(signal)
     openPromise<T>(this as never)
   }
 

@@ -2,6 +2,7 @@ import { isSpillwayError, TimeoutError } from '../core/errors.js'
 import type { BatchContext } from '../core/ports.js'
 import { backoffMs, type RetryPolicy } from '../core/retry.js'
 import type { Batch, Entry } from './batch.js'
+import { LazySignal } from './lazy-signal.js'
 import { isOutcomeUnknown } from './outcome.js'
 
 /** How batches are tried. */
@@ -72,38 +73,20 @@ export class Portion<E extends Entry> {
 }
 
 /** One attempt, and what the user's function sees of it. */
-class Attempt implements BatchContext {
+class Attempt extends LazySignal implements BatchContext {
   readonly attempt: number
   /** Its time is over; its answer won't count, but it may still hold the slot. */
   expired = false
-  #controller: AbortController | undefined
-  #aborted = false
-  #reason: unknown
   readonly #portion: { readonly id: string }
 
   constructor(portion: { readonly id: string }, attempt: number) {
+    super()
     this.#portion = portion
     this.attempt = attempt
   }
 
   get batchId(): string {
     return this.#portion.id
-  }
-
-  // A controller costs as much as the rest of a batch, and few functions ask for it.
-  get signal(): AbortSignal {
-    if (this.#controller === undefined) {
-      this.#controller = new AbortController()
-      if (this.#aborted) this.#controller.abort(this.#reason)
-    }
-    return this.#controller.signal
-  }
-
-  abort(reason: unknown): void {
-    if (this.#aborted) return
-    this.#aborted = true
-    this.#reason = reason
-    this.#controller?.abort(reason)
   }
 }
 
