@@ -12,6 +12,20 @@ import { judge, standing, tableOf, type Verdict } from './harness/verdict.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const cache = join(root, '.cache/bench')
+/** The contests that stand for the rest in the README, by suite. */
+const headlineOf: Readonly<Record<string, readonly string[]>> = {
+  'async-batcher': ['1000 adds a turn, maxBatchSize 100'],
+  'async-write-buffer': ['1000 keys, 10 puts each in a turn, until all is stored, maxBatchSize 1000'],
+  'circuit-breaker': [
+    'closed, consecutive failures, 1000 calls one after the other',
+    'closed, a window of 10 s, 1000 calls one after the other',
+    'open, 1000 calls turned away',
+  ],
+  grpc: ['batched, each caller its own answer', 'a stream of batches'],
+  'load-balancer': ['round_robin, 20 instances', 'weighted, 20 instances', 'p2c, 20 instances'],
+  'postgres-counters': ['1,000 keys, batches of 100, exactly once'],
+  'redis-counters': ['1,000 keys, batches of 100, exactly once'],
+}
 /** A contest takes seconds; one that takes this long hangs. */
 const contestLimitMs = 300_000
 
@@ -24,7 +38,7 @@ process of its own and takes its contenders in turns; every contender's answers 
   --only TEXT    only contests whose name contains this text
   --smoke        a few turns each, to see that it works and answers right; no ratios
   --check        exit with 1 when an aim is missed
-  --readme       writes the contests that have an aim into the table of README.md
+  --docs         writes the contests that have an aim into docs/design/performance.md, a few of them into README.md
   --json FILE    where the results go (default .cache/bench/results.json)
   --help         this text
 
@@ -41,7 +55,7 @@ interface ContestReport {
   readonly verdicts: readonly Verdict[]
 }
 
-const { suites, only, smoke, check, readme, json } = readArguments()
+const { suites, only, smoke, check, docs, json } = readArguments()
 await main()
 
 async function main(): Promise<void> {
@@ -97,26 +111,34 @@ function finish(facts: Facts, reports: readonly ContestReport[], failures: reado
   if (!smoke) console.log(`aims reached: ${reached}, missed: ${missed}`)
   if (failures.length > 0) console.log(`failed:\n  ${failures.join('\n  ')}`)
   console.log(`results: ${json}`)
-  if (readme && !smoke && failures.length === 0) writeReadme(facts, reports)
+  if (docs && !smoke && failures.length === 0) writeDocs(facts, reports)
   if (failures.length > 0 || reports.length === 0 || (check && missed > 0)) process.exitCode = 1
 }
 
-/** Puts the contests that have an aim between the marks of the README. */
-function writeReadme(facts: Facts, reports: readonly ContestReport[]): void {
+/** Puts the contests that have an aim between the marks of their page, and those that stand for the rest into the README. */
+function writeDocs(facts: Facts, reports: readonly ContestReport[]): void {
+  const headlines = reports.filter(({ suite, name }) => headlineOf[suite]?.includes(name))
+  const missing = Object.values(headlineOf).flat().length - headlines.length
+  if (missing > 0) throw new Error(`${missing} contests of the README were not run, or have other names now`)
+  writeTable('docs/design/performance.md', facts, reports)
+  writeTable('README.md', facts, headlines)
+}
+
+function writeTable(path: string, facts: Facts, reports: readonly ContestReport[]): void {
   const rows = reports.flatMap(({ suite, name, verdicts }) =>
     verdicts
       .filter(({ aim }) => aim !== null)
       .map((verdict) => `| ${suite} | ${name} | ${verdict.peer} | ${standing(verdict)} |`),
   )
-  const path = join(root, 'README.md')
   const marks = /(<!-- bench:begin -->\n)[\s\S]*(\n<!-- bench:end -->)/
   const table = ['| suite | contest | beside | spillway |', '| --- | --- | --- | ---: |', ...rows].join('\n')
   const note = `Node ${facts.node}, ${facts.cores} cores.`
+  const text = readFileSync(join(root, path), 'utf8')
   writeFileSync(
-    path,
-    readFileSync(path, 'utf8').replace(marks, (_, begin, end) => `${begin}${table}\n\n${note}${end}`),
+    join(root, path),
+    text.replace(marks, (_, begin, end) => `${begin}${table}\n\n${note}${end}`),
   )
-  console.log(`wrote ${rows.length} rows into README.md`)
+  console.log(`wrote ${rows.length} rows into ${path}`)
 }
 
 /** Bundles each suite with the harness; packages stay outside, so that node itself resolves them, spillway to its own dist. */
@@ -194,7 +216,7 @@ function readArguments() {
         only: { type: 'string', default: '' },
         smoke: { type: 'boolean', default: false },
         check: { type: 'boolean', default: false },
-        readme: { type: 'boolean', default: false },
+        docs: { type: 'boolean', default: false },
         json: { type: 'string' },
         help: { type: 'boolean', default: false },
       },
@@ -211,7 +233,7 @@ function readArguments() {
       only: values.only,
       smoke: values.smoke,
       check: values.check,
-      readme: values.readme,
+      docs: values.docs,
       json: values.json === undefined ? join(cache, 'results.json') : resolve(values.json),
     }
   } catch (error) {
