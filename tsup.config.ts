@@ -4,6 +4,7 @@ export default defineConfig({
   entry: {
     index: 'src/index.ts',
     consul: 'src/adapters/consul/index.ts',
+    file: 'src/adapters/file/index.ts',
     grpc: 'src/adapters/grpc/index.ts',
     http: 'src/adapters/http/index.ts',
     postgres: 'src/adapters/postgres/index.ts',

@@ -6,6 +6,7 @@ export type SpillwayErrorCode =
   | 'ERR_CIRCUIT_OPEN'
   | 'ERR_NO_INSTANCE'
   | 'ERR_QUOTA_EXCEEDED'
+  | 'ERR_RESERVATION'
   | 'ERR_BATCH_RESULT'
   | 'ERR_TOO_LARGE'
   | 'ERR_INVALID_EVENT'
@@ -188,6 +189,92 @@ export class StoreError extends SpillwayError {
   }
   override get name(): string {
     return 'StoreError'
+  }
+}
+
+/** `ERR_INVALID_EVENT`: a usage event is wrong. The message names the field, the rule, the value and its type. */
+export class InvalidEventError extends SpillwayError {
+  /** The field that is wrong. */
+  readonly field: string
+
+  constructor(field: string, message: string, options?: SpillwayErrorOptions) {
+    super('ERR_INVALID_EVENT', message, options)
+    this.field = field
+  }
+  override get name(): string {
+    return 'InvalidEventError'
+  }
+}
+
+/** What a {@link QuotaExceededError} knows. */
+export interface QuotaExceededDetails {
+  /** Whose quota it is. */
+  readonly userId: string
+  /** Which of the user's quotas. */
+  readonly quotaType: string
+  /** How much was asked for. */
+  readonly value: number
+  /** What may be used in a period. */
+  readonly limit: number
+  /** What was used by then. */
+  readonly used: number
+  /** What was reserved by then. */
+  readonly held: number
+  /** When the quota's next period begins, in milliseconds since the epoch; undefined for one without an end. */
+  readonly resetsAt?: number | undefined
+}
+
+/** `ERR_QUOTA_EXCEEDED`: a use doesn't fit what is left of a quota, and wasn't counted. */
+export class QuotaExceededError extends SpillwayError implements QuotaExceededDetails {
+  /** Whose quota it is. */
+  readonly userId: string
+  /** Which of the user's quotas. */
+  readonly quotaType: string
+  /** How much was asked for. */
+  readonly value: number
+  /** What may be used in a period. */
+  readonly limit: number
+  /** What was used by then. */
+  readonly used: number
+  /** What was reserved by then. */
+  readonly held: number
+  /** When the quota's next period begins, in milliseconds since the epoch; undefined for one without an end. */
+  readonly resetsAt: number | undefined
+
+  constructor(message: string, details: QuotaExceededDetails, options?: SpillwayErrorOptions) {
+    super('ERR_QUOTA_EXCEEDED', message, options)
+    this.userId = details.userId
+    this.quotaType = details.quotaType
+    this.value = details.value
+    this.limit = details.limit
+    this.used = details.used
+    this.held = details.held
+    this.resetsAt = details.resetsAt
+  }
+  override get name(): string {
+    return 'QuotaExceededError'
+  }
+}
+
+/** `ERR_RESERVATION`: a reservation's id is unknown, in use for another one, or was released before it was to be settled. */
+export class ReservationError extends SpillwayError {
+  /** The reservation's id. */
+  readonly id: string
+  /** What is wrong with it. */
+  readonly reason: 'unknown' | 'released' | 'conflict'
+
+  constructor(
+    message: string,
+    id: string,
+    reason: 'unknown' | 'released' | 'conflict',
+    options?: SpillwayErrorOptions,
+  ) {
+    super('ERR_RESERVATION', message, options)
+    this.id = id
+    this.reason = reason
+  }
+  override get name(): string {
+    return 'ReservationError'
   }
 }
 

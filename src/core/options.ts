@@ -5,8 +5,8 @@ export const maxDurationMs = 2_147_483_647
 /** The largest count that an option takes: 2^31 - 1. */
 export const maxCount = 2_147_483_647
 
-/** Says what was given, cut to a readable length, for an {@link OptionError}. */
-function describe(value: unknown): string {
+/** Says what was given, cut to a readable length, for an error. */
+export function describeValue(value: unknown): string {
   const type = value === null ? 'null' : Array.isArray(value) ? 'array' : typeof value
   let text: string
   try {
@@ -26,7 +26,7 @@ function describe(value: unknown): string {
 
 /** Throws an {@link OptionError} that reads `field rule, got value (type)`. */
 export function failOption(field: string, rule: string, value: unknown): never {
-  throw new OptionError(field, `${field} ${rule}, got ${describe(value)}`)
+  throw new OptionError(field, `${field} ${rule}, got ${describeValue(value)}`)
 }
 
 /** An option's value, or its default where there is none: `null` is a value, and a wrong one. */

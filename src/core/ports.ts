@@ -54,29 +54,42 @@ export interface CounterStore {
   getMany(keys: readonly string[]): PromiseLike<readonly number[]>
 }
 
-/** Who used something. */
+/** Who used something. Users are told apart by the text of their ids: `1`, `1n` and `'1'` are one user. */
 export type UserId = string | number | bigint
+
+/** The span over which a quota counts, in UTC: a day, a month, or for ever. */
+export type QuotaPeriod = 'day' | 'month' | 'total'
 
 /** One use of a quota. */
 export interface UsageEvent {
-  /** Who used it. */
+  /** Who used it: a text of 1 to 256 characters, a safe integer or a bigint. */
   readonly userId: UserId
-  /** Which of the user's quotas. */
+  /** Which of the user's quotas: 1 to 256 characters. */
   readonly quotaType: string
-  /** How much, a number of 0 or more. Whole numbers are summed exactly: use the smallest unit. */
+  /** How much, a number from 0 to 2^53 - 1. Whole numbers are summed exactly: use the smallest unit. */
   readonly value: number
-  /** When, as a Date or in milliseconds since the epoch; by default when it was offered. */
+  /** When, as a Date or in milliseconds since the epoch; by default when it was offered. It decides to which period it belongs. */
   readonly timestamp?: number | Date | undefined
-  /** The request that caused it, for deduplication. */
+  /** The request that caused it, for deduplication: 1 to 256 characters, once for each user and quota. */
   readonly requestId?: string | undefined
-  /** Anything else that is worth keeping with it. */
+  /** Anything else that is worth keeping with it. Journals and streams keep it as JSON. */
   readonly metadata?: Readonly<Record<string, unknown>> | undefined
+}
+
+/** A use as it was accepted: complete, and changed by nobody from then on. */
+export interface AcceptedUsage extends UsageEvent {
+  /** When, in milliseconds since the epoch. */
+  readonly timestamp: number
+  /** The period to which it belongs, in UTC: `2026-11-20`, `2026-11` or `total`. */
+  readonly period: string
+  /** The id that a stream gave it: the same at every delivery, whatever batch it comes in. */
+  readonly id?: string | undefined
 }
 
 /** The uses of one quota by one user in one period, summed. */
 export interface UsageTotal {
-  /** Who used it. */
-  readonly userId: UserId
+  /** Who used it, as text. */
+  readonly userId: string
   /** Which of the user's quotas. */
   readonly quotaType: string
   /** The period in UTC: `2026-11-20`, `2026-11` or `total`. */
@@ -87,22 +100,190 @@ export interface UsageTotal {
   readonly count: number
 }
 
-/** A batch of usage on its way to a sink. */
+/** A batch of usage on its way to a sink. It is frozen: every attempt gets the same. */
 export interface UsageBatch {
-  /** The batch's id, the same for every attempt. */
+  /** The batch's id, the same for every attempt, and after a restart where there is a journal. */
   readonly id: string
   /** The events, in the order in which they were accepted. */
-  readonly events: readonly UsageEvent[]
-  /** The same events summed by user, quota type and period. */
+  readonly events: readonly AcceptedUsage[]
+  /** The same events summed by user, quota type and period; each of those once. */
   readonly totals: readonly UsageTotal[]
 }
+
+/** An event that a sink refused for good, without any effect; the rest of its batch was applied. */
+export interface RefusedUsage {
+  /** Its place in `batch.events`. */
+  readonly index: number
+  /** Why. */
+  readonly error: Error
+}
+
+/**
+ * What a sink tells apart, so that nothing is counted twice: `'batch'` applies each batch id once; `'event'` also each event's
+ * `id` once, in whatever batch it comes; `'request'` also each `requestId` once for a user and a quota type.
+ */
+export type UsageDedupe = 'batch' | 'event' | 'request'
 
 /** Where usage is accounted. */
 export interface UsageSink {
   /** Whether it applies each batch id once, however often that batch comes. */
   readonly idempotent: boolean
-  /** Applies a batch: all of it or none. */
-  write(batch: UsageBatch, context: BatchContext): void | PromiseLike<void>
+  /** What it tells apart, if it does; an idempotent sink that doesn't say tells batches apart. */
+  readonly dedupe?: UsageDedupe | undefined
+  /**
+   * Applies a batch: all of it or none, less what it refuses. Rejects only when the sink failed, or the batch as a whole is wrong.
+   *
+   * @returns the events that it refused for good, nothing as a rule. For a batch id that was applied before, the answer of then.
+   */
+  write(
+    batch: UsageBatch,
+    context: BatchContext,
+  ): void | readonly RefusedUsage[] | PromiseLike<void> | PromiseLike<readonly RefusedUsage[] | undefined>
+}
+
+/** Whose use of what is counted together. */
+export interface QuotaKey {
+  /** Who, as text. */
+  readonly userId: string
+  /** Which of the user's quotas. */
+  readonly quotaType: string
+  /** The period in UTC: `2026-11-20`, `2026-11` or `total`. */
+  readonly period: string
+}
+
+/** What a store knows about a key. */
+export interface QuotaUsage {
+  /** What was used. */
+  readonly used: number
+  /** What is reserved and neither settled nor released nor expired. */
+  readonly held: number
+}
+
+/** A use that is counted only if it fits. */
+export interface QuotaClaim extends QuotaKey {
+  /** How much, from 0 to 2^53 - 1. */
+  readonly value: number
+  /** What `used + held` may come to with it; it is refused beyond. May be `Infinity`. */
+  readonly limit: number
+  /**
+   * What makes it count once: for `consume`, once for each user and quota type; for `reserve`, the reservation's id, which is one
+   * for all users.
+   */
+  readonly id: string
+}
+
+/** A claim that holds its value until it is settled, released or expired. */
+export interface HoldClaim extends QuotaClaim {
+  /** How long it holds, in milliseconds, on the store's own clock. */
+  readonly ttlMs: number
+}
+
+/** What became of a `consume`. */
+export interface ConsumeOutcome extends QuotaUsage {
+  /** `'applied'` now, `'repeated'`: its id was applied before, or `'exceeded'`: it didn't fit, and has no effect. */
+  readonly status: 'applied' | 'repeated' | 'exceeded'
+}
+
+/** What became of a `reserve`. */
+export interface ReserveOutcome extends QuotaUsage {
+  /**
+   * `'held'` now; `'repeated'`: the same claim is held already; `'exceeded'`: it didn't fit, and has no effect; `'conflict'`: the id
+   * belongs to another claim, or to one that is over.
+   */
+  readonly status: 'held' | 'repeated' | 'exceeded' | 'conflict'
+  /** When the hold ends by itself, in milliseconds since the epoch on the store's clock; 0 where there is none. */
+  readonly expiresAt: number
+}
+
+/** What became of a `settle`. */
+export interface SettleOutcome {
+  /**
+   * `'settled'` now; `'repeated'`: it was settled before, with whatever value; `'exceeded'`: what goes beyond the hold, or all of it
+   * after the hold has expired, doesn't fit, and nothing has changed; `'released'`: it was released before; `'unknown'`: there is no
+   * such reservation, or it was forgotten.
+   */
+  readonly status: 'settled' | 'repeated' | 'exceeded' | 'released' | 'unknown'
+  /** The reservation as it was made, where it is known. */
+  readonly claim?: QuotaClaim | undefined
+  /** What the store knows about its key after this, where it is known. */
+  readonly usage?: QuotaUsage | undefined
+}
+
+/**
+ * Where quotas are counted. As a `UsageSink` it counts whatever comes; `consume` and `reserve` never let `used + held` pass a limit,
+ * from however many processes they come at once.
+ *
+ * Methods reject only when the store failed. Every method that changes something may be called again with the same id when its
+ * outcome is unknown. Holds expire on the store's own clock.
+ */
+export interface QuotaStore extends UsageSink {
+  /** What is used and held, in the order of the keys; zeros for a key that is unknown. */
+  readUsage(keys: readonly QuotaKey[]): PromiseLike<readonly QuotaUsage[]>
+  /** Counts a use if it fits. */
+  consume(claim: QuotaClaim): PromiseLike<ConsumeOutcome>
+  /** Holds a value if it fits. */
+  reserve(claim: HoldClaim): PromiseLike<ReserveOutcome>
+  /**
+   * Turns a hold into a use of `actual`. What `actual` has more than was held must fit the claim's limit; so must all of it once the
+   * hold has expired.
+   */
+  settle(id: string, actual: number): PromiseLike<SettleOutcome>
+  /** Gives a hold back; nothing happens where there is none. */
+  release(id: string): PromiseLike<void>
+}
+
+/** An event in a journal. */
+export interface JournalledUsage {
+  /** Its place in the journal: greater than that of every event before it. */
+  readonly position: number
+  /** The event. */
+  readonly event: AcceptedUsage
+}
+
+/** What a journal kept of earlier runs. */
+export interface JournalRemains {
+  /** Batches that may have reached the sink: they must be written again as they were, under their ids. Oldest first. */
+  readonly batches: readonly { readonly id: string; readonly events: readonly JournalledUsage[] }[]
+  /** Events that were in no batch yet. Oldest first. */
+  readonly events: readonly JournalledUsage[]
+}
+
+/** Usage that was given up. */
+export interface DeadUsage {
+  /** The batch in which it was given up. */
+  readonly batchId: string
+  /** The events. */
+  readonly events: readonly AcceptedUsage[]
+  /** Why. */
+  readonly error: unknown
+}
+
+/**
+ * Keeps accepted usage until it is accounted, so that a crash loses none. A batch is assigned before its first attempt; after a
+ * crash the same batches come back with the same ids, so that an idempotent sink counts them once.
+ *
+ * Methods reject when the journal failed; nothing of the call is kept then, unless the error's `outcomeUnknown` says otherwise.
+ */
+export interface UsageJournal {
+  /** Opens it. Called once, before anything else. */
+  open(): PromiseLike<JournalRemains>
+  /**
+   * Adds an event, behind those of earlier calls.
+   *
+   * @returns its position, once it is durable.
+   */
+  append(event: AcceptedUsage): PromiseLike<number>
+  /** Notes which events make up a batch; resolves once that is durable. An event may be assigned anew: the latest one counts. */
+  assign(batchId: string, positions: readonly number[]): PromiseLike<void>
+  /**
+   * Forgets a batch that was applied or given up. Whether that is durable doesn't matter much: a batch that comes back is counted
+   * once all the same.
+   */
+  settle(batchId: string): PromiseLike<void>
+  /** Keeps what was given up where an operator finds it; resolves once that is durable. */
+  deadLetter(usage: DeadUsage): PromiseLike<void>
+  /** Makes durable what was called so far, and closes it. */
+  close(): PromiseLike<void>
 }
 
 /** Where log lines go. */

@@ -1,5 +1,6 @@
 import { StoreError } from '../core/errors.js'
 import type { CounterIncrement, RefusedIncrement } from '../core/ports.js'
+import { isStorable } from './storable.js'
 
 /** How far a counter goes in either direction: as far as a number is exact. */
 export const maxCounter: number = Number.MAX_SAFE_INTEGER
@@ -36,16 +37,6 @@ export function validSums(sums: ReadonlyMap<string, number>): { valid: CounterSu
   }
   return { valid, refused }
 }
-
-function isStorable(key: unknown): key is string {
-  return typeof key === 'string' && !key.includes('\0') && isWellFormed(key)
-}
-
-/** `String.prototype.isWellFormed`, which TypeScript's ES2023 doesn't know yet; Node 20 has it. */
-const isWellFormed: (text: string) => boolean =
-  'isWellFormed' in String.prototype
-    ? (text) => (text as string & { isWellFormed(): boolean }).isWellFormed()
-    : (text) => !/[\uD800-\uDBFF](?![\uDC00-\uDFFF])|(?<![\uD800-\uDBFF])[\uDC00-\uDFFF]/.test(text)
 
 function show(key: string): string {
   return JSON.stringify(key.length > 60 ? `${key.slice(0, 59)}…` : key)
