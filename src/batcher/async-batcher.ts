@@ -71,7 +71,7 @@ export interface AsyncBatcherOptions<Item> extends ComponentOptions {
   groupBy?: ((item: Item) => unknown) | undefined
   /**
    * Whether a batch that failed for good is halved until the item at fault stands alone. Never after an outcome that is
-   * unknown, an open circuit or a wrong number of results.
+   * unknown, a `SpillwayError` that is `retryable` (a store that is down), an open circuit or a wrong number of results.
    * @defaultValue false
    */
   bisect?: boolean | undefined

@@ -16,6 +16,8 @@ import { TurnClock } from './turn-clock.js'
 export interface BatchFace<E extends Entry> {
   /** Hands entries to the user's function, in the async context in which the component was made. */
   call(entries: readonly E[], context: BatchContext): unknown
+  /** The id of entries that have been a batch before. */
+  idOf?(entries: readonly E[]): string | undefined
   /** What is wrong with an answer as a whole; such a batch fails. */
   check?(entries: readonly E[], answer: unknown): Error | undefined
   /** Settles one entry of a batch that was done; returns whether this entry succeeded. */
@@ -199,6 +201,26 @@ export class BatchQueue<E extends Entry> {
     this.#straightTurn = this.#turnClock.turn
   }
 
+  /** Accepts entries that were accepted before, in an earlier life: as one batch, due at once, whatever the limits say. */
+  adopt(entries: readonly E[]): void {
+    this.#straight = 0
+    const cohort: Cohort = { at: this.#turnClock.now(), epoch: this.books.epoch }
+    // A group of its own, so that nothing joins it.
+    const group = this.#groupOf(entries)
+    const batch = this.#open(group, cohort.at)
+    for (const entry of entries) {
+      this.books.offered++
+      this.books.queued++
+      this.#depth++
+      cohort.epoch.pending++
+      entry.cohort = cohort
+      if (this.#line !== undefined) entry.place = this.#line.push(entry)
+      batch.add(entry)
+      this.#face.entered?.(entry)
+    }
+    this.#becomeDue(batch)
+  }
+
   /** Counts one more offer that was merged into an entry which hasn't left yet. */
   merge(entry: E & MergingEntry): void {
     const books = this.books
@@ -293,7 +315,7 @@ export class BatchQueue<E extends Entry> {
         error: inDoubt ? maybeDone : neverDone,
       }))
     // What never left is given up as if it had been one last batch.
-    const rest = new Portion(queued, this.#setting.clock.now(), this.#host.newBatchId)
+    const rest = new Portion(queued, this.#setting.clock.now(), () => this.#host.newBatchId(queued))
     lots.push({ portion: rest, left: queued, error: neverDone })
     // First the books, all of them, then whoever may look at them.
     let abandoned = 0
@@ -734,7 +756,7 @@ export class BatchQueue<E extends Entry> {
       get closing() {
         return isClosed()
       },
-      newBatchId: () => batchId(clock.wallNow(), seeded ? random : undefined),
+      newBatchId: (entries) => face.idOf?.(entries) ?? batchId(clock.wallNow(), seeded ? random : undefined),
       call: (entries, context) => {
         this.#calling++
         try {

@@ -27,7 +27,7 @@ export interface RunHost<E extends Entry> {
   readonly random: () => number
   /** Whether the queue is closing, so that nothing should wait longer than it must. */
   readonly closing: boolean
-  newBatchId(): string
+  newBatchId(entries: readonly E[]): string
   /** Hands entries to the user's function. */
   call(entries: readonly E[], context: BatchContext): unknown
   /** What is wrong with an answer as a whole. */
@@ -124,7 +124,7 @@ export class BatchRun<E extends Entry> {
     this.batch = batch
     this.entries = entries
     this.live = entries.length
-    this.#portion = new Portion(entries, startedAt, () => host.newBatchId())
+    this.#portion = new Portion(entries, startedAt, () => host.newBatchId(entries))
   }
 
   /** What is being tried now. */
@@ -281,12 +281,10 @@ export class BatchRun<E extends Entry> {
   }
 
   #mayBisect(error: unknown): boolean {
-    return (
-      this.#host.policy.bisect &&
-      this.#portion.doubt === undefined &&
-      !isSpillwayError(error, 'ERR_CIRCUIT_OPEN') &&
-      !isSpillwayError(error, 'ERR_BATCH_RESULT')
-    )
+    if (!this.#host.policy.bisect || this.#portion.doubt !== undefined) return false
+    if (!isSpillwayError(error)) return true
+    // One that says that the same call may succeed later is about the callee, not about an item.
+    return !error.retryable && error.code !== 'ERR_CIRCUIT_OPEN' && error.code !== 'ERR_BATCH_RESULT'
   }
 
   /** The portion's two halves, the first one last; undefined where it is one item. */

@@ -10,6 +10,8 @@ export class TurnClock {
   readonly #clock: Clock
   #read = false
   #now = 0
+  #wallRead = false
+  #wallNow = 0
   /** Changes when a turn ends in which the clock was read: as long as it is the same, so is `now()`. */
   turn = 0
 
@@ -32,15 +34,28 @@ export class TurnClock {
     return this.#read ? this.#now : this.#readClock()
   }
 
+  /** Milliseconds since the epoch, as of the first call in this turn. */
+  wallNow(): number {
+    return this.#wallRead ? this.#wallNow : this.#readWallClock()
+  }
+
   #readClock(): number {
+    if (!this.#wallRead) this.#clock.defer(this.#forget)
     this.#now = this.#clock.now()
     this.#read = true
-    this.#clock.defer(this.#forget)
     return this.#now
+  }
+
+  #readWallClock(): number {
+    if (!this.#read) this.#clock.defer(this.#forget)
+    this.#wallNow = this.#clock.wallNow()
+    this.#wallRead = true
+    return this.#wallNow
   }
 
   readonly #forget = (): void => {
     this.#read = false
+    this.#wallRead = false
     this.turn++
   }
 }

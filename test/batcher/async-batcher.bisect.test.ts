@@ -192,6 +192,7 @@ describe('bisect never comes after', () => {
     ['a lost connection', Object.assign(new Error('reset'), { code: 'ECONNRESET' })],
     ['an unknown outcome', new StoreError('lost', { outcomeUnknown: true })],
     ['a timeout of the store’s own', new DOMException('timed out', 'TimeoutError')],
+    ['a store that is down', new StoreError('refused')],
     ['an open circuit', new SpillwayError('ERR_CIRCUIT_OPEN', 'the circuit is open')],
   ]
   for (const idempotent of [false, true]) {
