@@ -1,5 +1,6 @@
 export type { ContractCase } from './contracts/contract.js'
 export { type CounterStoreHarness, counterStoreContract } from './contracts/counter-store.js'
+export { type UsageJournalHarness, type UsageJournalPlace, usageJournalContract } from './contracts/usage-journal.js'
 export { FakeClock, type FakeClockOptions } from './fake-clock.js'
 export {
   commitThenDrop,
@@ -13,4 +14,5 @@ export {
   slow,
 } from './faults.js'
 export { MemoryCounterStore, type MemoryCounterStoreOptions } from './memory-counter-store.js'
+export { type JournalOperation, MemoryUsageJournal, type MemoryUsageJournalOptions } from './memory-usage-journal.js'
 export { seededRandom } from './seeded-random.js'
