@@ -90,3 +90,12 @@ export type { Overflow } from './core/options.js'
 export type * from './core/ports.js'
 export type { RetryOptions } from './core/retry.js'
 export type * from './core/stats.js'
+export {
+  type PublishOptions,
+  QuotaConsumer,
+  type QuotaConsumerEvents,
+  type QuotaConsumerOptions,
+  type QuotaConsumerStats,
+  type StartReport,
+  type UsageFailure,
+} from './quota/quota-consumer.js'

@@ -158,3 +158,29 @@ export function refuseTotals(batch: UsageBatch, refused: ReadonlyMap<UsageTotal,
     return error === undefined ? [] : [{ index, error }]
   })
 }
+
+/**
+ * Reads what a sink answered: its refusals by the index of the event, undefined for none. What isn't a list of refusals, say the
+ * rows that a query happened to return, refuses nothing and is told to `onWrong`.
+ */
+export function refusalsOf(
+  answer: unknown,
+  events: number,
+  onWrong: () => void,
+): ReadonlyMap<number, Error> | undefined {
+  if (!Array.isArray(answer) || answer.length === 0) return undefined
+  const refused = new Map<number, Error>()
+  for (const item of answer as readonly (Partial<RefusedUsage> | null | undefined)[]) {
+    const { index, error } = item ?? {}
+    if (
+      !Number.isInteger(index) ||
+      !((index as number) >= 0 && (index as number) < events) ||
+      !(error instanceof Error)
+    ) {
+      onWrong()
+      return undefined
+    }
+    refused.set(index as number, error)
+  }
+  return refused
+}
