@@ -1,5 +1,5 @@
 import { InvalidEventError } from '../core/errors.js'
-import { describeValue } from '../core/options.js'
+import { describeValue, failOption } from '../core/options.js'
 import type {
   AcceptedUsage,
   QuotaPeriod,
@@ -53,6 +53,19 @@ export function timeOf(timestamp: number | Date): number {
   return typeof timestamp === 'number' ? timestamp : Number(timestamp)
 }
 
+/** Checks a time that is no event's, and returns it in milliseconds since the epoch. */
+export function checkTime(field: string, time: number | Date): number {
+  const at = isTime(time) ? timeOf(time) : Number.NaN
+  // As far as a Date goes, in either direction.
+  if (Math.abs(at) <= 8.64e15) return at
+  return failOption(field, 'must be a Date or milliseconds since the epoch', time)
+}
+
+/** A Date by its shape: dates come from other realms. */
+function isTime(time: number | Date): boolean {
+  return typeof time === 'number' || typeof (time as Date | null | undefined)?.getTime === 'function'
+}
+
 /** What is wrong with an event, the first field of it; undefined where it is right. */
 export function problemOfUsage(event: UsageEvent): InvalidEventError | undefined {
   if (typeof event !== 'object' || event === null) return invalid('event', 'must be an object', event)
@@ -90,9 +103,7 @@ export function problemOfValue(field: string, value: number): InvalidEventError 
 }
 
 function problemOfTime(timestamp: number | Date): InvalidEventError | undefined {
-  // A Date by its shape: dates come from other realms.
-  const isTime = typeof timestamp === 'number' || typeof (timestamp as Date | null)?.getTime === 'function'
-  const at = isTime ? timeOf(timestamp) : Number.NaN
+  const at = isTime(timestamp) ? timeOf(timestamp) : Number.NaN
   if (at >= earliestTimestamp && at <= latestTimestamp) return undefined
   return invalid(
     'timestamp',

@@ -31,8 +31,11 @@ import { type BatchPolicy, resolveBatchOptions } from '../internal/batch-options
 import { type BatchFace, BatchQueue } from '../internal/batch-queue.js'
 import type { Portion } from '../internal/batch-run.js'
 import { deferred, handled, rejected } from '../internal/deferred.js'
+import { Tasks } from '../internal/tasks.js'
 import { TurnClock } from '../internal/turn-clock.js'
-import { maxUsage, problemOfUsage, quotaPeriods, refusalsOf, timeOf } from '../internal/usage.js'
+import { checkTime, maxUsage, problemOfUsage, quotaPeriods, refusalsOf, timeOf } from '../internal/usage.js'
+import { ConsumerHealth, type HealthReason } from './consumer-health.js'
+import { type JournalAction, JournalKeeper } from './journal-keeper.js'
 import { PendingUsage } from './pending-usage.js'
 import { EntryBatch, eventOf, PlainUse, TrackedUse, type UsageEntry } from './usage-entry.js'
 
@@ -148,11 +151,11 @@ export interface QuotaConsumerEvents {
   /** An event was refused: it is wrong, or the consumer is full or closed. */
   rejected: { readonly event: UsageEvent; readonly error: unknown }
   /** The journal failed at something: an event that was published and so refused, or one that was offered and is only in memory. */
-  journalFailed: { readonly action: 'append' | 'settle' | 'dead-letter'; readonly error: unknown }
+  journalFailed: { readonly action: JournalAction; readonly error: unknown }
   /** The sink fails again and again, or there is no room. */
-  unhealthy: { readonly reason: 'failing' | 'full'; readonly error: unknown }
+  unhealthy: { readonly reason: HealthReason; readonly error: unknown }
   /** The sink took a batch again, or there is room again. */
-  recovered: { readonly reason: 'failing' | 'full' }
+  recovered: { readonly reason: HealthReason }
 }
 
 /** Stats of {@link QuotaConsumer}, in events. `aborted` are those whose publisher gave up, or whose journal failed. */
@@ -247,23 +250,19 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
   readonly #queue: BatchQueue<UsageEntry>
   readonly #turnClock: TurnClock
   readonly #pending: PendingUsage
-  readonly #journal: UsageJournal | undefined
+  readonly #keeper: JournalKeeper | undefined
+  readonly #health: ConsumerHealth
   readonly #onFailed: QuotaConsumerOptions['onFailed']
   readonly #onApplied: QuotaConsumerOptions['onApplied']
   readonly #Use: typeof PlainUse | typeof TrackedUse
   readonly #policy: BatchPolicy
   readonly #needsRequest: boolean
-  readonly #unhealthyAfter: number
   /** The batches in flight, by the engine's own lists of their entries. */
   readonly #batches = new WeakMap<readonly UsageEntry[], EntryBatch>()
   /** What goes on behind the events: dead letters, settling in the journal, `onFailed`. */
-  readonly #tasks = new Set<Promise<void>>()
+  readonly #tasks = new Tasks()
   #starting: Promise<StartReport> | undefined
-  #opened = false
   #abandoning = false
-  #failedInARow = 0
-  #lastError: unknown
-  #full = false
   #refusedEvents = 0
   #recoveredEvents = 0
   #unjournalledEvents = 0
@@ -295,10 +294,19 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
     if (this.#needsRequest && sink.dedupe !== 'request') {
       failOption('dedupe', "needs a sink whose dedupe is 'request'", options.dedupe)
     }
-    this.#unhealthyAfter = checkCount('unhealthyAfter', valueOr(options.unhealthyAfter, defaults.unhealthyAfter))
     this.#onFailed = checkOptionalFunction('onFailed', options.onFailed)
     this.#onApplied = checkOptionalFunction('onApplied', options.onApplied)
-    this.#journal = checkJournal(options.journal, sink, policy.overflow)
+    const journal = checkJournal(options.journal, sink, policy.overflow)
+    if (journal !== undefined) {
+      this.#keeper = new JournalKeeper(journal, this.#tasks, (action, error) => {
+        if (this.events.has('journalFailed')) this.events.emit('journalFailed', { action, error })
+      })
+    }
+    const unhealthyAfter = checkCount('unhealthyAfter', valueOr(options.unhealthyAfter, defaults.unhealthyAfter))
+    this.#health = new ConsumerHealth(unhealthyAfter, policy.capacity, {
+      unhealthy: (reason, error) => this.events.emit('unhealthy', { reason, error }),
+      recovered: (reason) => this.events.emit('recovered', { reason }),
+    })
     const periodOf = checkFunction(
       'periodOf',
       valueOr(options.periodOf, (): QuotaPeriod => 'month'),
@@ -306,7 +314,7 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
     this.periodOf = (quotaType) => checkOneOf('periodOf', periodOf(quotaType), quotaPeriods)
     this.#pending = new PendingUsage(this.periodOf, Math.max(1000, policy.capacity))
     this.#turnClock = TurnClock.of(this.clock)
-    this.#Use = this.#journal !== undefined || policy.overflow === 'drop-oldest' ? TrackedUse : PlainUse
+    this.#Use = this.#keeper !== undefined || policy.overflow === 'drop-oldest' ? TrackedUse : PlainUse
     this.#queue = new BatchQueue(
       { name: this.name, clock: this.clock, random: this.random, seeded: options.random !== undefined },
       policy,
@@ -352,7 +360,7 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
       this.#recordRefusal(event, refusal)
       return false
     }
-    if (this.#journal !== undefined) this.#append(entry as TrackedUse, true)
+    this.#append(entry, true)
     return true
   }
 
@@ -384,8 +392,8 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
       this.#recordRefusal(event, refusal)
       return rejected(refusal)
     }
-    if (this.#journal === undefined) return Promise.resolve()
-    return handled(orAbort(this.#append(entry as TrackedUse, false), signal))
+    const appended = this.#append(entry, false)
+    return appended === undefined ? Promise.resolve() : handled(orAbort(appended, signal))
   }
 
   /**
@@ -393,19 +401,20 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
    * are in both.
    *
    * @param at - a time within the period that is asked for. The default is now.
+   * @throws OptionError when it is no time.
    */
   pending(userId: UserId, quotaType: string, at?: number | Date): number {
-    return this.#pending.valueAt(userId, quotaType, at === undefined ? this.#turnClock.wallNow() : timeOf(at))
+    return this.#pending.valueAt(userId, quotaType, at === undefined ? this.#turnClock.wallNow() : checkTime('at', at))
   }
 
   /** Whether it is open, its sink takes batches, and there is room. */
   isHealthy(): boolean {
-    return !this.#queue.closed && this.#failedInARow < this.#unhealthyAfter && !this.#full
+    return !this.#queue.closed && this.#health.healthy
   }
 
   override async flush(): Promise<FlushReport> {
     const report = await this.#queue.flush()
-    await this.#settleTasks()
+    await this.#tasks.settled()
     return report
   }
 
@@ -432,7 +441,7 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
     await this.#starting?.catch(() => undefined)
     await drained
     if (this.#queue.books.queued + this.#queue.books.inFlight > 0) await this.#queue.drain()
-    await this.#settleTasks()
+    await this.#tasks.settled()
   }
 
   protected override abandon(): number {
@@ -441,9 +450,7 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
   }
 
   protected override release(): void | PromiseLike<void> {
-    if (this.#opened) return this.#journal?.close()
-    // Still being opened at the deadline: nobody waits for that.
-    this.#starting?.then(() => this.#journal?.close()).catch(() => undefined)
+    return this.#keeper?.close()
   }
 
   // ── accept ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -488,9 +495,8 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
           this.#recordRefusal(event, refusal)
           wait.reject(refusal)
         } else {
-          wait.resolve(
-            this.#journal === undefined ? undefined : orAbort(this.#append(entry as TrackedUse, false), signal),
-          )
+          const appended = this.#append(entry, false)
+          wait.resolve(appended === undefined ? undefined : orAbort(appended, signal))
         }
         return true
       },
@@ -510,36 +516,26 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
     return handled(wait.promise)
   }
 
-  /** Gives an accepted event to the journal. Rejects, and takes a published event out again, when that failed. */
-  #append(entry: TrackedUse, offered: boolean): Promise<void> {
-    const journal = this.#journal as UsageJournal
-    const appended = this.#opened
-      ? toPromise(() => journal.append(eventOf(entry)))
-      : this.start().then(() => journal.append(eventOf(entry)))
-    const done = appended.then(
-      (position) => {
-        entry.position = position
-        entry.journalled = undefined
-      },
-      (error: unknown) => {
-        entry.journalled = undefined
-        this.#recordJournalFailure('append', error)
+  /**
+   * Gives an accepted event to the journal, where there is one. When that fails, the promise rejects, and an event that was published
+   * is taken out again.
+   */
+  #append(entry: UsageEntry, offered: boolean): Promise<void> | undefined {
+    return this.#keeper?.append(
+      entry as TrackedUse,
+      () => this.start(),
+      (error) => {
         if (offered) this.#unjournalledEvents++
         else if (this.#queue.abort(entry, error)) entry.cell.remove(entry.value)
-        throw error
       },
     )
-    handled(done)
-    entry.journalled = done.catch(() => undefined)
-    return done
   }
 
   // ── start ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
   async #start(): Promise<StartReport> {
-    if (this.#journal === undefined) return { recoveredBatches: 0, recoveredEvents: 0 }
-    const remains = await this.#journal.open()
-    this.#opened = true
+    if (this.#keeper === undefined) return { recoveredBatches: 0, recoveredEvents: 0 }
+    const remains = await this.#keeper.open()
     // They stay where they are when it was closed meanwhile, and ran out of time.
     return this.#adopt(this.#abandoning ? { batches: [], events: [] } : remains)
   }
@@ -573,7 +569,7 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
   #face(): BatchFace<UsageEntry> {
     return {
       call: (entries, context) => this.#write(entries, context),
-      idOf: ([first]) => (first as Partial<TrackedUse> | undefined)?.batchId,
+      idOf: formerIdOf,
       check: (entries, answer) => {
         const batch = this.#batches.get(entries)
         if (batch !== undefined) batch.refused = answer as EntryBatch['refused']
@@ -588,7 +584,7 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
       onSettled: (portion, _succeeded, _failed, durationMs) => this.#recordSettled(portion, durationMs),
       onFailed: (portion, entries, error) => this.#recordFailed(portion, entries, error),
       onDropped: (entry, reason) => {
-        if (reason === 'drop-newest') this.#recordFull()
+        this.#health.foundFull()
         if (this.events.has('dropped')) this.events.emit('dropped', { event: eventOf(entry), reason })
       },
     }
@@ -596,7 +592,7 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
 
   /** Makes an attempt; answers which entries the sink refused, undefined for none. */
   #write(entries: readonly UsageEntry[], context: BatchContext): unknown {
-    if (this.#journal !== undefined) return this.#writeJournalled(this.#journal, entries, context)
+    if (this.#keeper !== undefined) return this.#writeJournalled(this.#keeper, entries, context)
     const batch = this.#batchOf(entries, context.batchId)
     const answer = this.sink.write(batch.usage, context)
     if (isThenable(answer)) return answer.then((refused) => this.#refusedOf(batch, refused))
@@ -604,18 +600,16 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
   }
 
   async #writeJournalled(
-    journal: UsageJournal,
+    keeper: JournalKeeper,
     entries: readonly UsageEntry[],
     context: BatchContext,
   ): Promise<unknown> {
     for (const entry of entries as readonly TrackedUse[]) if (entry.journalled !== undefined) await entry.journalled
     const batch = this.#batchOf(entries, context.batchId)
-    const positions = positionsOf(batch.entries)
     // All of it failed in the journal, and its publishers know.
     if (batch.entries.length === 0) return undefined
-    if (!batch.assigned && positions.length > 0) await journal.assign(batch.usage.id, positions)
-    batch.assigned = true
-    if (context.signal.aborted) throw context.signal.reason
+    await keeper.assign(batch)
+    context.signal.throwIfAborted()
     return this.#refusedOf(batch, await this.sink.write(batch.usage, context))
   }
 
@@ -623,7 +617,7 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
   #batchOf(entries: readonly UsageEntry[], id: string): EntryBatch {
     let batch = this.#batches.get(entries)
     if (batch === undefined) {
-      batch = new EntryBatch(id, this.#journal === undefined ? entries : entries.filter((entry) => !entry.done))
+      batch = new EntryBatch(id, this.#keeper === undefined ? entries : entries.filter((entry) => !entry.done))
       // It came back from the journal as it is.
       batch.assigned = (entries[0] as Partial<TrackedUse> | undefined)?.batchId === id
       this.#batches.set(entries, batch)
@@ -654,22 +648,24 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
 
   /** The queue itself refused it, and has counted that. */
   #recordRefusal(event: UsageEvent, error: unknown): void {
-    if (isSpillwayError(error, 'ERR_FULL')) this.#recordFull()
-    // A newest that was dropped has had its event.
-    if (this.#policy.overflow === 'drop-newest' && isSpillwayError(error, 'ERR_FULL')) return
+    if (isSpillwayError(error, 'ERR_FULL')) {
+      this.#health.foundFull()
+      // A newest that was dropped has had its event.
+      if (this.#policy.overflow === 'drop-newest') return
+    }
     if (this.events.has('rejected')) this.events.emit('rejected', { event, error })
   }
 
   #recordRetry(portion: Portion<UsageEntry>, attempt: number, delayMs: number, error: unknown): void {
     if (this.events.has('retried')) this.events.emit('retried', { batchId: portion.id, attempt, delayMs, error })
-    this.#recordFailing(error)
+    this.#health.failed(error)
   }
 
   #recordSettled(portion: Portion<UsageEntry>, durationMs: number): void {
-    this.#recordRoom()
+    this.#health.queued(this.#queue.books.queued)
     const batch = this.#batches.get(portion.entries)
     if (batch === undefined || batch.failed || batch.entries.length === 0) return
-    this.#recordWorking()
+    this.#health.wrote()
     const { usage, refused } = batch
     const events = batch.entries.length - (refused?.size ?? 0)
     if (events > 0) {
@@ -680,7 +676,7 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
       }
     }
     if (refused !== undefined) this.#recordRefused(batch, refused, portion.attempts)
-    else if (this.#journal !== undefined) this.#settleInJournal(this.#journal, usage.id)
+    else this.#keeper?.settle(usage.id)
   }
 
   #tellApplied(keys: readonly QuotaKey[]): void {
@@ -710,9 +706,9 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
     const { id: batchId, attempts } = portion
     const batch = this.#batches.get(portion.entries)
     if (batch !== undefined) batch.failed = true
-    if (!this.#abandoning) this.#recordFailing(error)
+    if (!this.#abandoning) this.#health.failed(error)
     // Abandoned, or never noted as a batch: the journal has what it got of it still, and brings that back.
-    const comesBack = this.#journal !== undefined && (this.#abandoning || !batch?.assigned)
+    const comesBack = this.#keeper !== undefined && (this.#abandoning || !batch?.assigned)
     const failures = [true, false].map((kept) => {
       const events = entries.filter((entry) => (comesBack && isJournalled(entry)) === kept).map(eventOf)
       return { batchId, events, attempts, error, kept }
@@ -728,21 +724,18 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
     for (const failure of failures) {
       if (this.events.has('failed')) this.events.emit('failed', failure)
       if (this.#onFailed !== undefined) this.#tellFailed(this.#onFailed, failure)
-      else if (this.#journal === undefined && !this.events.has('failed')) this.#warnOfLoss(failure)
+      else if (this.#keeper === undefined && !this.events.has('failed')) this.#warnOfLoss(failure)
     }
-    if (this.#journal === undefined) return
-    this.#bury(
-      this.#journal,
+    this.#keeper?.bury(
       failures.filter(({ kept }) => !kept),
       batchId,
     )
   }
 
   #tellFailed(onFailed: NonNullable<QuotaConsumerOptions['onFailed']>, failure: UsageFailure): void {
-    this.#track(
-      toPromise(() => onFailed(failure)).then(undefined, (error) =>
-        warn(`${this.name}: onFailed failed, so ${lossOf(failure)}: ${describeError(error)}`),
-      ),
+    this.#tasks.run(
+      () => onFailed(failure),
+      (error) => warn(`${this.name}: onFailed failed, so ${lossOf(failure)}: ${describeError(error)}`),
     )
   }
 
@@ -754,65 +747,6 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
       `${this.name} gave up usage, and neither onFailed nor a listener of 'failed' takes it: ${lossOf(failure)}: ` +
         describeError(failure.error),
     )
-  }
-
-  #bury(journal: UsageJournal, failures: readonly UsageFailure[], batchId: string | undefined): void {
-    if (failures.length === 0 || !this.#opened) return
-    const bury = async (): Promise<void> => {
-      try {
-        for (const failure of failures) await journal.deadLetter(failure)
-      } catch (error) {
-        // It isn't settled then, and so comes back.
-        this.#recordJournalFailure('dead-letter', error)
-        return
-      }
-      if (batchId !== undefined) this.#settleInJournal(journal, batchId)
-    }
-    this.#track(bury())
-  }
-
-  #settleInJournal(journal: UsageJournal, batchId: string): void {
-    this.#track(
-      toPromise(() => journal.settle(batchId)).then(undefined, (error) => this.#recordJournalFailure('settle', error)),
-    )
-  }
-
-  #recordJournalFailure(action: QuotaConsumerEvents['journalFailed']['action'], error: unknown): void {
-    if (this.events.has('journalFailed')) this.events.emit('journalFailed', { action, error })
-  }
-
-  #recordFailing(error: unknown): void {
-    this.#lastError = error
-    if (++this.#failedInARow === this.#unhealthyAfter) this.events.emit('unhealthy', { reason: 'failing', error })
-  }
-
-  #recordWorking(): void {
-    const failing = this.#failedInARow >= this.#unhealthyAfter
-    this.#failedInARow = 0
-    this.#lastError = undefined
-    if (failing) this.events.emit('recovered', { reason: 'failing' })
-  }
-
-  #recordFull(): void {
-    if (this.#full) return
-    this.#full = true
-    this.events.emit('unhealthy', { reason: 'full', error: this.#lastError })
-  }
-
-  /** Half of the room must be free again, so that it isn't well and unwell in turns. */
-  #recordRoom(): void {
-    if (!this.#full || this.#queue.books.queued > this.#policy.capacity / 2) return
-    this.#full = false
-    this.events.emit('recovered', { reason: 'full' })
-  }
-
-  #track(task: Promise<void>): void {
-    const tracked: Promise<void> = task.finally(() => this.#tasks.delete(tracked))
-    this.#tasks.add(tracked)
-  }
-
-  async #settleTasks(): Promise<void> {
-    while (this.#tasks.size > 0) await Promise.all(this.#tasks)
   }
 }
 
@@ -830,10 +764,10 @@ function checkJournal(
   return journal
 }
 
-function positionsOf(entries: readonly UsageEntry[]): number[] {
-  const positions: number[] = []
-  for (const { position } of entries as readonly TrackedUse[]) if (position !== undefined) positions.push(position)
-  return positions
+/** The id of entries that were one batch in an earlier process. */
+function formerIdOf(entries: readonly UsageEntry[]): string | undefined {
+  const id = (entries[0] as Partial<TrackedUse> | undefined)?.batchId
+  return id !== undefined && (entries as readonly TrackedUse[]).every(({ batchId }) => batchId === id) ? id : undefined
 }
 
 /** Whether the journal has it, or is about to. */
@@ -844,9 +778,4 @@ function isJournalled(entry: UsageEntry): boolean {
 
 function lossOf({ batchId, events }: UsageFailure): string {
   return `${events.length} ${events.length === 1 ? 'event' : 'events'} of batch ${batchId} were not counted`
-}
-
-/** Calls, and makes a promise of whatever comes of it. */
-async function toPromise<T>(call: () => T | PromiseLike<T>): Promise<T> {
-  return call()
 }
