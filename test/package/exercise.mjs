@@ -7,6 +7,7 @@
  */
 export async function exercise(spillway) {
   const { AsyncBatcher, AsyncWriteBuffer, CircuitBreaker, isSpillwayError, LoadBalancer } = spillway
+  const { MemoryQuotaStore, QuotaConsumer, QuotaService } = spillway
 
   let calls = 0
   const square = new AsyncBatcher(
@@ -85,6 +86,19 @@ export async function exercise(spillway) {
   equal(asked.join(), 'a,b')
   equal(answer, 'b')
   equal((await balancer.close()).drained, true)
+
+  const store = new MemoryQuotaStore()
+  const usage = new QuotaConsumer(store, { maxBatchSize: 4 })
+  const quotas = new QuotaService({ store, consumer: usage, limitFor: () => 10 })
+  for (let n = 0; n < 6; n++) await quotas.consumeQuota('ann', 'requests', 1)
+  equal((await quotas.checkQuota('ann', 'requests', 4)).allowed, true)
+  equal((await quotas.checkQuota('ann', 'requests', 5)).allowed, false)
+  equal((await usage.close()).drained, true)
+  const reservation = await quotas.reserve('ann', 'requests', 4, { id: 'r1', ttlMs: 1000 })
+  const exceeded = await quotas.consumeQuotaSync('ann', 'requests', 1).catch((error) => error)
+  equal(isSpillwayError(exceeded, 'ERR_QUOTA_EXCEEDED'), true)
+  await reservation.settle(1)
+  equal((await quotas.checkQuota('ann', 'requests', 1)).used, 7)
 
   return `${offered} items in ${square.stats().batches} batches, 300 writes in ${writes.stats().batches}`
 }

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { createRequire } from 'node:module'
 import * as spillway from 'spillway'
 import { ConsulRegistration } from 'spillway/consul'
+import { FileJournal } from 'spillway/file'
 import { GrpcChannelPool } from 'spillway/grpc'
 import { HttpClient } from 'spillway/http'
 import { PostgresCounterStore } from 'spillway/postgres'
@@ -36,7 +37,14 @@ const lost = commitThenDrop(async () => 1, { failureRate: 1 })
 await assert.rejects(lost, (error) => error instanceof spillway.StoreError && error.outcomeUnknown)
 
 // Each adapter loads without its client library: that comes from the caller.
-for (const Adapter of [ConsulRegistration, GrpcChannelPool, HttpClient, PostgresCounterStore, RedisCounterStore]) {
+for (const Adapter of [
+  ConsulRegistration,
+  FileJournal,
+  GrpcChannelPool,
+  HttpClient,
+  PostgresCounterStore,
+  RedisCounterStore,
+]) {
   assert.throws(
     () => new Adapter({}),
     (error) => error instanceof spillway.OptionError,
