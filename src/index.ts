@@ -90,6 +90,7 @@ export type { Overflow } from './core/options.js'
 export type * from './core/ports.js'
 export type { RetryOptions } from './core/retry.js'
 export type * from './core/stats.js'
+export { MemoryQuotaStore, type MemoryQuotaStoreOptions } from './quota/memory-quota-store.js'
 export {
   type PublishOptions,
   QuotaConsumer,

@@ -1,6 +1,8 @@
 export type { ContractCase } from './contracts/contract.js'
 export { type CounterStoreHarness, counterStoreContract } from './contracts/counter-store.js'
+export { type QuotaStoreHarness, quotaStoreContract } from './contracts/quota-store.js'
 export { type UsageJournalHarness, type UsageJournalPlace, usageJournalContract } from './contracts/usage-journal.js'
+export { type UsageSinkHarness, usageSinkContract } from './contracts/usage-sink.js'
 export { FakeClock, type FakeClockOptions } from './fake-clock.js'
 export {
   commitThenDrop,

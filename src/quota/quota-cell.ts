@@ -1,0 +1,90 @@
+import type { QuotaClaim } from '../core/ports.js'
+
+/** A reservation. */
+export interface Hold {
+  readonly claim: QuotaClaim
+  readonly cell: QuotaCell
+  /** When it ends by itself, on the monotonic clock. */
+  readonly endsAt: number
+  /** The same in milliseconds since the epoch, for whoever made it. */
+  readonly expiresAt: number
+  state: 'held' | 'settled' | 'released' | 'expired'
+}
+
+/** What is used and held of one key. */
+export class QuotaCell {
+  used = 0
+  held = 0
+  /** No hold ends before this. */
+  nextEndsAt: number = Number.POSITIVE_INFINITY
+  /** When its period is over, in milliseconds since the epoch. */
+  readonly periodEnd: number
+  readonly #holds = new Set<Hold>()
+
+  constructor(period: string) {
+    this.periodEnd = endOf(period)
+  }
+
+  /** How many holds there are. */
+  get holds(): number {
+    return this.#holds.size
+  }
+
+  hold(hold: Hold): void {
+    this.#holds.add(hold)
+    this.held += hold.claim.value
+    this.nextEndsAt = Math.min(this.nextEndsAt, hold.endsAt)
+  }
+
+  unhold(hold: Hold): void {
+    this.#holds.delete(hold)
+    // Fractions leave traces: what nobody holds is nothing.
+    this.held = this.#holds.size === 0 ? 0 : this.held - hold.claim.value
+    if (this.#holds.size === 0) this.nextEndsAt = Number.POSITIVE_INFINITY
+  }
+
+  /** The holds that have come to their end. */
+  due(now: number): readonly Hold[] {
+    const due: Hold[] = []
+    let next = Number.POSITIVE_INFINITY
+    for (const hold of this.#holds) {
+      if (hold.endsAt <= now) due.push(hold)
+      else next = Math.min(next, hold.endsAt)
+    }
+    this.nextEndsAt = next
+    return due
+  }
+}
+
+/** The latest of what was seen, up to a number. */
+export class Remembered<T> {
+  readonly #capacity: number
+  readonly #entries = new Map<string, T>()
+
+  constructor(capacity: number) {
+    this.#capacity = capacity
+  }
+
+  get(id: string): T | undefined {
+    return this.#entries.get(id)
+  }
+
+  /** Adds an entry as the latest, and forgets the oldest beyond its capacity. */
+  add(id: string, value: T): void {
+    this.#entries.delete(id)
+    this.#entries.set(id, value)
+    for (const oldest of this.#entries.keys()) {
+      if (this.#entries.size <= this.#capacity) break
+      this.#entries.delete(oldest)
+    }
+  }
+}
+
+/** The end of a period by its label: `2026-11-20`, `2026-11`, or anything else for one without an end. */
+function endOf(period: string): number {
+  const start = Date.parse(period)
+  if (/^\d{4}-\d\d-\d\d$/.test(period)) return start + 86_400_000
+  if (!/^\d{4}-\d\d$/.test(period)) return Number.POSITIVE_INFINITY
+  const date = new Date(start)
+  return Date.UTC(date.getUTCFullYear(), date.getUTCMonth() + 1)
+}
