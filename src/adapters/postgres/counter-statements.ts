@@ -1,11 +1,9 @@
 import { maxCounter } from '../../internal/counter-batch.js'
+import { schemaLock } from './make-tables.js'
 import { quoteName } from './table-name.js'
 
 /** What is appended to the batches' table for its index. */
 export const indexSuffix = '_applied_at'
-
-/** Makes those who create the tables at the same time wait for each other: `IF NOT EXISTS` alone can still collide. */
-const schemaLock = 5_817_239_140
 
 /** Where a store keeps its counters and batch ids. */
 export interface CounterTables {
@@ -18,8 +16,6 @@ export interface CounterTables {
 export interface CounterStatements {
   /** The tables, to be made in one transaction. */
   readonly schema: string
-  /** Whether both tables are there. */
-  readonly exists: string
   /** A batch whose answers are remembered: id, keys, sums, and within what value a counter surely takes its increments. */
   readonly increment: string
   /** A batch of which only what was refused is remembered: id, keys, sums. */
@@ -73,7 +69,6 @@ CREATE TABLE IF NOT EXISTS ${batchTable} (
 );
 CREATE INDEX IF NOT EXISTS ${quoteName(batches + indexSuffix)} ON ${batchTable} (applied_at);
 `,
-    exists: `SELECT to_regclass($1) IS NOT NULL AND to_regclass($2) IS NOT NULL AS found`,
     // A counter beyond what is surely enough divides by zero: the whole statement is rolled back, and the batch is walked.
     increment: `WITH ${input}, ${upsert(
       `CASE WHEN abs(counter.value) <= $4::bigint THEN ${sumFits} ELSE 1 / (counter.value - counter.value) = 0 END`,

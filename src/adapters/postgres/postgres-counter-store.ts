@@ -10,13 +10,15 @@ import {
   valueOr,
 } from '../../core/options.js'
 import type { BatchContext, CounterIncrement, CounterStore, RefusedIncrement } from '../../core/ports.js'
-import { backoffMs, type RetryOptions, type RetryPolicy, resolveRetry } from '../../core/retry.js'
-import { orAbort } from '../../internal/abort.js'
+import { type RetryOptions, resolveRetry } from '../../core/retry.js'
 import { type CounterSum, invalidIncrement, maxCounter, refusal } from '../../internal/counter-batch.js'
 import { handled } from '../../internal/deferred.js'
+import { ConflictRetries, type ConflictRetry } from './conflict-retries.js'
 import { type CounterStatements, counterStatements, indexSuffix, parseBigints } from './counter-statements.js'
 import { isPGlite, isPool, openSession, type PostgresDatabase, type Session } from './database.js'
-import { isConflict, sqlStateOf, storeError } from './postgres-error.js'
+import { makeTables } from './make-tables.js'
+import { PassingWork } from './passing-work.js'
+import { sqlStateOf, storeErrorOnce } from './postgres-error.js'
 import { checkName, quoteName } from './table-name.js'
 
 /** Options of {@link PostgresCounterStore}. */
@@ -141,9 +143,9 @@ export class PostgresCounterStore
   readonly #tables: readonly [string, string]
   readonly #batchTable: string
   readonly #batchMemoryMs: number
-  readonly #cleanUpEveryMs: number
   readonly #cleanUpChunkSize: number
-  readonly #retry: RetryPolicy
+  readonly #retries: ConflictRetries
+  readonly #cleanUp: PassingWork
   readonly #counts: Counts = {
     applied: 0,
     repeated: 0,
@@ -155,9 +157,6 @@ export class PostgresCounterStore
     batchesRemoved: 0,
     cleanUpFailures: 0,
   }
-  #cleaning = false
-  /** When the next removal in passing is due; the first one is some way into the life of the store, each at its own time. */
-  #cleanUpAt: number | undefined
 
   /**
    * @param database - a `pg` Pool, or a PGlite; it stays the caller's, to be closed after everything that uses this store.
@@ -172,13 +171,23 @@ export class PostgresCounterStore
     if (counters === batches) failOption('batchTable', 'must not be the table of the counters', batches)
     const schema = options.schema === undefined ? undefined : checkName('schema', options.schema)
     this.#batchMemoryMs = checkDuration('batchMemoryMs', valueOr(options.batchMemoryMs, defaults.batchMemoryMs), 1000)
-    this.#cleanUpEveryMs = checkDuration('cleanUpEveryMs', valueOr(options.cleanUpEveryMs, defaults.cleanUpEveryMs))
+    const everyMs = checkDuration('cleanUpEveryMs', valueOr(options.cleanUpEveryMs, defaults.cleanUpEveryMs))
     this.#cleanUpChunkSize = checkCount(
       'cleanUpChunkSize',
       valueOr(options.cleanUpChunkSize, defaults.cleanUpChunkSize),
     )
-    this.#retry = resolveRetry(options.retry, defaults.retry)
-    this.#session = openSession(database, checkBoolean('prepared', valueOr(options.prepared, defaults.prepared)))
+    const retry = resolveRetry(options.retry, defaults.retry)
+    this.#retries = new ConflictRetries(retry, this.clock, this.random, (event) => this.#recordRetry(event))
+    const session = openSession(database, checkBoolean('prepared', valueOr(options.prepared, defaults.prepared)))
+    this.#session = session
+    this.#cleanUp = new PassingWork({
+      clock: this.clock,
+      random: this.random,
+      everyMs,
+      busy: () => session.busy,
+      work: () => this.#forgetSome(),
+      onFailed: (error) => this.#recordCleanUpFailure(storeErrorOnce('removing old batch ids', error)),
+    })
     this.#statements = counterStatements({ schema, counters, batches })
     this.#batchTable = batches
     const prefix = schema === undefined ? '' : `${quoteName(schema)}.`
@@ -197,13 +206,8 @@ export class PostgresCounterStore
    * @returns rejects with `StoreError`.
    */
   createSchema(): Promise<void> {
-    const make = async (): Promise<void> => {
-      const found = await this.#session.use((run) =>
-        run<{ found: boolean }>(this.#statements.exists, [...this.#tables]),
-      )
-      if (found[0]?.found !== true) await this.#session.script(this.#statements.schema)
-    }
-    return handled(this.#attempt('making the tables', undefined, make))
+    const make = (): Promise<void> => makeTables(this.#session, this.#tables, this.#statements.schema)
+    return handled(this.#retries.run('making the tables', undefined, make))
   }
 
   /**
@@ -286,7 +290,7 @@ export class PostgresCounterStore
     if (keys.length === 0) return []
     // What can't be stored was never changed, and the server would refuse to look for it.
     const storable = keys.map((key) => (invalidIncrement({ key, delta: 0 }) === undefined ? key : null))
-    const rows = await this.#attempt('reading counters', undefined, () =>
+    const rows = await this.#retries.run('reading counters', undefined, () =>
       this.#session.use((run) => run<{ values: string }>(this.#statements.read, [storable])),
     )
     this.#counts.reads++
@@ -298,7 +302,7 @@ export class PostgresCounterStore
     checkSignal(options?.signal)
     let all = 0
     for (let removed = this.#cleanUpChunkSize; removed >= this.#cleanUpChunkSize; all += removed) {
-      removed = await this.#attempt('removing old batch ids', options?.signal, () => this.#forgetChunk())
+      removed = await this.#retries.run('removing old batch ids', options?.signal, () => this.#forgetChunk())
       this.#recordRemoved(removed)
     }
     return all
@@ -356,7 +360,7 @@ export class PostgresCounterStore
   async #write(signal: AbortSignal, send: () => Promise<Outcome | undefined>): Promise<Outcome> {
     let outcome: Outcome | undefined
     try {
-      outcome = await this.#attempt('applying a batch', signal, send)
+      outcome = await this.#retries.run('applying a batch', signal, send)
       if (outcome === undefined) throw new StoreError('a batch was applied, but its answers are gone', goneForGood)
     } catch (error) {
       this.#counts.failed++
@@ -364,7 +368,7 @@ export class PostgresCounterStore
     }
     if (outcome.repeated) this.#counts.repeated++
     else this.#counts.applied++
-    this.#cleanUpInPassing()
+    this.#cleanUp.passBy()
     return outcome
   }
 
@@ -372,40 +376,10 @@ export class PostgresCounterStore
     return sqlStateOf(error) === uniqueViolation && (error as { table?: unknown }).table === this.#batchTable
   }
 
-  /** Tries, and tries again what was rolled back because somebody else went first. */
-  async #attempt<T>(action: string, signal: AbortSignal | undefined, send: () => Promise<T>): Promise<T> {
-    signal?.throwIfAborted()
-    for (let attempt = 1; ; attempt++) {
-      try {
-        return await orAbort(send(), signal)
-      } catch (error) {
-        if (signal?.aborted) throw signal.reason
-        if (!isConflict(error) || attempt >= this.#retry.attempts) throw storeErrorOnce(action, error)
-        const delayMs = backoffMs(attempt, this.#retry, this.random)
-        this.#recordRetry(attempt, delayMs, error)
-        await orAbort(new Promise<void>((resolve) => void this.clock.setTimer(resolve, delayMs)), signal)
-      }
-    }
-  }
-
-  /** Starts removing old ids when that is due: never two at once, and not while somebody waits for a connection. */
-  #cleanUpInPassing(): void {
-    const now = this.clock.now()
-    this.#cleanUpAt ??= now + this.#cleanUpEveryMs * this.random()
-    if (this.#cleaning || now < this.#cleanUpAt || this.#session.busy) return
-    this.#cleaning = true
-    this.#cleanUpAt = now + this.#cleanUpEveryMs
-    this.#forgetChunk()
-      .then(
-        (removed) => {
-          if (removed >= this.#cleanUpChunkSize) this.#cleanUpAt = now
-          this.#recordRemoved(removed)
-        },
-        (error: unknown) => this.#recordCleanUpFailure(storeErrorOnce('removing old batch ids', error)),
-      )
-      .finally(() => {
-        this.#cleaning = false
-      })
+  async #forgetSome(): Promise<boolean> {
+    const removed = await this.#forgetChunk()
+    this.#recordRemoved(removed)
+    return removed >= this.#cleanUpChunkSize
   }
 
   async #forgetChunk(): Promise<number> {
@@ -414,9 +388,9 @@ export class PostgresCounterStore
     return Number(rows[0]?.removed ?? 0)
   }
 
-  #recordRetry(attempt: number, delayMs: number, error: unknown): void {
+  #recordRetry(retry: ConflictRetry): void {
     this.#counts.retries++
-    if (this.events.has('retried')) this.events.emit('retried', { attempt, delayMs, error })
+    if (this.events.has('retried')) this.events.emit('retried', retry)
   }
 
   #recordRemoved(removed: number): void {
@@ -541,8 +515,4 @@ function problemOf(increment: CounterIncrement): StoreError | undefined {
 
 function arrayText(values: readonly (number | null)[]): string {
   return `{${values.map((value) => value ?? 'NULL').join(',')}}`
-}
-
-function storeErrorOnce(action: string, error: unknown): Error {
-  return error instanceof StoreError ? error : storeError(action, error)
 }

@@ -52,6 +52,11 @@ export function storeError(action: string, error: unknown): SpillwayError {
   })
 }
 
+/** The same, for what may have been wrapped already. */
+export function storeErrorOnce(action: string, error: unknown): Error {
+  return error instanceof StoreError ? error : storeError(action, error)
+}
+
 function messageOf(error: unknown): string {
   const { message, code } = (error ?? {}) as { message?: unknown; code?: unknown }
   // A connection that was refused on several addresses is an AggregateError without a message.
