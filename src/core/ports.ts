@@ -176,6 +176,11 @@ export interface QuotaClaim extends QuotaKey {
 export interface HoldClaim extends QuotaClaim {
   /** How long it holds, in milliseconds, on the store's own clock. */
   readonly ttlMs: number
+  /**
+   * The limit that `settle` minds, where it isn't the one that the hold itself must fit: the reservation is remembered with it. The
+   * default is `limit`.
+   */
+  readonly settleLimit?: number | undefined
 }
 
 /** What became of a `consume`. */
@@ -187,8 +192,8 @@ export interface ConsumeOutcome extends QuotaUsage {
 /** What became of a `reserve`. */
 export interface ReserveOutcome extends QuotaUsage {
   /**
-   * `'held'` now; `'repeated'`: the same claim is held already; `'exceeded'`: it didn't fit, and has no effect; `'conflict'`: the id
-   * belongs to another claim, or to one that is over.
+   * `'held'` now; `'repeated'`: the same value of the same key is held under this id already, whatever limit and ttl it came with;
+   * `'exceeded'`: it didn't fit, and has no effect; `'conflict'`: the id belongs to another claim, or to one that is over.
    */
   readonly status: 'held' | 'repeated' | 'exceeded' | 'conflict'
   /** When the hold ends by itself, in milliseconds since the epoch on the store's clock; 0 where there is none. */

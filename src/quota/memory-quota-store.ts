@@ -168,9 +168,9 @@ export class MemoryQuotaStore implements QuotaStore {
     if (!this.#fits(cell, claim.value, claim.limit)) {
       return { status: 'exceeded', expiresAt: 0, ...this.#usage(cell) }
     }
-    const { userId, quotaType, period, value, limit, id, ttlMs } = claim
+    const { userId, quotaType, period, value, limit, id, ttlMs, settleLimit = limit } = claim
     const hold: Hold = {
-      claim: Object.freeze({ userId, quotaType, period, value, limit, id }),
+      claim: Object.freeze({ userId, quotaType, period, value, limit: settleLimit, id }),
       cell: this.#open(claim),
       endsAt: this.#clock.now() + ttlMs,
       expiresAt: this.#clock.wallNow() + ttlMs,

@@ -155,6 +155,20 @@ function settleCases(test: QuotaTest): void {
     expectSettled(await world.store.settle(id, 4), 'settled', { used: 24, held: 0 })
   })
 
+  test('settle minds the limit of its own that a reservation was made with', async (world) => {
+    const [a, b] = [world.name('a'), world.name('b')]
+    expectOutcome(await world.reserve(5, { id: a, limit: 4, settleLimit: 10 }), 'exceeded', nothing)
+    expectOutcome(await world.reserve(4, { id: a, limit: 4, settleLimit: 10 }), 'held', { used: 0, held: 4 })
+    expectSettled(await world.store.settle(a, 11), 'exceeded', { used: 0, held: 4 })
+    const { claim, status } = await world.store.settle(a, 9)
+    expectEqual(status, 'settled', 'what became of the settle')
+    expectClaim(claim, { ...world.key(), value: 4, limit: 10, id: a })
+    await world.reserve(0, { id: b, limit: 9, settleLimit: 10, ttlMs: shortMs })
+    await world.elapse(shortMs + marginMs)
+    expectSettled(await world.store.settle(b, 2), 'exceeded', { used: 9, held: 0 })
+    expectSettled(await world.store.settle(b, 1), 'settled', { used: 10, held: 0 })
+  })
+
   test('settle never counts beyond 2^53 - 1', async (world) => {
     const id = world.name('hold')
     await world.reserve(4, { id })

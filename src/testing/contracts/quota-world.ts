@@ -65,10 +65,10 @@ export class QuotaWorld extends UsageWorld {
 
   async reserve(
     value: number,
-    options: ClaimOptions & { readonly limit?: number; readonly ttlMs?: number } = {},
+    options: ClaimOptions & { readonly limit?: number; readonly ttlMs?: number; readonly settleLimit?: number } = {},
   ): Promise<ReserveOutcome> {
-    const { limit = maxUsage, ttlMs = longMs } = options
-    const claim: HoldClaim = { ...this.#claim(value, limit, options), ttlMs }
+    const { limit = maxUsage, ttlMs = longMs, settleLimit } = options
+    const claim: HoldClaim = { ...this.#claim(value, limit, options), ttlMs, settleLimit }
     return (options.store ?? this.store).reserve(claim)
   }
 
