@@ -1,0 +1,125 @@
+import type { AcceptedUsage, BatchContext, QuotaKey, UsageBatch } from '../../core/ports.js'
+import { type Batch, type Entry, noCohort } from '../../internal/batch.js'
+import type { Cohort } from '../../internal/batch-books.js'
+import type { ListNode } from '../../internal/linked-list.js'
+import { totalsOf } from '../../internal/usage.js'
+
+/** An entry that a worker was delivered and has in hand. */
+export class Taken {
+  readonly shard: number
+  /** The entry's id in its stream. */
+  readonly id: string
+  /** The entry as it is: names and values in turn. */
+  readonly fields: readonly string[]
+  /** How often it was delivered, this time included. */
+  readonly deliveries: number
+  /** Undefined where the entry can't be read. */
+  readonly event: AcceptedUsage | undefined
+  /** When it came, on the worker's clock. */
+  at = 0
+  /** Whether this delivery was taken back, since it ended in an outage. */
+  refunded = false
+
+  constructor(
+    shard: number,
+    id: string,
+    fields: readonly string[],
+    deliveries: number,
+    event: AcceptedUsage | undefined,
+  ) {
+    this.shard = shard
+    this.id = id
+    this.fields = fields
+    this.deliveries = deliveries
+    this.event = event
+  }
+}
+
+/** Entries that are written together, under one batch id, for as long as it takes. */
+export class Lot {
+  readonly id: string
+  readonly entries: readonly Taken[]
+  readonly startedAt: number
+  /** How often it was written, or that was tried. */
+  attempts = 0
+  /** How often it failed while others were written and none failed. */
+  strikes = 0
+  /** How the sink's record stood at its latest attempt. */
+  wins: number
+  losses: number
+  /** Whether it is a part of one that failed: what befalls it tells little of the sink. */
+  readonly suspect: boolean
+  /** Whether its latest error said that it is no outage. */
+  blamed = false
+  /** Set where it must not be tried as long as anything else can be, and is given up once something else was written. */
+  worn: string | undefined
+  /** What was refused of it, by place; undefined as long as it isn't written. */
+  refused: ReadonlyMap<number, string> | undefined
+  #batch: UsageBatch | undefined
+
+  constructor(
+    id: string,
+    entries: readonly Taken[],
+    at: { readonly now: number; readonly wins: number; readonly losses: number },
+    suspect = false,
+  ) {
+    this.id = id
+    this.entries = entries
+    this.startedAt = at.now
+    this.wins = at.wins
+    this.losses = at.losses
+    this.suspect = suspect
+  }
+
+  /** What the sink gets; the same each time. */
+  get batch(): UsageBatch {
+    if (this.#batch === undefined) {
+      const events = this.entries.map(({ event }) => event as AcceptedUsage)
+      const totals = Object.freeze(totalsOf(events).map((total) => Object.freeze(total)))
+      this.#batch = Object.freeze({ id: this.id, events: Object.freeze(events), totals })
+    }
+    return this.#batch
+  }
+
+  /** Whose usage of what it changes. */
+  get keys(): readonly QuotaKey[] {
+    return this.batch.totals.map(({ userId, quotaType, period }) => ({ userId, quotaType, period }))
+  }
+}
+
+/** An entry's place in the engine. */
+export class Piece implements Entry {
+  readonly taken: Taken
+  /** Known once it was tried. */
+  lot: Lot | undefined
+  readonly units = 1
+  readonly earlier = undefined
+  readonly bytes = 0
+  readonly key = undefined
+  cohort: Cohort = noCohort
+  batch: Batch<Entry> | undefined = undefined
+  done = false
+  place: ListNode<Entry> | undefined = undefined
+
+  constructor(taken: Taken, lot?: Lot) {
+    this.taken = taken
+    this.lot = lot
+  }
+}
+
+/** What the sink learns about an attempt at a lot: to the engine each of them is a batch of its own. */
+export class LotContext implements BatchContext {
+  readonly batchId: string
+  readonly attempt: number
+  readonly #context: BatchContext
+
+  constructor(lot: Lot, context: BatchContext) {
+    this.batchId = lot.id
+    this.attempt = lot.attempts
+    this.#context = context
+  }
+
+  get signal(): AbortSignal {
+    return this.#context.signal
+  }
+}
