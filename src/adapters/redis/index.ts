@@ -15,4 +15,22 @@ export {
   type RedisPoolOptions,
   type RedisPoolStats,
 } from './redis-pool.js'
+export { RedisQuotaStore, type RedisQuotaStoreOptions } from './redis-quota-store.js'
+export {
+  RedisUsageStream,
+  type RedisUsageStreamEvents,
+  type RedisUsageStreamOptions,
+  type RedisUsageStreamStats,
+  type UsageGroupStatus,
+  type UsageStreamStatus,
+} from './redis-usage-stream.js'
+export {
+  RedisUsageWorker,
+  type RedisUsageWorkerEvents,
+  type RedisUsageWorkerOptions,
+  type RedisUsageWorkerStats,
+  type UsageWriteFailure,
+} from './redis-usage-worker.js'
 export type { PublishVerdict, ShareableBreaker } from './shared-circuit.js'
+export type { DeadLettersOptions, UsageDeadLetter } from './usage-stream-dead-letters.js'
+export type { UsageTrouble } from './usage-stream-health.js'
