@@ -1,0 +1,263 @@
+import { createReadStream } from 'node:fs'
+import { type FileHandle, open, rename, stat } from 'node:fs/promises'
+import { createInterface } from 'node:readline'
+import { StoreError } from '../../core/errors.js'
+import type { AcceptedUsage } from '../../core/ports.js'
+import { type Deferred, deferred, handled } from '../../internal/deferred.js'
+import { problemOfUsage } from '../../internal/usage.js'
+import { usageFromJson, usageToJson } from '../../internal/usage-json.js'
+import { codeOf, fileError, fileMode, type JournalDirectory, removeIfThere } from './journal-directory.js'
+
+/** A batch that was given up, as the journal keeps it. */
+export interface DeadLetter {
+  /** The batch's id. */
+  readonly batchId: string
+  /** When it was given up, in milliseconds since the epoch. */
+  readonly at: number
+  /** Why: the error's name and message, and those of its causes. */
+  readonly error: string
+  /**
+   * Whether these are only some of the batch's events: those that the sink refused, the others being accounted. They must never be
+   * sent under the batch's id again, which the sink knows as applied.
+   */
+  readonly partial: boolean
+  /** The events. */
+  readonly events: readonly AcceptedUsage[]
+}
+
+export const deadLetterFileName = 'dead-letters.jsonl'
+
+export function deadLetterLine({ batchId, at, error, partial, events }: DeadLetter): string {
+  const head = JSON.stringify({ batchId, at: new Date(at).toISOString(), error, partial })
+  return `${head.slice(0, -1)},"events":[${events.map(usageToJson).join(',')}]}\n`
+}
+
+/**
+ * Reads a file of dead letters, if it is there, up to an offset. What follows the last line's end isn't written yet.
+ */
+export async function* readDeadLetters(
+  journal: string,
+  path: string,
+  to: number = Number.POSITIVE_INFINITY,
+): AsyncGenerator<DeadLetter, void, undefined> {
+  const end = Math.min(to, await endOfLines(path))
+  if (end === 0) return
+  const input = createReadStream(path, { encoding: 'utf8', end: end - 1 })
+  let number = 0
+  for await (const line of createInterface({ input, crlfDelay: Number.POSITIVE_INFINITY })) {
+    number++
+    if (line.trim() !== '') yield parseLine(journal, path, number, line)
+  }
+}
+
+function parseLine(journal: string, path: string, number: number, line: string): DeadLetter {
+  try {
+    const { batchId, at, error, partial, events } = JSON.parse(line)
+    if (typeof batchId !== 'string' || batchId === '') throw new Error('it has no batchId')
+    if (Number.isNaN(Date.parse(at))) throw new Error('it has no time')
+    if (!Array.isArray(events) || events.length === 0) throw new Error('it has no events')
+    return {
+      batchId,
+      at: Date.parse(at),
+      error: String(error),
+      partial: partial === true,
+      events: events.map((event) => checkEvent(usageFromJson(event))),
+    }
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause)
+    const message = `${journal}: line ${number} of ${path} is no dead letter: ${why}`
+    throw new StoreError(message, { cause, retryable: false, outcomeUnknown: false })
+  }
+}
+
+/** Lines are edited by hand, too. */
+function checkEvent(event: AcceptedUsage): AcceptedUsage {
+  const problem = problemOfUsage(event)
+  if (problem !== undefined) throw problem
+  if (event.timestamp === undefined || typeof event.period !== 'string')
+    throw new Error('an event has no time or period')
+  return event
+}
+
+/** The file to which a journal adds what is given up: many lines with one write and one sync, as they come. */
+export class DeadLetterFile {
+  readonly #journal: string
+  readonly #directory: JournalDirectory
+  readonly #sync: boolean
+  readonly #path: string
+  #waiting: (Deferred<void> & { readonly line: string })[] = []
+  /** What is done with the file is done one after the other. */
+  #last: Promise<unknown> = Promise.resolve()
+  /**
+   * Set when a write failed and couldn't be undone: what is behind this may or may not be there. Before anything else is written, what
+   * is before it goes into a new file: after a sync that failed, asking the same file again would hide it.
+   */
+  #soundBytes: number | undefined
+
+  constructor(journal: string, directory: JournalDirectory, sync: boolean) {
+    this.#journal = journal
+    this.#directory = directory
+    this.#sync = sync
+    this.#path = directory.file(deadLetterFileName)
+  }
+
+  /** Cuts off a line that a crash left unfinished: nobody was told that it is there. */
+  async open(): Promise<void> {
+    const end = await endOfLines(this.#path)
+    const size = await sizeOf(this.#path)
+    if (size === end) return
+    const handle = await open(this.#path, 'r+')
+    try {
+      await handle.truncate(end)
+      if (this.#sync) await handle.sync()
+    } finally {
+      await handle.close()
+    }
+  }
+
+  /** Adds a line; resolves once it is durable. */
+  append(line: string): Promise<void> {
+    const waiter = { ...deferred<void>(), line }
+    this.#waiting.push(waiter)
+    if (this.#waiting.length === 1) void this.#inTurn(() => this.#appendWaiting())
+    return waiter.promise
+  }
+
+  /** Keeps only some of the letters, all or nothing. Answers how many are gone. */
+  keep(wanted: (letter: DeadLetter) => boolean): Promise<number> {
+    return this.#inTurn(() => this.#rewrite(wanted))
+  }
+
+  /**
+   * Gives the file another name, so that the letters that it has are there no more.
+   *
+   * @returns what it had; the file stays where it is when that is nothing.
+   */
+  moveTo(name: string): Promise<{ readonly letters: number; readonly events: number }> {
+    return this.#inTurn(async () => {
+      let letters = 0
+      let events = 0
+      for await (const letter of readDeadLetters(this.#journal, this.#path, this.#soundBytes)) {
+        letters++
+        events += letter.events.length
+      }
+      if (letters === 0) return { letters, events }
+      if (this.#soundBytes !== undefined) await this.#rewrite(() => true)
+      await rename(this.#path, this.#directory.file(name))
+      await this.#directory.sync()
+      return { letters, events }
+    })
+  }
+
+  /** Resolves once nothing is under way. */
+  async idle(): Promise<void> {
+    await this.#last
+  }
+
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.#last.then(work)
+    this.#last = handled(done).catch(() => undefined)
+    return done
+  }
+
+  async #appendWaiting(): Promise<void> {
+    const lines = this.#waiting
+    this.#waiting = []
+    try {
+      await this.#write(Buffer.from(lines.map(({ line }) => line).join('')))
+    } catch (error) {
+      for (const { promise, reject } of lines) {
+        handled(promise)
+        reject(error)
+      }
+      return
+    }
+    for (const { resolve } of lines) resolve()
+  }
+
+  async #write(bytes: Buffer): Promise<void> {
+    try {
+      if (this.#soundBytes !== undefined) await this.#rewrite(() => true)
+      const handle = await open(this.#path, 'a', fileMode)
+      try {
+        await this.#add(handle, bytes)
+      } finally {
+        await handle.close().catch(() => undefined)
+      }
+    } catch (error) {
+      throw fileError(this.#journal, `writing ${this.#path}`, error, this.#soundBytes !== undefined)
+    }
+  }
+
+  async #add(handle: FileHandle, bytes: Buffer): Promise<void> {
+    const { size } = await handle.stat()
+    this.#soundBytes = size
+    try {
+      await handle.appendFile(bytes)
+    } catch (error) {
+      await handle.truncate(size)
+      if (this.#sync) await handle.sync()
+      this.#soundBytes = undefined
+      throw error
+    }
+    if (this.#sync) await handle.sync()
+    if (size === 0) await this.#directory.sync()
+    this.#soundBytes = undefined
+  }
+
+  async #rewrite(wanted: (letter: DeadLetter) => boolean): Promise<number> {
+    let gone = 0
+    const draft = `${this.#path}.tmp`
+    try {
+      const handle = await open(draft, 'w', fileMode)
+      try {
+        for await (const letter of readDeadLetters(this.#journal, this.#path, this.#soundBytes)) {
+          if (wanted(letter)) await handle.appendFile(deadLetterLine(letter))
+          else gone++
+        }
+        if (this.#sync) await handle.sync()
+      } finally {
+        await handle.close()
+      }
+      await rename(draft, this.#path)
+      await this.#directory.sync()
+      this.#soundBytes = undefined
+      return gone
+    } catch (error) {
+      await removeIfThere(draft).catch(() => undefined)
+      throw error
+    }
+  }
+}
+
+async function sizeOf(path: string): Promise<number> {
+  try {
+    return (await stat(path)).size
+  } catch (error) {
+    if (codeOf(error) === 'ENOENT') return 0
+    throw error
+  }
+}
+
+const newline = 0x0a
+const chunkBytes = 64 * 1024
+
+/** Where the last whole line of a file ends; 0 where there is none. */
+async function endOfLines(path: string): Promise<number> {
+  let size = await sizeOf(path)
+  if (size === 0) return 0
+  const handle = await open(path, 'r')
+  try {
+    const chunk = Buffer.allocUnsafe(chunkBytes)
+    while (size > 0) {
+      const from = Math.max(0, size - chunkBytes)
+      const { bytesRead } = await handle.read(chunk, 0, size - from, from)
+      const found = chunk.subarray(0, bytesRead).lastIndexOf(newline)
+      if (found >= 0) return from + found + 1
+      size = from
+    }
+    return 0
+  } finally {
+    await handle.close()
+  }
+}
