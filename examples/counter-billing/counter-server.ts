@@ -1,14 +1,7 @@
-import {
-  type handleBidiStreamingCall,
-  type handleUnaryCall,
-  Server,
-  ServerCredentials,
-  type ServerUnaryCall,
-  type ServiceError,
-  status,
-} from '@grpc/grpc-js'
-import { type BatchContext, type CounterIncrement, type CounterStore, isSpillwayError } from 'spillway'
-import { type Counters, isRefusal, Overload, text } from './counters.ts'
+import { type handleBidiStreamingCall, status } from '@grpc/grpc-js'
+import type { BatchContext, CounterIncrement, CounterStore } from 'spillway'
+import { type Counters, text } from './counters.ts'
+import { contextOf, type GrpcService, signalOfCall, statusError, unary } from './grpc-server.ts'
 import {
   type BatchIncrementReply,
   type BatchIncrementRequest,
@@ -30,22 +23,13 @@ export interface CounterServerParts {
   readonly counters: Counters
 }
 
-export interface CounterServer {
-  /** `host:port`. */
-  readonly address: string
-  /** Refuses new calls, waits for those that run, and ends those that are left after `timeoutMs`. */
-  close(options?: { timeoutMs?: number }): Promise<void>
-}
-
 /** Sent messages of a stream that may wait for their acknowledgement before more are read. */
 const maxUnacknowledged = 64
 
-/** Listens for the calls of gateways: their batches go to the stores as they are, each under its own id. */
-export async function startCounterServer(parts: CounterServerParts, address: string): Promise<CounterServer> {
-  const server = new Server({ 'grpc.max_receive_message_length': 4 * 1024 * 1024 })
-  const { live, durable, counters } = parts
+/** Answers the calls of gateways: their batches go to the stores as they are, each under its own id. */
+export function counterHandlers({ live, durable, counters }: CounterServerParts): GrpcService {
   const storeOf = (name: string): CounterStore => (name === 'LIVE' ? live : durable)
-  server.addService(counterService, {
+  const handlers = {
     increment: unary<IncrementRequest, IncrementReply>(({ request }) => increment(counters, request)),
     batchIncrement: unary<BatchIncrementRequest, BatchIncrementReply>((call) => {
       const { batchId, store, keys, deltas, answers } = call.request
@@ -56,26 +40,8 @@ export async function startCounterServer(parts: CounterServerParts, address: str
       return { values: await storeOf(request.store).getMany(request.keys) }
     }),
     streamIncrements: streamIncrements(live, durable),
-  })
-  const port = await new Promise<number>((resolve, reject) => {
-    server.bindAsync(address, ServerCredentials.createInsecure(), (error, bound) =>
-      error === null ? resolve(bound) : reject(error),
-    )
-  })
-  return {
-    address: `${address.slice(0, address.lastIndexOf(':'))}:${port}`,
-    close: ({ timeoutMs } = {}) => closeServer(server, timeoutMs),
   }
-}
-
-function closeServer(server: Server, timeoutMs: number | undefined): Promise<void> {
-  return new Promise((resolve) => {
-    const timer = timeoutMs === undefined ? undefined : setTimeout(() => server.forceShutdown(), timeoutMs)
-    server.tryShutdown(() => {
-      clearTimeout(timer)
-      resolve()
-    })
-  })
+  return { definition: counterService, handlers }
 }
 
 async function increment(
@@ -152,68 +118,9 @@ function streamIncrements(
   }
 }
 
-/** Answers a unary call with what a promise brings. */
-function unary<Request, Reply>(
-  handle: (call: ServerUnaryCall<Request, Reply>) => Promise<Reply>,
-): handleUnaryCall<Request, Reply> {
-  return (call, callback) => {
-    // Within the chain: what handle throws at once must be answered, too.
-    Promise.resolve(call)
-      .then(handle)
-      .then(
-        (reply) => callback(null, reply),
-        (error: unknown) => callback(statusOf(error)),
-      )
-  }
-}
-
 function incrementsOf(keys: readonly string[], deltas: readonly number[]): CounterIncrement[] {
   if (keys.length !== deltas.length) {
     throw statusError(status.INVALID_ARGUMENT, `${keys.length} keys need as many deltas, got ${deltas.length}`)
   }
   return keys.map((key, index) => ({ key, delta: deltas[index] ?? 0 }))
-}
-
-/** A batch that a gateway retries is another attempt at the same one; which one it is, the gateway knows. */
-function contextOf(batchId: string, signalOf: () => AbortSignal): BatchContext {
-  if (batchId === '') throw statusError(status.INVALID_ARGUMENT, 'a batch needs an id')
-  return {
-    batchId,
-    attempt: 1,
-    get signal() {
-      return signalOf()
-    },
-  }
-}
-
-/** A signal that aborts when a call is cancelled; made when first asked for, and one for all of a stream's messages. */
-function signalOfCall(call: {
-  cancelled: boolean
-  once(event: 'cancelled', listener: () => void): unknown
-}): () => AbortSignal {
-  let controller: AbortController | undefined
-  return () => {
-    if (controller === undefined) {
-      controller = new AbortController()
-      const abort = (): void => controller?.abort(new Error('the caller has gone'))
-      if (call.cancelled) abort()
-      else call.once('cancelled', abort)
-    }
-    return controller.signal
-  }
-}
-
-/** What the other side is to make of an error: whether the work may have been done is what matters most. */
-function statusOf(error: unknown): Partial<ServiceError> {
-  if (typeof (error as ServiceError)?.code === 'number') return error as ServiceError
-  if (error instanceof Overload || isSpillwayError(error, 'ERR_FULL')) {
-    return statusError(status.RESOURCE_EXHAUSTED, text(error))
-  }
-  if (isRefusal(error)) return statusError(status.FAILED_PRECONDITION, text(error))
-  if (isSpillwayError(error, 'ERR_STORE') && !error.outcomeUnknown) return statusError(status.ABORTED, text(error))
-  return statusError(status.UNAVAILABLE, text(error))
-}
-
-function statusError(code: status, details: string): Error & Partial<ServiceError> {
-  return Object.assign(new Error(details), { code, details })
 }

@@ -2,6 +2,9 @@ import { mkdir } from 'node:fs/promises'
 import type { PGlite } from '@electric-sql/pglite'
 import type { Pool } from 'pg'
 
+/** Runs one statement with parameters. */
+export type Query = <Row>(statement: string, values?: readonly unknown[]) => Promise<Row[]>
+
 /** The little of SQL that the service needs, the same for a server and for PGlite. */
 export interface Database {
   readonly name: 'database'
@@ -9,8 +12,9 @@ export interface Database {
   readonly title: string
   /** What the stores of `spillway/postgres` take. */
   readonly client: Pool | PGlite
-  /** Runs one statement with parameters. */
-  query<Row>(statement: string, values?: readonly unknown[]): Promise<Row[]>
+  readonly query: Query
+  /** Runs statements in one transaction, which is rolled back if the work fails; again, if it only lost a conflict with another one. */
+  transaction<T>(work: (query: Query) => Promise<T>): Promise<T>
   /** Runs a script in one transaction. */
   script(statements: string): Promise<void>
   close(): Promise<void>
@@ -42,6 +46,7 @@ async function openServer(url: string, onError: (error: Error) => void = () => u
     title: `PostgreSQL at ${hostOf(url)}`,
     client: pool,
     query: async (statement, values = []) => (await pool.query(statement, [...values])).rows,
+    transaction: (work) => untilNoConflict(() => inTransaction(pool, work)),
     // Statements sent together without parameters are one transaction on one connection.
     script: async (statements) => void (await pool.query(statements)),
     close: async () => void (await pool.close({ timeoutMs: 5_000 })),
@@ -56,10 +61,51 @@ async function openPGlite(dataDir: string | undefined): Promise<Database> {
     name: 'database',
     client: database,
     title: dataDir === undefined ? 'PGlite in memory' : `PGlite in ${dataDir}`,
-    query: async <Row>(statement: string, values: readonly unknown[] = []) =>
-      (await database.query<Row>(statement, [...values])).rows,
+    query: queryOf(database),
+    transaction: (work) => database.transaction((transaction) => work(queryOf(transaction))),
     script: async (statements) => void (await database.exec(statements)),
     close: () => database.close(),
+  }
+}
+
+function queryOf(database: Pick<PGlite, 'query'>): Query {
+  return async <Row>(statement: string, values: readonly unknown[] = []) =>
+    (await database.query<Row>(statement, [...values])).rows
+}
+
+async function inTransaction<T>(pool: Pool, work: (query: Query) => Promise<T>): Promise<T> {
+  const client = await pool.connect()
+  let broken: Error | undefined
+  const onError = (error: Error): void => {
+    broken = error
+  }
+  client.on('error', onError)
+  try {
+    await client.query('BEGIN')
+    const result = await work(async (statement, values = []) => (await client.query(statement, [...values])).rows)
+    await client.query('COMMIT')
+    return result
+  } catch (error) {
+    // If this fails, so has the connection, and the server rolls back by itself.
+    await client.query('ROLLBACK').catch((failure: Error) => {
+      broken ??= failure
+    })
+    throw error
+  } finally {
+    client.off('error', onError)
+    client.release(broken)
+  }
+}
+
+/** What lost a deadlock (40P01) or a serialization conflict (40001) was rolled back, and has done nothing. */
+async function untilNoConflict<T>(attempt: () => Promise<T>): Promise<T> {
+  for (let left = 5; ; left--) {
+    try {
+      return await attempt()
+    } catch (error) {
+      const { code } = error as { code?: unknown }
+      if ((code !== '40P01' && code !== '40001') || left === 0) throw error
+    }
   }
 }
 

@@ -65,7 +65,8 @@ export interface StreamAcknowledgement {
   readonly error: string
 }
 
-type Unary<Request, Reply> = (
+/** A unary method of a client. */
+export type Unary<Request, Reply> = (
   request: Request,
   metadata: Metadata,
   options: CallOptions,

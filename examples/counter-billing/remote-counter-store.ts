@@ -8,20 +8,13 @@ import {
 } from 'spillway'
 import type { GrpcBalancedPool } from 'spillway/grpc'
 import type { BatchIncrementReply, CounterClient, StoreName } from './protocol.ts'
+import type { ServiceInstance } from './service-pool.ts'
 
 const patient = new Metadata({ waitForReady: true })
 /** How many counter services are asked, one after the other, before an attempt has failed. */
 const attempts = 3
 
-/** One counter service, from a list or from Consul. */
-export interface CounterInstance {
-  readonly id: string
-  readonly host: string
-  readonly port: number
-  readonly weight?: number
-}
-
-export type CounterPool = GrpcBalancedPool<CounterInstance, CounterClient>
+export type CounterPool = GrpcBalancedPool<ServiceInstance, CounterClient>
 
 /** A store of the counter services, by gRPC: each batch is one call, under its id, of whichever of them is there. */
 export class RemoteCounterStore implements CounterStore {

@@ -5,7 +5,7 @@ import { type Acknowledgement, acknowledgements } from './counters.ts'
 export const maxOperations = 1_000
 
 /** A schema whose description is the rule in words: what follows "must be" when it is broken. */
-type Rule = Readonly<Record<string, unknown>> & { readonly description: string }
+export type Rule = Readonly<Record<string, unknown>> & { readonly description: string }
 
 const resourceId: Rule = {
   type: 'string',

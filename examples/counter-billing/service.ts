@@ -1,12 +1,13 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import type { CounterStore } from 'spillway'
-import { ConsulRegistration } from 'spillway/consul'
 import type { Closable } from 'spillway/process'
-import { type CounterServer, startCounterServer } from './counter-server.ts'
+import { counterHandlers } from './counter-server.ts'
 import { type CounterServicesOptions, connectToCounterServices, serviceName } from './counter-services.ts'
-import { type Acknowledgement, Counters, type CountersOptions, type Log, text } from './counters.ts'
+import { type Acknowledgement, Counters, type CountersOptions, type Log } from './counters.ts'
 import { createGateway } from './gateway.ts'
+import { startGrpcServer } from './grpc-server.ts'
+import { registerService } from './service-pool.ts'
 
 export const defaultHost = '127.0.0.1'
 export const defaultPort = 8080
@@ -40,36 +41,19 @@ export interface CounterService extends Running {
 export async function startCounterService(options: CounterServiceOptions): Promise<CounterService> {
   const { live, durable, host = defaultHost, port = defaultGrpcPort, consul, log = logToStderr } = options
   const counters = new Counters({ live, durable }, log, options)
-  const server: CounterServer = await startCounterServer({ live, durable, counters }, `${host}:${port}`)
+  const server = await startGrpcServer([counterHandlers({ live, durable, counters })], `${host}:${port}`)
   const parts: Closable[] = [{ name: 'gRPC server', close: (options) => server.close(options) }, ...partsOf(counters)]
   try {
     // First to go: gateways are to look elsewhere before the server refuses them.
-    if (consul !== undefined) parts.unshift(await register(consul, server.address, counters, log))
+    if (consul !== undefined) {
+      const isFailing = (): boolean => counters.losses.failing
+      parts.unshift(await registerService({ consul, service: serviceName, address: server.address, isFailing, log }))
+    }
   } catch (error) {
     await closeAll(parts)
     throw error
   }
   return { address: server.address, counters, parts, close: () => closeAll(parts) }
-}
-
-/** Tells Consul where it is, and every second or so that it is well. After a crash Consul knows within five seconds. */
-async function register(consul: string, address: string, counters: Counters, log: Log): Promise<Closable> {
-  const colon = address.lastIndexOf(':')
-  const registration = new ConsulRegistration({
-    address: consul,
-    service: serviceName,
-    id: `${serviceName}-${address}`,
-    host: address.slice(0, colon),
-    port: Number(address.slice(colon + 1)),
-    check: {
-      ttlMs: 5_000,
-      health: () => (counters.losses.failing ? 'warning' : 'passing'),
-    },
-    deregisterCriticalAfterMs: 60_000,
-  })
-  registration.on('heartbeatFailed', ({ error }) => log('warn', `Consul was not told that all is well: ${text(error)}`))
-  await registration.start()
-  return registration
 }
 
 export interface GatewayServiceOptions extends CountersOptions {

@@ -1,0 +1,125 @@
+import type { ChannelOptions, Client } from '@grpc/grpc-js'
+import { type InstanceSource, LoadBalancer } from 'spillway'
+import { ConsulRegistration, consulSource } from 'spillway/consul'
+import { classifyGrpcError, GrpcBalancedPool } from 'spillway/grpc'
+import type { Closable } from 'spillway/process'
+import { type Log, text } from './counters.ts'
+
+/** One instance of a service, from a list or from Consul. */
+export interface ServiceInstance {
+  readonly id: string
+  readonly host: string
+  readonly port: number
+  readonly weight?: number
+}
+
+/** Where the instances of a service are: `host:port`, one or several separated by commas, or a Consul that knows them. */
+export type ServiceAddresses = string | { readonly consul: string }
+
+export interface ServicePoolOptions<C> {
+  /** What they are called in Consul, and in the log. */
+  service: string
+  at: ServiceAddresses
+  clientOf: (address: string, options: ChannelOptions) => C
+  /** Connections to each of them. */
+  channels?: number | undefined
+  /** How long to wait for the first of them to be there. */
+  warmUpMs?: number | undefined
+  log: Log
+}
+
+export interface ServicePool<C extends Client> {
+  readonly pool: GrpcBalancedPool<ServiceInstance, C>
+  readonly balancer: LoadBalancer<ServiceInstance>
+  /** What is open, in the order in which to close it. */
+  readonly parts: readonly Closable[]
+  /** Each of them: whether it is well, and how many calls it was given. */
+  stats(): Record<string, unknown>
+}
+
+const defaultWarmUpMs = 10_000
+
+/**
+ * Connects to the instances of a service. Each call goes to the less busy of two of them. One that fails three times in a row is left
+ * alone for a second, then for longer; the calls that it failed are made again elsewhere, which does no harm: each counts once, by its
+ * id, whoever answers it.
+ */
+export async function connectToServices<C extends Client>(options: ServicePoolOptions<C>): Promise<ServicePool<C>> {
+  const { service, at, clientOf, channels = 2, warmUpMs = defaultWarmUpMs, log } = options
+  const source = typeof at === 'string' ? instancesOf(at) : discovered(at.consul, service)
+  const balancer = new LoadBalancer<ServiceInstance>(source, {
+    name: service,
+    algorithm: 'p2c',
+    ejection: {
+      failureThreshold: 3,
+      recoveryTimeoutMs: 1_000,
+      recovery: { factor: 2, maxMs: 10_000, jitter: 0.2 },
+      classifyError: classifyGrpcError,
+    },
+  })
+  balancer.on('ejected', ({ instance }) => log('warn', `${instance.id} fails, so others take its calls`))
+  balancer.on('readmitted', ({ instance }) => log('info', `${instance.id} takes calls again`))
+  balancer.on('refreshFailed', ({ error }) => log('warn', `the list of ${service}s stays as it was: ${text(error)}`))
+  const pool = new GrpcBalancedPool(
+    balancer,
+    ({ host, port }: ServiceInstance, channelOptions): C => clientOf(`${host}:${port}`, channelOptions),
+    { name: service, channels },
+  )
+  try {
+    await pool.warmUp({ deadlineMs: warmUpMs, minInstances: 1 })
+  } catch (error) {
+    await pool.close({ timeoutMs: 0 })
+    await balancer.close({ timeoutMs: 0 })
+    throw error
+  }
+  return {
+    pool,
+    balancer,
+    parts: [pool, balancer],
+    stats: () => {
+      const calls = new Map(pool.stats().instances.map(({ instance, offered }) => [instance, offered]))
+      const instances = balancer.instances().map(({ instance, state, inFlight, weight }) => {
+        return { ...instance, state, inFlight, weight, calls: calls.get(instance.id) ?? 0 }
+      })
+      return { ...balancer.stats(), instances }
+    },
+  }
+}
+
+function discovered(address: string, service: string): InstanceSource<ServiceInstance> {
+  return consulSource({ address, service })
+}
+
+function instancesOf(addresses: string): ServiceInstance[] {
+  return addresses.split(',').map((address) => ({ id: address, ...partsOf(address) }))
+}
+
+export interface Registration {
+  /** A Consul to register with: `http://host:port`. */
+  readonly consul: string
+  readonly service: string
+  /** `host:port`. */
+  readonly address: string
+  readonly isFailing: () => boolean
+  readonly log: Log
+}
+
+/** Tells Consul where a service is, and every second or so that it is well. After a crash Consul knows within five seconds. */
+export async function registerService({ consul, service, address, isFailing, log }: Registration): Promise<Closable> {
+  const registration = new ConsulRegistration({
+    address: consul,
+    service,
+    id: `${service}-${address}`,
+    ...partsOf(address),
+    check: { ttlMs: 5_000, health: () => (isFailing() ? 'warning' : 'passing') },
+    deregisterCriticalAfterMs: 60_000,
+  })
+  registration.on('heartbeatFailed', ({ error }) => log('warn', `Consul was not told that all is well: ${text(error)}`))
+  await registration.start()
+  return registration
+}
+
+function partsOf(address: string): { host: string; port: number } {
+  const colon = address.lastIndexOf(':')
+  return { host: address.slice(0, colon), port: Number(address.slice(colon + 1)) }
+}
