@@ -109,7 +109,11 @@ export class UsageWorld {
   }
 
   /** Writes events as a batch, and demands that those of these places are refused as they must be. */
-  async expectRefusals(events: readonly AcceptedUsage[], places: readonly number[], options?: WriteOptions) {
+  async expectRefusals(
+    events: readonly AcceptedUsage[],
+    places: readonly number[],
+    options?: WriteOptions,
+  ): Promise<void> {
     const refused = await this.refusals(events, options)
     expectEqual(
       refused.map(({ index }) => index),
