@@ -1,4 +1,5 @@
 import type { QuotaClaim } from '../core/ports.js'
+import { endOfPeriod } from './quota-periods.js'
 
 /** A reservation. */
 export interface Hold {
@@ -22,7 +23,7 @@ export class QuotaCell {
   readonly #holds = new Set<Hold>()
 
   constructor(period: string) {
-    this.periodEnd = endOf(period)
+    this.periodEnd = endOfPeriod(period)
   }
 
   /** How many holds there are. */
@@ -78,13 +79,4 @@ export class Remembered<T> {
       this.#entries.delete(oldest)
     }
   }
-}
-
-/** The end of a period by its label: `2026-11-20`, `2026-11`, or anything else for one without an end. */
-function endOf(period: string): number {
-  const start = Date.parse(period)
-  if (/^\d{4}-\d\d-\d\d$/.test(period)) return start + 86_400_000
-  if (!/^\d{4}-\d\d$/.test(period)) return Number.POSITIVE_INFINITY
-  const date = new Date(start)
-  return Date.UTC(date.getUTCFullYear(), date.getUTCMonth() + 1)
 }
