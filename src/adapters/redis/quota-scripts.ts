@@ -231,13 +231,15 @@ local function memberOf(hold, id) return table.concat({ hold.type, hold.period, 
 /**
  * Says whose a reservation's id is: the first to ask has it. Answers with the owner: user, quota type and period.
  *
- * KEYS: the owner. ARGV: 1 the user, 2 the quota type, 3 the period, 4 for how long.
+ * KEYS: the owner. ARGV: 1 the user, 2 the quota type, 3 the period, 4 until when to remember it.
  */
-export const claimId: RedisScript = new RedisScript(`
+export const claimId: RedisScript = new RedisScript(`${numbers}
 local owner = redis.call('GET', KEYS[1])
 if owner and string.match(owner, '^[^%z]*') ~= ARGV[1] then return owner end
+local untilMs = math.max(now + redis.call('PTTL', KEYS[1]), tonumber(ARGV[4]))
 owner = table.concat({ ARGV[1], ARGV[2], ARGV[3] }, '\\0')
-redis.call('SET', KEYS[1], owner, 'PX', math.max(redis.call('PTTL', KEYS[1]), tonumber(ARGV[4])))
+redis.call('SET', KEYS[1], owner)
+redis.call('PEXPIREAT', KEYS[1], text(untilMs))
 return owner
 `)
 
@@ -248,7 +250,7 @@ export const findOwner: RedisScript = new RedisScript(`return redis.call('GET', 
  * Holds a value if it fits: `{ status, used, held, expiresAt }`.
  *
  * KEYS: as above, 4 the reservation, and where everything lies on one server 5 its owner. ARGV: as above, 5 the value, 6 what all may
- * come to, 7 the limit, 8 the time to live, 9 for how long to remember it then, 10 its id, 11 the user.
+ * come to, 7 the limit that settling minds, 8 the time to live, 9 for how long to remember it then, 10 its id, 11 the user.
  */
 export const reserveUsage: RedisScript = new RedisScript(`${accounts}${reservations}
 local value = tonumber(ARGV[5])
@@ -311,7 +313,10 @@ held = books.heldIn(field)
 return answer('settled')
 `)
 
-/** Gives a hold back. KEYS: 1 the holds, 2 what they hold together, 3 the reservation. ARGV: 1 its id. */
+/**
+ * Gives a hold back. KEYS: 1 the holds, 2 what they hold together, 3 the reservation. ARGV: 1 its id, 2 what becomes of it: `released`, or
+ * `forgotten`, as if it had never been there.
+ */
 export const releaseHold: RedisScript = new RedisScript(`${numbers}${holdings}${reservations}
 local hold = read(KEYS[3])
 if not hold or hold.state ~= 'held' then return 0 end
@@ -319,7 +324,7 @@ local books = booksOf(KEYS[1], KEYS[2])
 books.heldIn(hold.type .. '\\0' .. hold.period)
 local member = memberOf(hold, ARGV[1])
 if redis.call('ZREM', KEYS[1], member) == 1 and hold.live then books.drop(member) end
-redis.call('HSET', KEYS[3], 'state', 'released')
+if ARGV[2] == 'forgotten' then redis.call('DEL', KEYS[3]) else redis.call('HSET', KEYS[3], 'state', ARGV[2]) end
 books.save()
 return 1
 `)

@@ -6,7 +6,7 @@ import { invalidIncrement, refusal, validSums } from '../../internal/counter-bat
 import { bucketOf } from './counter-bucket.js'
 import { applyBatch, fixLayout, notCounter, outOfRange } from './counter-scripts.js'
 import { type RedisClient, type RedisFace, redisFace } from './redis-client.js'
-import { redisError } from './redis-error.js'
+import { partlyFailed, redisError } from './redis-error.js'
 
 /** Options of {@link RedisCounterStore}. */
 export interface RedisCounterStoreOptions {
@@ -208,7 +208,7 @@ export class RedisCounterStore implements CounterStore {
     const parts = portions.map((portion) => this.#apply(operation, portion, batchId))
     const outcomes = await orAbort(Promise.allSettled(parts), signal)
     const errors = outcomes.flatMap((outcome) => (outcome.status === 'rejected' ? [outcome.reason as StoreError] : []))
-    if (errors.length > 0) throw this.#partly(operation, errors, outcomes.length)
+    if (errors.length > 0) throw partlyFailed(`${this.name}: ${operation}`, errors, outcomes.length, 'buckets')
     outcomes.forEach((outcome, i) => {
       if (outcome.status === 'fulfilled') take(portions[i] as Portion, outcome.value)
     })
@@ -303,19 +303,6 @@ export class RedisCounterStore implements CounterStore {
       const resent = this.#face.epoch !== epoch
       throw redisError(error, { name: this.name, operation, writes, closed, resent })
     }
-  }
-
-  /** One error for several buckets: what holds for the batch, not for one of its parts. */
-  #partly(operation: string, errors: readonly StoreError[], portions: number): StoreError {
-    const [first] = errors as [StoreError]
-    return new StoreError(
-      `${this.name}: ${operation} failed in ${errors.length} of ${portions} buckets: ${first.message}`,
-      {
-        cause: errors.length === 1 ? first.cause : new AggregateError(errors.map((error) => error.cause ?? error)),
-        retryable: errors.every((error) => error.retryable),
-        outcomeUnknown: errors.length < portions || errors.some((error) => error.outcomeUnknown),
-      },
-    )
   }
 }
 

@@ -61,6 +61,28 @@ export function redisError(error: unknown, call: FailedCall): SpillwayError {
   return new StoreError(`${call.name}: ${call.operation} failed: ${text}`, options)
 }
 
+/**
+ * One error for a call in several parts, of which some failed: what holds for the whole, not for one part.
+ *
+ * @param what - who failed in doing what: `redis-counter-store: increment`.
+ * @param errors - those of the parts that failed.
+ * @param parts - how many parts there were.
+ * @param kind - what they are: `buckets`.
+ */
+export function partlyFailed(
+  what: string,
+  errors: readonly SpillwayError[],
+  parts: number,
+  kind: string,
+): SpillwayError {
+  const [first] = errors as readonly [SpillwayError]
+  return new StoreError(`${what} failed in ${errors.length} of ${parts} ${kind}: ${first.message}`, {
+    cause: errors.length === 1 ? first.cause : new AggregateError(errors.map((error) => error.cause ?? error)),
+    retryable: errors.every((error) => error.retryable),
+    outcomeUnknown: errors.length < parts || errors.some((error) => error.outcomeUnknown),
+  })
+}
+
 function verdict(error: unknown, text: string, call: FailedCall): { retryable: boolean; outcomeUnknown: boolean } {
   if (call.closed) return { retryable: false, outcomeUnknown: false }
   const reply = replyCode(error, text)

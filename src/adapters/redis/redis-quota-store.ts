@@ -1,4 +1,4 @@
-import { type SpillwayError, StoreError } from '../../core/errors.js'
+import { StoreError } from '../../core/errors.js'
 import { checkCount, checkDuration, checkOneOf, checkOptions, failOption, valueOr } from '../../core/options.js'
 import type {
   BatchContext,
@@ -15,8 +15,9 @@ import type {
   UsageDedupe,
 } from '../../core/ports.js'
 import { orAbort } from '../../internal/abort.js'
-import { maxUsage, problemOfText, problemOfValue } from '../../internal/usage.js'
+import { problemOfText, problemOfValue } from '../../internal/usage.js'
 import { type BatchPart, KeyList, PreparedBatch, problemOf, type RefusedTotal, requestMark } from './quota-batch.js'
+import { ceilingOf, checkClaim, checkHold, longestMs, ownerOf, usageOf } from './quota-claims.js'
 import { endOf, QuotaKeys } from './quota-keys.js'
 import {
   claimId,
@@ -29,7 +30,7 @@ import {
   writeUsage,
 } from './quota-scripts.js'
 import { type RedisClient, type RedisFace, redisFace } from './redis-client.js'
-import { redisError } from './redis-error.js'
+import { partlyFailed, redisError } from './redis-error.js'
 import type { RedisScript } from './redis-script.js'
 
 /** Options of {@link RedisQuotaStore}. */
@@ -87,11 +88,9 @@ export interface RedisQuotaStoreOptions {
 }
 
 const dedupes: readonly UsageDedupe[] = ['batch', 'event', 'request']
-/** The longest that anything is remembered, in milliseconds: a hundred years, which Redis can add to any date. */
-const longestMs = 3_155_760_000_000
 /** How many keys one call reads, so that no single script holds up a server. */
 const keysPerRead = 1000
-/** How much longer than the reservation itself its owner is remembered, since that is written before it, by another node's clock. */
+/** How much longer than the reservation itself its owner is remembered on a cluster, where another node's clock says so. */
 const ownerMarginMs = 600_000
 
 /**
@@ -183,7 +182,7 @@ export class RedisQuotaStore implements QuotaStore {
     if (calls.length === 1) return prepared.refusals(await orAbort(calls[0] as (typeof calls)[0], signal))
     const outcomes = await orAbort(Promise.allSettled(calls), signal)
     const errors = outcomes.flatMap((outcome) => (outcome.status === 'rejected' ? [outcome.reason as StoreError] : []))
-    if (errors.length > 0) throw this.#partly(errors, outcomes.length)
+    if (errors.length > 0) throw partlyFailed(`${this.name}: write`, errors, outcomes.length, 'parts')
     return prepared.refusals(outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? outcome.value : [])))
   }
 
@@ -238,36 +237,32 @@ export class RedisQuotaStore implements QuotaStore {
 
   /**
    * Holds a value if it fits, until `settle`, `release`, or the end of its time to live by the clock of Redis. On a cluster that is
-   * two calls, one after the other: ids are one for all users.
+   * two calls, one after the other, since ids are one for all users: the second one makes the id known to `settle` and `release`.
    *
    * @returns what became of it. Rejects as `consume` does.
    */
   async reserve(claim: HoldClaim): Promise<ReserveOutcome> {
-    checkClaim(claim)
-    const { userId, quotaType, period, value, limit, id } = claim
-    const ttlMs = Math.ceil(checkDuration('ttlMs', claim.ttlMs, 1, longestMs))
-    const owner = this.#keys.owner(id)
-    const keys = [...this.#accounts(claim), this.#keys.user(userId).hold(id)]
-    if (this.#face.cluster) {
-      const forMs = String(ttlMs + this.#holdMemoryMs + ownerMarginMs)
-      // Nothing is held by it, so whatever it fails with, nothing has happened.
-      const found = await this.#send('reserve', false, claimId, [owner], [userId, quotaType, period, forMs])
-      if (ownerOf(found)?.userId !== userId) {
-        const [usage] = await this.readUsage([claim])
-        return { status: 'conflict', expiresAt: 0, ...(usage as QuotaUsage) }
-      }
-    } else keys.push(owner)
-    const [status, used, held, expiresAt] = await this.#call('reserve', reserveUsage, keys, [
-      ...this.#account(claim),
-      String(value),
-      ceilingOf(claim),
-      String(limit),
-      String(ttlMs),
+    const hold = checkHold(claim)
+    const { userId, id } = hold
+    const keys = [...this.#accounts(hold), this.#keys.user(userId).hold(id)]
+    if (!this.#face.cluster) keys.push(this.#keys.owner(id))
+    const answer = await this.#call('reserve', reserveUsage, keys, [
+      ...this.#account(hold),
+      String(hold.value),
+      ceilingOf(hold),
+      String(hold.settleLimit),
+      String(hold.ttlMs),
       String(this.#holdMemoryMs),
       id,
       userId,
     ])
-    return { status: status as ReserveOutcome['status'], expiresAt: Number(expiresAt), ...usageOf(used, held) }
+    const [status, used, held, expiresAt] = answer
+    const outcome = {
+      status: status as ReserveOutcome['status'],
+      expiresAt: Number(expiresAt),
+      ...usageOf(used, held),
+    }
+    return this.#face.cluster ? this.#claimId(hold, outcome) : outcome
   }
 
   /**
@@ -307,7 +302,34 @@ export class RedisQuotaStore implements QuotaStore {
     const key = await this.#findOwner('release', id)
     if (key === undefined) return
     const user = this.#keys.user(key.userId)
-    await this.#send('release', true, releaseHold, [user.holds, user.held, user.hold(id)], [id])
+    await this.#send('release', true, releaseHold, [user.holds, user.held, user.hold(id)], [id, 'released'])
+  }
+
+  /**
+   * On a cluster, where an id's owner lies elsewhere than his hold: finds out whether the id is his. What was held under an id that is
+   * somebody else's is taken back. Whoever dies in between leaves a hold that nobody can settle, until it expires.
+   */
+  async #claimId(claim: QuotaClaim, outcome: ReserveOutcome): Promise<ReserveOutcome> {
+    const { status, expiresAt } = outcome
+    if (status === 'conflict') return outcome
+    const { userId, quotaType, period, id } = claim
+    if (status === 'exceeded') {
+      const owner = await this.#findOwner('reserve', id)
+      return owner === undefined || owner.userId === userId ? outcome : { ...outcome, status: 'conflict' }
+    }
+    try {
+      const until = String(expiresAt + this.#holdMemoryMs + ownerMarginMs)
+      const args = [userId, quotaType, period, until]
+      const owner = ownerOf(await this.#send('reserve', true, claimId, [this.#keys.owner(id)], args))
+      if (owner?.userId === userId) return outcome
+      const user = this.#keys.user(userId)
+      await this.#send('reserve', true, releaseHold, [user.holds, user.held, user.hold(id)], [id, 'forgotten'])
+      const [usage] = await this.readUsage([claim])
+      return { status: 'conflict', expiresAt: 0, ...(usage as QuotaUsage) }
+    } catch (error) {
+      const { message, cause, retryable } = error as StoreError
+      throw new StoreError(message, { cause, retryable, outcomeUnknown: true })
+    }
   }
 
   async #writePart(part: BatchPart, batchId: string): Promise<readonly RefusedTotal[]> {
@@ -376,40 +398,6 @@ export class RedisQuotaStore implements QuotaStore {
       throw redisError(error, { name: this.name, operation, writes, closed, resent })
     }
   }
-
-  /** One error for several users: what holds for the batch, not for one of its parts. */
-  #partly(errors: readonly SpillwayError[], parts: number): StoreError {
-    const [first] = errors as [SpillwayError]
-    return new StoreError(`${this.name}: write failed for ${errors.length} of ${parts} users: ${first.message}`, {
-      cause: errors.length === 1 ? first.cause : new AggregateError(errors.map((error) => error.cause ?? error)),
-      retryable: errors.every((error) => error.retryable),
-      outcomeUnknown: errors.length < parts || errors.some((error) => error.outcomeUnknown),
-    })
-  }
-}
-
-/** What the store keeps of whose a reservation is. */
-function ownerOf(text: unknown): QuotaKey | undefined {
-  if (typeof text !== 'string') return undefined
-  const [userId = '', quotaType = '', period = ''] = text.split('\0')
-  return { userId, quotaType, period }
-}
-
-function usageOf(used: string | undefined, held: string | undefined): QuotaUsage {
-  return { used: Number(used), held: Number(held) }
-}
-
-/** What used and held may come to: a limit is never above what a number holds exactly. */
-function ceilingOf({ limit }: QuotaClaim): string {
-  return String(Math.max(Math.min(limit, maxUsage), -1))
-}
-
-function checkClaim(claim: QuotaClaim): void {
-  checkOptions('claim', claim)
-  const problem = problemOf(claim) ?? problemOfText('id', claim.id) ?? problemOfValue('value', claim.value)
-  if (problem !== undefined) throw problem
-  const { limit } = claim
-  if (typeof limit !== 'number' || Number.isNaN(limit)) failOption('limit', 'must be a number', limit)
 }
 
 function checkText(field: string, value: string): string {
