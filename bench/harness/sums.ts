@@ -53,14 +53,19 @@ export class Sums {
 export function shuffledKeys(keys: number, puts: number): string[] {
   // One string a key: comparing equal strings that are two objects would cost everyone more than the rest of a put.
   const distinct = Array.from({ length: keys }, (_, i) => `post:${i}:like`)
-  const sequence = Array.from({ length: puts }, (_, i) => distinct[i % keys] as string)
+  return shuffled(Array.from({ length: puts }, (_, i) => distinct[i % keys] as string))
+}
+
+/** Puts items into an order that is shuffled but the same in every run. */
+export function shuffled<T>(items: readonly T[]): T[] {
+  const sequence = [...items]
   let seed = 20_261_120
   for (let i = sequence.length - 1; i > 0; i--) {
     // Numerical Recipes' linear congruential generator: its high bits are good enough to shuffle with.
     seed = (Math.imul(seed, 1_664_525) + 1_013_904_223) >>> 0
     const j = Math.floor((seed / 2 ** 32) * (i + 1))
-    const swapped = sequence[i] as string
-    sequence[i] = sequence[j] as string
+    const swapped = sequence[i] as T
+    sequence[i] = sequence[j] as T
     sequence[j] = swapped
   }
   return sequence
