@@ -22,6 +22,7 @@ export {
   type PostgresCounterStoreOptions,
   type PostgresCounterStoreStats,
 } from './postgres-counter-store.js'
+export { PostgresUsageSink } from './postgres-usage-sink.js'
 export {
   type BatchedQuery,
   type QueryAnswer,
@@ -30,3 +31,9 @@ export {
   type QueryBatcherOptions,
   type QueryBatcherStats,
 } from './query-batcher.js'
+export type {
+  PostgresUsageSinkEvents,
+  PostgresUsageSinkOptions,
+  PostgresUsageSinkStats,
+  UsageCleanUp,
+} from './usage-sink-options.js'

@@ -1,0 +1,258 @@
+import { type SpillwayError, StoreError } from '../../core/errors.js'
+import type { AcceptedUsage, QuotaKey, RefusedUsage, UsageBatch, UsageTotal } from '../../core/ports.js'
+import {
+  keyText,
+  maxUsage,
+  problemOfText,
+  problemOfUsage,
+  problemOfValue,
+  refuseTotals,
+  totalsOf,
+  userText,
+} from '../../internal/usage.js'
+
+const dayMs = 86_400_000
+
+/** What a batch was refused of, as it is remembered: places counted from 1 among what was sent. */
+export interface StoredRefusals {
+  /** Totals beyond 2^53 - 1. */
+  readonly totals?: readonly number[]
+  /** Events whose sum was beyond 2^53 - 1. */
+  readonly beyond?: readonly number[]
+  /** Events that are too far away in time to be told apart. */
+  readonly outside?: readonly number[]
+}
+
+/** A batch as a statement takes it: arrays, one value for each row. */
+export interface UsageRows {
+  /** How many rows there are: none where all of the batch is wrong in itself. */
+  readonly size: number
+  /** How many events the rows stand for. */
+  readonly events: number
+  /** The values of the statement, behind the batch id. */
+  readonly values: readonly unknown[]
+  /**
+   * Every event that is refused: what is wrong in itself, and what the server refused.
+   *
+   * @throws StoreError when what is stored belongs to another batch.
+   */
+  refusals(stored: StoredRefusals): RefusedUsage[]
+  /** How many events were counted, and how many are known already; `fresh` is how many the server took for new. */
+  tally(stored: StoredRefusals, fresh: number): { readonly counted: number; readonly duplicates: number }
+}
+
+/** A batch by its totals. */
+export class TotalRows implements UsageRows {
+  events = 0
+  readonly #batch: UsageBatch
+  readonly #totals: UsageTotal[]
+  readonly #users: string[] = []
+  readonly #types: string[] = []
+  readonly #periods: string[] = []
+  readonly #values: number[] = []
+  readonly #counts: number[] = []
+  /** Events that are wrong in themselves, by their places. */
+  readonly #wrong = new Map<number, Error>()
+
+  constructor(batch: UsageBatch) {
+    this.#batch = batch
+    this.#totals = batch.totals.every(isStorable) ? [...batch.totals] : this.#addUp(batch)
+    for (const { userId, quotaType, period, value, count } of this.#totals) {
+      this.#users.push(userId)
+      this.#types.push(quotaType)
+      this.#periods.push(period)
+      this.#values.push(value)
+      this.#counts.push(count)
+      this.events += count
+    }
+  }
+
+  get size(): number {
+    return this.#totals.length
+  }
+
+  get values(): readonly unknown[] {
+    return [this.#users, this.#types, this.#periods, this.#values, this.#counts]
+  }
+
+  refusals({ totals = [] }: StoredRefusals): RefusedUsage[] {
+    const refused = new Map<UsageTotal, Error>()
+    for (const place of totals) {
+      const total = partOf(this.#totals, place)
+      refused.set(total, beyondRange(total))
+    }
+    const wrong = [...this.#wrong].map(([index, error]) => ({ index, error }))
+    const beyond = refuseTotals(this.#batch, refused).filter(({ index }) => !this.#wrong.has(index))
+    return [...wrong, ...beyond].sort((a, b) => a.index - b.index)
+  }
+
+  tally({ totals = [] }: StoredRefusals): ReturnType<UsageRows['tally']> {
+    const beyond = totals.reduce((sum, place) => sum + (this.#counts[place - 1] as number), 0)
+    return { counted: this.events - beyond, duplicates: 0 }
+  }
+
+  /** The sums without the events that are wrong: one of these, summed up with others, would take them along. */
+  #addUp({ events }: UsageBatch): UsageTotal[] {
+    const right = events.filter((event, index) => {
+      const problem = problemOfEvent(event)
+      if (problem !== undefined) this.#wrong.set(index, problem)
+      return problem === undefined
+    })
+    return totalsOf(right)
+  }
+}
+
+/** A batch by its events. */
+export class EventRows implements UsageRows {
+  /** The days of its events, since the epoch. */
+  readonly days: number[] = []
+  readonly #batch: UsageBatch
+  readonly #byRequest: boolean
+  readonly #retentionDays: number
+  /** Of each event that is sent, its place in the batch. */
+  readonly #places: number[] = []
+  readonly #users: string[] = []
+  readonly #types: string[] = []
+  readonly #periods: string[] = []
+  readonly #keys: number[] = []
+  readonly #ids: (string | null)[] = []
+  readonly #values: number[] = []
+  readonly #wrong: RefusedUsage[] = []
+
+  /** @param byRequest - whether an event is told by its request, where it has one. */
+  constructor(batch: UsageBatch, byRequest: boolean, retentionDays: number) {
+    this.#batch = batch
+    this.#byRequest = byRequest
+    this.#retentionDays = retentionDays
+    const keys = new Map<string, number>()
+    batch.events.forEach((event, index) => {
+      const problem = problemOfEvent(event)
+      if (problem !== undefined) this.#wrong.push({ index, error: problem })
+      else this.#add(event, index, keys)
+    })
+  }
+
+  get size(): number {
+    return this.#places.length
+  }
+
+  get events(): number {
+    return this.#places.length
+  }
+
+  get values(): readonly unknown[] {
+    return [this.#users, this.#types, this.#periods, this.#keys, this.#ids, this.days, this.#values]
+  }
+
+  refusals({ beyond = [], outside = [] }: StoredRefusals): RefusedUsage[] {
+    if (beyond.length + outside.length + this.#wrong.length === 0) return []
+    const refused = [...this.#wrong]
+    for (const place of beyond) refused.push(this.#refuse(place, beyondRange))
+    for (const place of outside)
+      refused.push(this.#refuse(place, (event) => outsideRetention(event, this.#retentionDays)))
+    return refused.sort((a, b) => a.index - b.index)
+  }
+
+  tally({ beyond = [], outside = [] }: StoredRefusals, fresh: number): ReturnType<UsageRows['tally']> {
+    const counted = fresh - beyond.length
+    return { counted, duplicates: this.events - fresh - outside.length }
+  }
+
+  /** The ids of events, as the statement that removes them takes them. */
+  idsOf(places: readonly number[]): unknown[] {
+    const ids: string[] = []
+    const users: string[] = []
+    const types: string[] = []
+    const days: number[] = []
+    for (const place of places) {
+      const id = this.#ids[place - 1]
+      if (id === null || id === undefined) continue
+      const key = (this.#keys[place - 1] as number) - 1
+      ids.push(id)
+      users.push(this.#users[key] as string)
+      types.push(this.#types[key] as string)
+      days.push(this.days[place - 1] as number)
+    }
+    return [ids, users, types, days]
+  }
+
+  #add(event: AcceptedUsage, index: number, keys: Map<string, number>): void {
+    const { quotaType, period, value, timestamp } = event
+    const user = userText(event.userId)
+    const key = keyText(user, quotaType, period)
+    let place = keys.get(key)
+    if (place === undefined) {
+      place = this.#users.push(user)
+      keys.set(key, place)
+      this.#types.push(quotaType)
+      this.#periods.push(period)
+    }
+    this.#places.push(index)
+    this.#keys.push(place)
+    this.#ids.push(idOf(event, this.#byRequest))
+    this.days.push(Math.floor(timestamp / dayMs))
+    this.#values.push(value)
+  }
+
+  #refuse(place: number, error: (event: AcceptedUsage) => Error): RefusedUsage {
+    const index = partOf(this.#places, place)
+    return { index, error: error(this.#batch.events[index] as AcceptedUsage) }
+  }
+}
+
+/** How the id of a request is noted: never the same as that of an event. */
+export function requestText(id: string): string {
+  return `r:${id}`
+}
+
+/** By what an event is told from others; null where only its batch is. */
+function idOf({ requestId, id }: AcceptedUsage, byRequest: boolean): string | null {
+  if (byRequest && requestId !== undefined) return requestText(requestId)
+  return id === undefined ? null : `e:${id}`
+}
+
+function problemOfEvent(event: AcceptedUsage): Error | undefined {
+  const { id, period } = event
+  return (
+    problemOfUsage(event) ??
+    problemOfValue('timestamp', event.timestamp) ??
+    problemOfText('period', period) ??
+    (id === undefined ? undefined : problemOfText('id', id))
+  )
+}
+
+/** What is wrong with a key; undefined where it can be stored. */
+export function problemOfKey({ userId, quotaType, period }: QuotaKey): SpillwayError | undefined {
+  return problemOfText('userId', userId) ?? problemOfText('quotaType', quotaType) ?? problemOfText('period', period)
+}
+
+/** A sum may be beyond what fits, and is refused for that; what isn't a sum at all would fail the statement. */
+function isStorable(total: UsageTotal): boolean {
+  return (
+    problemOfKey(total) === undefined && (total.value > maxUsage || problemOfValue('value', total.value) === undefined)
+  )
+}
+
+/** @param place - as it is stored, counted from 1. */
+function partOf<T>(parts: readonly T[], place: number): T {
+  const part = parts[place - 1]
+  if (part !== undefined) return part
+  throw new StoreError('this batch id was used before, for another batch', { retryable: false, outcomeUnknown: false })
+}
+
+function beyondRange({ userId, quotaType, period }: AcceptedUsage | UsageTotal): StoreError {
+  const whose = `${quotaType} of user ${show(userText(userId))}`
+  return new StoreError(`${whose} in ${period} can't go beyond ${maxUsage}`, { retryable: false })
+}
+
+function outsideRetention({ userId, quotaType, timestamp, requestId, id }: AcceptedUsage, days: number): StoreError {
+  const what = `${quotaType} of user ${show(userText(userId))}, ${show(requestId ?? id ?? '')}`
+  const when = new Date(timestamp).toISOString()
+  return new StoreError(`${what} of ${when} can't be told apart: ids are remembered for ${days} days`, {
+    retryable: false,
+  })
+}
+
+function show(text: string): string {
+  return JSON.stringify(text.length > 60 ? `${text.slice(0, 59)}…` : text)
+}

@@ -1,0 +1,43 @@
+import type { UsageDedupe } from 'spillway'
+import { PostgresUsageSink } from 'spillway/postgres'
+import { usageSinkContract } from 'spillway/testing'
+import { afterAll, describe, test } from 'vitest'
+import { startPostgres } from '../../servers/postgres.ts'
+import { connectors } from './databases.ts'
+import { inTurn } from './usage-databases.ts'
+
+const server = await startPostgres()
+const all = connectors(server)
+const dedupes: readonly UsageDedupe[] = ['batch', 'event', 'request']
+
+afterAll(async () => {
+  await server?.stop()
+})
+
+describe.each(all)('PostgresUsageSink on $name keeps the contract of usage sinks', ({ open, close }) => {
+  const database = inTurn(() => open(server?.url ?? ''))
+  afterAll(close)
+
+  describe.each(dedupes)('telling apart by %s', (dedupe) => {
+    const tables = {
+      table: `usage_${dedupe}`,
+      batchTable: `batches_${dedupe}`,
+      requestTable: `requests_${dedupe}`,
+    }
+    const openSink = async (): Promise<PostgresUsageSink> => {
+      const sink = new PostgresUsageSink(database(), { ...tables, dedupe })
+      await sink.createSchema()
+      return sink
+    }
+    let reader: Promise<PostgresUsageSink> | undefined
+    const harness = {
+      open: openSink,
+      read: async (keys: Parameters<PostgresUsageSink['readTotals']>[0]) => {
+        reader ??= openSink()
+        return (await (await reader).readTotals(keys)).map(({ value }) => value)
+      },
+      dedupe,
+    }
+    for (const { name, run } of usageSinkContract(harness)) test(name, run)
+  })
+})
