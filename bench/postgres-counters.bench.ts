@@ -1,34 +1,13 @@
 import { randomUUID } from 'node:crypto'
-import pg from 'pg'
 import { AsyncBatcher, type BatchContext, type CounterIncrement } from 'spillway'
 import { PostgresCounterStore } from 'spillway/postgres'
-import { type PostgresServer, startPostgres } from '../test/servers/postgres.ts'
 import type { Aim, Contender, Contest } from './harness/contest.ts'
+import { connect, finish, inTurns } from './harness/postgres-contest.ts'
 import { serveSuite } from './harness/suite-process.ts'
 
 // Increments of counters in a real PostgreSQL, from the first call of a turn until the last one is committed.
 
 const increments = 1000
-const connections = 10
-
-let server: PostgresServer | undefined
-let pool: pg.Pool
-
-/** The server that all contenders of a contest share; started by the first one. */
-async function connect(): Promise<pg.Pool> {
-  if (server !== undefined) return pool
-  server = await startPostgres()
-  if (server === undefined) throw new Error('there is no PostgreSQL')
-  pool = new pg.Pool({ connectionString: server.url, max: connections })
-  // The server goes away under idle connections at the end.
-  pool.on('error', () => undefined)
-  return pool
-}
-
-const finish = async (): Promise<void> => {
-  await pool?.end()
-  await server?.stop()
-}
 
 const context = (): BatchContext => ({ batchId: randomUUID(), attempt: 1, signal: new AbortController().signal })
 
@@ -134,13 +113,7 @@ function waiting(
   source: Keys,
   increment: (increment: CounterIncrement) => Promise<unknown>,
 ): () => Promise<void> {
-  return async () => {
-    const todo = source.batch(increments)
-    const caller = async (): Promise<void> => {
-      for (let next = todo.pop(); next !== undefined; next = todo.pop()) await increment(next)
-    }
-    await Promise.all(Array.from({ length: callers }, caller))
-  }
+  return () => inTurns(callers, source.batch(increments), increment)
 }
 
 const contest = (name: string, contenders: Contest['contenders']): Contest => ({
