@@ -29,8 +29,8 @@ export {
   type RedisUsageWorkerEvents,
   type RedisUsageWorkerOptions,
   type RedisUsageWorkerStats,
-  type UsageWriteFailure,
 } from './redis-usage-worker.js'
 export type { PublishVerdict, ShareableBreaker } from './shared-circuit.js'
 export type { DeadLettersOptions, UsageDeadLetter } from './usage-stream-dead-letters.js'
 export type { UsageTrouble } from './usage-stream-health.js'
+export type { UsageWriteFailure } from './usage-stream-writer.js'

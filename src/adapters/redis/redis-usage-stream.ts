@@ -29,7 +29,6 @@ import { isStorable } from '../../internal/storable.js'
 import { TurnClock } from '../../internal/turn-clock.js'
 import { acceptUsage, problemOfUsage, quotaPeriods } from '../../internal/usage.js'
 import type { RedisClient } from './redis-client.js'
-import { RedisUsageWorker, type RedisUsageWorkerOptions } from './redis-usage-worker.js'
 import {
   type DeadLettersOptions,
   readDeadLetters,
@@ -39,7 +38,7 @@ import {
 import { entryText, maxBatchIdLength } from './usage-stream-entry.js'
 import { Publication } from './usage-stream-publication.js'
 import { ensureGroup, inspectStream } from './usage-stream-scripts.js'
-import { partlyFailed, UsageShards } from './usage-stream-shards.js'
+import { checkGroup, partlyFailed, UsageShards } from './usage-stream-shards.js'
 
 /** Options of {@link RedisUsageStream}. */
 export interface RedisUsageStreamOptions extends ComponentOptions {
@@ -218,13 +217,14 @@ export class RedisUsageStream
   readonly idempotent = true
   /** It tells batches apart. */
   readonly dedupe = 'batch'
+  /** The client that it was given; its workers use it too. */
+  readonly client: RedisClient
   /** What its keys begin with. */
   readonly prefix: string
   /** Of how many streams in Redis it is made. */
   readonly shards: number
   /** The consumer group of its workers. */
   readonly group: string
-  readonly #client: RedisClient
   readonly #shards: UsageShards
   readonly #queue: BatchQueue<Publication>
   readonly #turnClock: TurnClock
@@ -245,10 +245,10 @@ export class RedisUsageStream
     super('redis-usage-stream', options)
     const { defaults } = RedisUsageStream
     const { clock, random, name } = this
-    this.#client = client
+    this.client = client
     this.prefix = valueOr<string>(options.prefix, defaults.prefix)
     this.shards = valueOr<number>(options.shards, defaults.shards)
-    this.group = checkGroup(valueOr<string>(options.group, defaults.group))
+    this.group = checkGroup('group', valueOr<string>(options.group, defaults.group))
     const timeoutMs = checkDuration('timeoutMs', valueOr<number>(options.timeoutMs, defaults.timeoutMs), 1)
     this.#shards = new UsageShards(client, { name, clock, prefix: this.prefix, shards: this.shards, timeoutMs })
     const periodOf = checkFunction(
@@ -351,22 +351,6 @@ export class RedisUsageStream
   }
 
   /**
-   * A worker that accounts this stream's events in a sink. It is the caller's to start and to close.
-   *
-   * @param sink - must tell events apart: its `dedupe` is `'event'` or `'request'`.
-   * @param options - of the worker; its `group` is that of the stream unless they say another one.
-   * @throws OptionError when an option is wrong, or the sink can't tell events apart.
-   */
-  worker(sink: UsageSink, options?: Omit<RedisUsageWorkerOptions, 'prefix' | 'shards'>): RedisUsageWorker {
-    checkOptions('options', options)
-    const { prefix, shards, clock, random } = this
-    return new RedisUsageWorker(this.#client, sink, {
-      ...{ clock, random, ...options },
-      ...{ prefix, shards, group: valueOr(options?.group, this.group) },
-    })
-  }
-
-  /**
    * Makes a group that gets every event that is in the stream from now on, unless it is there. Nothing that it hasn't done is
    * trimmed. A worker makes its own when it starts; this is for groups whose workers come later.
    *
@@ -374,7 +358,7 @@ export class RedisUsageStream
    */
   async addGroup(group: string = this.group): Promise<void> {
     this.#checkOpen()
-    checkGroup(group)
+    checkGroup('group', group)
     await this.#shards.checkLayout()
     const call = { operation: 'addGroup', writes: true, timed: true }
     await this.#onEach((shard) => this.#shards.run(ensureGroup, [this.#shards.stream(shard)], [group], call))
@@ -385,9 +369,9 @@ export class RedisUsageStream
    *
    * @returns rejects with a `StoreError` when Redis failed, or `ClosedError`.
    */
-  async inspect(): Promise<UsageStreamStatus> {
+  async status(): Promise<UsageStreamStatus> {
     this.#checkOpen()
-    const call = { operation: 'inspect', writes: false, timed: true }
+    const call = { operation: 'status', writes: false, timed: true }
     const answers = await this.#onEach((shard) =>
       this.#shards.run(inspectStream, [this.#shards.stream(shard), this.#shards.dead(shard)], [], call),
     )
@@ -579,10 +563,4 @@ export class RedisUsageStream
   #checkOpen(): void {
     if (this.#queue.closed) throw new ClosedError(`${this.name} is closed`)
   }
-}
-
-/** Checks the name of a group. */
-function checkGroup(group: string): string {
-  if (typeof group !== 'string' || group === '') failOption('group', 'must be a string that is not empty', group)
-  return group
 }

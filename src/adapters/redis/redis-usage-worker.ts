@@ -6,45 +6,28 @@ import {
   type FlushReport,
 } from '../../core/component.js'
 import { ClosedError, type SpillwayError } from '../../core/errors.js'
-import { describeError } from '../../core/events.js'
 import { checkCount, checkDuration, checkOptions, failOption, valueOr } from '../../core/options.js'
-import type { AcceptedUsage, BatchContext, QuotaKey, UsageSink } from '../../core/ports.js'
+import type { AcceptedUsage, QuotaKey, UsageSink } from '../../core/ports.js'
 import { backoffMs, type RetryOptions, type RetryPolicy, resolveRetry } from '../../core/retry.js'
 import type { BatchSizeSnapshot, LatencySnapshot } from '../../core/stats.js'
 import { captureContext } from '../../internal/async-context.js'
-import { latencyOf } from '../../internal/batch-books.js'
 import { batchId } from '../../internal/batch-id.js'
-import { resolveBatchOptions } from '../../internal/batch-options.js'
-import { type BatchFace, BatchQueue } from '../../internal/batch-queue.js'
+import { type BatchPolicy, resolveBatchOptions } from '../../internal/batch-options.js'
 import { handled, rejected } from '../../internal/deferred.js'
-import { Histogram } from '../../internal/histogram.js'
-import type { RedisClient } from './redis-client.js'
+import type { RedisUsageStream } from './redis-usage-stream.js'
+import { UsageBooks, type UsageOutcome } from './usage-stream-books.js'
 import { UsageHealth, type UsageTrouble } from './usage-stream-health.js'
 import { type Delivery, UsageIntake } from './usage-stream-intake.js'
-import { Lot, LotContext, Piece, type Taken } from './usage-stream-lot.js'
-import { type ReaderHost, UsageReader } from './usage-stream-reader.js'
-import { UsageShards } from './usage-stream-shards.js'
-import { UsageTrial, type Verdict } from './usage-stream-trial.js'
+import type { Taken } from './usage-stream-lot.js'
+import { UsageReader } from './usage-stream-reader.js'
+import { checkGroup, UsageShards } from './usage-stream-shards.js'
+import { type UsageWriteFailure, UsageWriter, type WriterListener } from './usage-stream-writer.js'
 
 /** Options of {@link RedisUsageWorker}. */
 export interface RedisUsageWorkerOptions extends ComponentOptions {
   /**
-   * The stream's prefix.
-   *
-   * @defaultValue 'spillway:usage'
-   */
-  prefix?: string | undefined
-  /**
-   * Of how many streams in Redis the stream is made; the same number as the stream's.
-   *
-   * @defaultValue 1
-   */
-  shards?: number | undefined
-  /**
    * The consumer group. Each group gets every event, and its workers share them. One that isn't there is made, and begins with the oldest
-   * event that is.
-   *
-   * @defaultValue 'spillway'
+   * event that is. The default is the stream's `group`.
    */
   group?: string | undefined
   /**
@@ -115,8 +98,9 @@ export interface RedisUsageWorkerOptions extends ComponentOptions {
    */
   claimIdleMs?: number | undefined
   /**
-   * How often an event is delivered, or fails by itself while others succeed, before it goes to the dead letters; at least 2. Deliveries
-   * that ended in an outage of the sink don't count.
+   * How often an event is delivered and never done, or fails by itself while others succeed, before it goes to the dead letters; at
+   * least 2. Deliveries that ended in an outage of the sink or in `close` don't count; those that ended with the process do. After half
+   * as many an event is tried alone, and then each try counts.
    *
    * @defaultValue 10
    */
@@ -140,9 +124,6 @@ export interface RedisUsageWorkerOptions extends ComponentOptions {
    */
   unhealthyAfter?: number | undefined
 }
-
-/** What is done about a batch that couldn't be written. */
-export type UsageWriteFailure = 'retry' | 'split' | 'dead-letter' | 'give-back'
 
 /** Events of {@link RedisUsageWorker}. */
 export interface RedisUsageWorkerEvents {
@@ -210,7 +191,7 @@ export interface RedisUsageWorkerStats {
   readonly applied: number
   /** What it moved to the dead letters. */
   readonly dead: number
-  /** What it would have moved there, had another worker not finished it meanwhile. */
+  /** What it would have moved there, but was acknowledged already: by another worker, or by a call whose answer was lost. */
   readonly elsewhere: number
   /** What it gave back when it was closed: it stays pending in Redis, for others. */
   readonly returned: number
@@ -262,13 +243,23 @@ const leaveMs = 1000
  * gone: so it may come to the sink more than once, in other batches, and the sink must count it once. While the sink is down, batches are
  * tried again for as long as it takes, no more is read, and nothing is lost. An event at fault is told from a sink at fault by how the others
  * fare, and goes to the dead letters.
+ *
+ * @example
+ * ```ts
+ * import { Redis } from 'ioredis'
+ * import type { UsageSink } from 'spillway'
+ * import { RedisUsageStream, RedisUsageWorker } from 'spillway/redis'
+ *
+ * declare const sink: UsageSink
+ * const stream = new RedisUsageStream(new Redis('redis://127.0.0.1:6379'))
+ * const worker = new RedisUsageWorker(stream, sink)
+ * await worker.start()
+ * process.once('SIGTERM', () => void worker.close({ timeoutMs: 10_000 }))
+ * ```
  */
 export class RedisUsageWorker extends ClosableComponent<RedisUsageWorkerEvents, RedisUsageWorkerStats> {
   /** The options' defaults. */
   static readonly defaults = {
-    prefix: 'spillway:usage',
-    shards: 1,
-    group: 'spillway',
     maxBatchSize: 500,
     maxWaitMs: 100,
     eager: true,
@@ -289,29 +280,18 @@ export class RedisUsageWorker extends ClosableComponent<RedisUsageWorkerEvents, 
   readonly group: string
   /** What it is called in its group. */
   readonly consumer: string
-  readonly #sink: UsageSink
   readonly #shards: UsageShards
   readonly #intakes: readonly UsageIntake[]
   readonly #readers: readonly UsageReader[]
-  readonly #queue: BatchQueue<Piece>
+  readonly #writer: UsageWriter
   readonly #retry: RetryPolicy
-  readonly #trial: UsageTrial
   readonly #health: UsageHealth
   readonly #inContext = captureContext()
   readonly #capacity: number
   readonly #maxBatchSize: number
   readonly #maxDeliveries: number
-  /** Batches that failed and wait for their next attempt, and how not to wait any longer. */
-  readonly #waiting = new Map<Lot, () => void>()
-  readonly #flushes = new Set<Flush>()
-  readonly #latencyUs = new Histogram()
-  readonly #books = {
-    ...{ delivered: 0, applied: 0, dead: 0, elsewhere: 0, returned: 0 },
-    ...{ redelivered: 0, claimed: 0, vanished: 0, failedBatches: 0, redisFailures: 0, groupsLost: 0 },
-  }
-  #pending = 0
-  /** Of those, what waits in `#waiting`. */
-  #waitingEvents = 0
+  readonly #books = new UsageBooks()
+  readonly #troubles = { claimed: 0, vanished: 0, redisFailures: 0, groupsLost: 0 }
   /** Room that readers have asked for. */
   #reserved = 0
   #starting: Promise<void> | undefined
@@ -322,61 +302,52 @@ export class RedisUsageWorker extends ClosableComponent<RedisUsageWorkerEvents, 
   #stopWaitingToStart: (() => void) | undefined
 
   /**
-   * @param client - a client of ioredis or node-redis, single or cluster. It stays the caller's to connect and to close.
+   * @param stream - what it works for. It uses the stream's client and never publishes; the stream may be closed before it.
    * @param sink - must tell events apart: its `dedupe` is `'event'` or `'request'`.
-   * @throws OptionError when an option is wrong, the client none that it knows, or the sink can't tell events apart.
+   * @throws OptionError when an option is wrong, the stream is none, or the sink can't tell events apart.
    */
-  constructor(client: RedisClient, sink: UsageSink, options: RedisUsageWorkerOptions = {}) {
+  constructor(stream: RedisUsageStream, sink: UsageSink, options: RedisUsageWorkerOptions = {}) {
     super('redis-usage-worker', options)
     const { defaults } = RedisUsageWorker
     const { clock, random, name } = this
-    this.#sink = checkSink(sink)
-    const duration = (
-      field: 'timeoutMs' | 'redisTimeoutMs' | 'pollMs' | 'claimIdleMs' | 'trimEveryMs',
-      least: number,
-    ) => checkDuration(field, valueOr<number>(options[field], defaults[field]), least)
-    this.group = checkText('group', valueOr<string>(options.group, defaults.group))
-    this.consumer = checkText('consumer', valueOr(options.consumer, batchId(clock.wallNow())))
-    const claimIdleMs = Math.ceil(duration('claimIdleMs', 100))
-    const trimEveryMs = Math.ceil(duration('trimEveryMs', 1))
+    checkStream(stream)
+    checkSink(sink)
+    const duration = (field: 'redisTimeoutMs' | 'pollMs' | 'claimIdleMs' | 'trimEveryMs', least: number) =>
+      Math.ceil(checkDuration(field, valueOr<number>(options[field], defaults[field]), least))
+    this.group = checkGroup('group', valueOr(options.group, stream.group))
+    this.consumer = checkGroup('consumer', valueOr(options.consumer, batchId(clock.wallNow())))
+    const pace = {
+      pollMs: duration('pollMs', 1),
+      claimIdleMs: duration('claimIdleMs', 100),
+      trimEveryMs: duration('trimEveryMs', 1),
+    }
     this.#maxDeliveries = checkCount('maxDeliveries', valueOr<number>(options.maxDeliveries, defaults.maxDeliveries), 2)
-    const unhealthyAfter = checkCount(
-      'unhealthyAfter',
-      valueOr<number>(options.unhealthyAfter, defaults.unhealthyAfter),
-    )
-    checkOptions('retry', options.retry)
-    const { delayMs, maxDelayMs, retryable } = options.retry ?? {}
-    this.#retry = resolveRetry({ delayMs, maxDelayMs, retryable }, { attempts: 1, ...defaults.retry })
-    const policy = resolveBatchOptions(
-      { ...batchOptionsOf(options), timeoutMs: duration('timeoutMs', 1) },
-      { ...defaults, retry: { attempts: 1, ...defaults.retry }, overflow: 'reject', idempotent: true },
-      { keyed: false, sized: false },
-    )
+    this.#retry = retryOf(options)
+    const policy = policyOf(options)
     this.#capacity = policy.capacity
     this.#maxBatchSize = policy.maxBatchSize
-    this.#trial = new UsageTrial(this.#retry.retryable, this.#maxDeliveries)
-    this.#health = new UsageHealth(unhealthyAfter, {
-      onUnhealthy: (reason, error) => {
-        if (this.events.has('unhealthy')) this.events.emit('unhealthy', { reason, error })
+    this.#health = new UsageHealth(
+      checkCount('unhealthyAfter', valueOr<number>(options.unhealthyAfter, defaults.unhealthyAfter)),
+      {
+        onUnhealthy: (reason, error) => {
+          if (this.events.has('unhealthy')) this.events.emit('unhealthy', { reason, error })
+        },
+        onRecovered: () => {
+          if (this.events.has('recovered')) this.events.emit('recovered', {})
+        },
       },
-      onRecovered: () => {
-        if (this.events.has('recovered')) this.events.emit('recovered', {})
-      },
-    })
-    this.#shards = new UsageShards(client, {
-      ...{ name, clock, timeoutMs: duration('redisTimeoutMs', 1) },
-      prefix: valueOr<string>(options.prefix, defaults.prefix),
-      shards: valueOr<number>(options.shards, defaults.shards),
-    })
-    this.#intakes = Array.from({ length: this.#shards.count }, (_, shard) =>
-      this.#makeIntake(shard, claimIdleMs, trimEveryMs),
     )
-    const host = { clock, random, pollMs: duration('pollMs', 1), claimIdleMs, trimEveryMs }
-    this.#readers = this.#intakes.map((intake) => new UsageReader(intake, this.#hostOf(intake, host)))
-    this.#queue = new BatchQueue<Piece>(
-      { name, clock, random, seeded: options.random !== undefined },
-      policy,
-      this.#face(),
+    const { prefix, shards } = stream
+    const timeoutMs = duration('redisTimeoutMs', 1)
+    this.#shards = new UsageShards(stream.client, { name, clock, prefix, shards, timeoutMs })
+    this.#intakes = Array.from({ length: shards }, (_, shard) => this.#makeIntake(shard, pace))
+    this.#readers = this.#intakes.map((intake) => this.#makeReader(intake, pace))
+    const seeded = options.random !== undefined
+    this.#writer = new UsageWriter(
+      sink,
+      this.#intakes,
+      { name, clock, random, seeded, policy, retry: this.#retry, maxFailures: this.#maxDeliveries },
+      this.#writerListener(),
     )
   }
 
@@ -388,7 +359,7 @@ export class RedisUsageWorker extends ClosableComponent<RedisUsageWorkerEvents, 
    * of shards, after which it can be called again, or with `ClosedError`.
    */
   start(): Promise<void> {
-    if (this.#closing) return rejected(this.#queue.closedError())
+    if (this.#closing) return rejected(new ClosedError(`${this.name} is closed`))
     this.#starting ??= handled(this.#start())
     return this.#starting
   }
@@ -405,10 +376,8 @@ export class RedisUsageWorker extends ClosableComponent<RedisUsageWorkerEvents, 
    * @returns how many were applied, and how many went to the dead letters as `failed`. What is given back by `close` is neither.
    */
   override flush(): Promise<FlushReport> {
-    void this.#queue.flush()
-    const flush = new Flush(this.#intakes.flatMap(({ held }) => [...held]))
-    if (flush.left.size > 0) this.#flushes.add(flush)
-    return flush.done
+    this.#writer.flush()
+    return this.#books.flush(this.#intakes.flatMap(({ held }) => [...held]))
   }
 
   /**
@@ -425,25 +394,24 @@ export class RedisUsageWorker extends ClosableComponent<RedisUsageWorkerEvents, 
   }
 
   override stats(): RedisUsageWorkerStats {
-    const engine = this.#queue.books.stats(this.name, this.#queue.running)
+    const { batches, timeouts, overruns, batchSize } = this.#writer.engineStats()
+    const { delivered, applied, dead, elsewhere, returned, pending, redelivered, latencyMs } = this.#books
     const intakes = this.#intakes
-    const undelivered = intakes.some((intake) => intake.undelivered < 0)
     return {
       name: this.name,
       healthy: this.isHealthy(),
-      ...this.#books,
-      pending: this.#pending,
-      waiting: this.#waitingEvents,
-      batches: engine.batches,
-      timeouts: engine.timeouts,
-      overruns: engine.overruns,
-      batchSize: engine.batchSize,
-      latencyMs: latencyOf(this.#latencyUs),
+      ...{ delivered, applied, dead, elsewhere, returned, pending },
+      waiting: this.#writer.waitingEvents,
+      redelivered,
+      ...this.#troubles,
+      ...{ batches, failedBatches: this.#writer.failedBatches, timeouts, overruns, batchSize, latencyMs },
       trimmed: sumOf(intakes, (intake) => intake.trimmed),
       removedConsumers: sumOf(intakes, (intake) => intake.removedConsumers),
       streamLength: sumOf(intakes, (intake) => intake.length),
       groupPending: sumOf(intakes, (intake) => intake.groupPending),
-      undelivered: undelivered ? undefined : sumOf(intakes, (intake) => intake.undelivered),
+      undelivered: intakes.some((intake) => intake.undelivered < 0)
+        ? undefined
+        : sumOf(intakes, (intake) => intake.undelivered),
     }
   }
 
@@ -451,20 +419,17 @@ export class RedisUsageWorker extends ClosableComponent<RedisUsageWorkerEvents, 
     this.#closing = true
     this.#stopWaitingToStart?.()
     for (const reader of this.#readers) reader.stop()
-    this.#hurryAll()
+    this.#writer.beginClose()
     await this.#reading
-    await this.#queue.drain()
+    await this.#writer.drain()
   }
 
   protected override abandon(): number {
     this.#closing = true
     this.#over = true
     for (const reader of this.#readers) reader.stop()
-    for (const [, cancel] of this.#waiting) cancel()
-    this.#waiting.clear()
-    this.#waitingEvents = 0
-    this.#queue.abandon()
-    for (const intake of this.#intakes) this.#giveBack([...intake.held])
+    this.#writer.abandon()
+    for (const intake of this.#intakes) for (const entry of [...intake.held]) this.#recordSettled(entry, 'returned')
     return this.#books.returned
   }
 
@@ -498,12 +463,12 @@ export class RedisUsageWorker extends ClosableComponent<RedisUsageWorkerEvents, 
         await this.#pause(backoffMs(failures, this.#retry, this.random))
       }
     }
-    if (this.#closing) throw new ClosedError(`${this.name} was closed before it had started`)
+    if (this.#closing) throw this.#closedTooSoon()
     this.#reading = this.#inContext(() => Promise.all(this.#readers.map((reader) => reader.run())))
   }
 
   async #pause(delayMs: number): Promise<void> {
-    if (this.#closing) throw new ClosedError(`${this.name} was closed before it had started`)
+    if (this.#closing) throw this.#closedTooSoon()
     await new Promise<void>((resolve) => {
       const cancelTimer = this.clock.setTimer(resolve, delayMs)
       this.#stopWaitingToStart = () => {
@@ -513,45 +478,51 @@ export class RedisUsageWorker extends ClosableComponent<RedisUsageWorkerEvents, 
     })
   }
 
-  #makeIntake(shard: number, claimIdleMs: number, trimEveryMs: number): UsageIntake {
+  #closedTooSoon(): ClosedError {
+    return new ClosedError(`${this.name} was closed before it had started`)
+  }
+
+  #makeIntake(shard: number, pace: { readonly claimIdleMs: number; readonly trimEveryMs: number }): UsageIntake {
     const { group, consumer, events } = this
-    const books = this.#books
+    const troubles = this.#troubles
     return new UsageIntake(this.#shards, shard, {
-      ...{ group, consumer, claimIdleMs, trimEveryMs },
+      ...{ group, consumer, ...pace, suspectFrom: Math.ceil(this.#maxDeliveries / 2) },
       onGroupLost: () => {
-        books.groupsLost++
+        troubles.groupsLost++
         if (events.has('groupLost')) events.emit('groupLost', { shard })
       },
-      onClaimed: (_, from) => {
-        for (const count of from.values()) books.claimed += count
+      onClaimed: (from) => {
+        for (const count of from.values()) troubles.claimed += count
         if (events.has('claimed')) events.emit('claimed', { shard, from: Object.fromEntries(from) })
       },
-      onVanished: (_, entries) => {
-        books.vanished += entries
+      onVanished: (entries) => {
+        troubles.vanished += entries
         if (events.has('vanished')) events.emit('vanished', { shard, entries })
       },
     })
   }
 
-  #hostOf(
+  #makeReader(
     intake: UsageIntake,
-    setting: Pick<ReaderHost, 'clock' | 'random' | 'pollMs' | 'claimIdleMs' | 'trimEveryMs'>,
-  ): ReaderHost {
-    return {
-      ...setting,
+    pace: { readonly pollMs: number; readonly claimIdleMs: number; readonly trimEveryMs: number },
+  ): UsageReader {
+    const { clock, random } = this
+    return new UsageReader(intake, {
+      ...{ clock, random, ...pace },
       reserve: () => this.#reserve(),
       deliver: (reserved, delivery) => this.#deliver(intake, reserved, delivery),
       recordAnswered: () => this.#health.succeed(intake.shard),
       recordFailed: (error) => this.#recordRedisFailed(intake.shard, error),
-    }
+    })
   }
 
   #reserve(): number {
     if (this.#closing) return 0
+    const { pending } = this.#books
     const share = Math.max(1, Math.floor(this.#capacity / this.#readers.length))
-    const free = this.#capacity - this.#pending - this.#reserved
+    const free = this.#capacity - pending - this.#reserved
     // Not a few at a time, unless there is nothing else that would make room.
-    const least = this.#pending === this.#waitingEvents ? 1 : Math.min(share, this.#maxBatchSize)
+    const least = pending === this.#writer.waitingEvents ? 1 : Math.min(share, this.#maxBatchSize)
     if (free < least) return 0
     const room = Math.min(share, free)
     this.#reserved += room
@@ -563,293 +534,91 @@ export class RedisUsageWorker extends ClosableComponent<RedisUsageWorkerEvents, 
     const all = [...taken, ...unreadable.map((dead) => dead.taken)]
     if (this.#closing) {
       // It stays pending in Redis, and is given back with the rest.
-      for (const entry of all) intake.letGo(entry)
+      for (const entry of all) intake.giveBack(entry)
       return
     }
-    const now = this.clock.now()
-    this.#pending += all.length
-    this.#books.delivered += all.length
-    for (const entry of all) {
-      entry.at = now
-      if (entry.deliveries > 1) this.#books.redelivered++
+    this.#books.deliver(all, this.clock.now())
+    for (const entry of taken) {
+      if (entry.earlier < this.#maxDeliveries) this.#writer.admit(entry)
+      else this.#writer.bury(entry, `delivered ${entry.earlier} times, and never done`)
     }
-    for (const entry of taken) this.#admit(entry)
-    for (const { taken: entry, reason } of unreadable) this.#bury(this.#newLot([entry]), reason)
+    for (const { taken: entry, reason } of unreadable) this.#writer.bury(entry, reason)
     if (all.length === 0) this.#wakeReaders()
-  }
-
-  #admit(entry: Taken): void {
-    const { deliveries } = entry
-    if (deliveries > this.#maxDeliveries) {
-      const lot = this.#newLot([entry])
-      lot.worn = `delivered ${deliveries} times, and never done`
-      this.#wait(lot, this.#retry.maxDelayMs)
-    } else if (deliveries > 1 && deliveries > this.#maxDeliveries / 2) {
-      // Whatever ended its earlier deliveries shall not end those of others.
-      this.#try(this.#newLot([entry]))
-    } else {
-      this.#queue.offer(new Piece(entry))
-    }
   }
 
   #wakeReaders(): void {
     for (const reader of this.#readers) reader.wake()
   }
 
-  // ── write ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-  #face(): BatchFace<Piece> {
-    return {
-      call: (pieces, context) => this.#write(pieces, context),
-      idOf: ([first]) => first?.lot?.id,
-      complete: () => true,
-      fail: () => undefined,
-      onFailed: (_, pieces, error) => {
-        if (!this.#over) this.#recordFailed((pieces[0] as Piece).lot as Lot, error)
-      },
-    }
-  }
-
-  async #write(pieces: readonly Piece[], context: BatchContext): Promise<void> {
-    const [first] = pieces as readonly [Piece]
-    first.lot ??= this.#newLot(
-      pieces.map(({ taken }) => taken),
-      context.batchId,
-    )
-    const { lot } = first
-    if (lot.refused === undefined) {
-      lot.attempts++
-      const answer = await this.#sink.write(lot.batch, new LotContext(lot, context))
-      // Another attempt, or this one after its time was up, may have come first.
-      if (lot.refused === undefined) this.#recordWritten(lot, answer)
-    }
-    await this.#settle(lot, lot.refused as ReadonlyMap<number, string>)
-  }
-
-  async #settle(lot: Lot, refused: ReadonlyMap<number, string>): Promise<void> {
-    const settling = this.#intakes.map(async (intake) => {
-      const done = lot.entries.filter(({ shard }, index) => shard === intake.shard && !refused.has(index))
-      const dead = [...refused].flatMap(([index, reason]) => {
-        const taken = lot.entries[index] as Taken
-        return taken.shard === intake.shard ? [{ taken, reason }] : []
-      })
-      if (done.length + dead.length === 0) return
-      const moved = new Set(await intake.settle(done, dead))
-      this.#health.succeed(intake.shard)
-      if (this.#over) return
-      for (const entry of done) this.#recordSettled(entry, 'applied')
-      for (const { taken, reason } of dead) {
-        if (moved.has(taken.id)) this.#recordDead(taken, reason)
-        else this.#recordSettled(taken, 'elsewhere')
-      }
-    })
-    const failed = (await Promise.allSettled(settling)).find(({ status }) => status === 'rejected')
-    this.#wakeReaders()
-    if (failed !== undefined) throw (failed as PromiseRejectedResult).reason
-  }
-
-  /** Tries a batch again, or for the first time. */
-  #try(lot: Lot): void {
-    // One attempt that was given up may have ended well since.
-    const entries = lot.entries.filter((entry) => this.#intakes[entry.shard]?.has(entry))
-    if (entries.length > 0) this.#queue.adopt(entries.map((entry) => new Piece(entry, lot)))
-  }
-
-  #wait(lot: Lot, delayMs: number): void {
-    const go = (): void => {
-      this.#stopWaiting(lot)
-      this.#inContext(() => this.#try(lot))
-    }
-    this.#waitingEvents += lot.entries.length
-    this.#waiting.set(lot, this.clock.setTimer(go, delayMs, { keepAlive: false }))
-    this.#wakeReaders()
-  }
-
-  #stopWaiting(lot: Lot): boolean {
-    const cancelTimer = this.#waiting.get(lot)
-    if (cancelTimer === undefined) return false
-    cancelTimer()
-    this.#waiting.delete(lot)
-    this.#waitingEvents -= lot.entries.length
-    return true
-  }
-
-  #hurryAll(): void {
-    for (const lot of [...this.#waiting.keys()]) {
-      this.#stopWaiting(lot)
-      this.#try(lot)
-    }
-  }
-
-  #bury(lot: Lot, reason: string): void {
-    lot.refused = new Map([[0, reason]])
-    this.#stopWaiting(lot)
-    this.#try(lot)
-  }
-
-  #newLot(entries: readonly Taken[], id?: string, suspect?: boolean): Lot {
-    const { wins, losses } = this.#trial
-    const at = { now: this.clock.now(), wins, losses }
-    return new Lot(id ?? batchId(this.clock.wallNow()), entries, at, suspect)
-  }
-
   // ── record ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  #recordWritten(lot: Lot, answer: unknown): void {
-    const refused = refusalsOf(answer, lot.entries.length)
-    lot.refused = refused
-    this.#trial.wins++
-    const wasWell = this.#health.isWell('sink')
-    this.#health.succeed('sink')
-    if (this.events.has('applied')) {
-      const { id, keys, entries, attempts, startedAt } = lot
-      const durationMs = this.clock.now() - startedAt
-      const counts = { events: entries.length, refused: refused.size }
-      this.events.emit('applied', { batchId: id, keys, ...counts, attempts, durationMs })
-    }
-    if (this.#over) return
-    for (const other of [...this.#waiting.keys()]) {
-      if (other.worn !== undefined) this.#bury(other, other.worn)
-      else if (!wasWell || (other.blamed && other.entries.length === 1)) {
-        // What is at fault fails again, and now that counts.
-        this.#stopWaiting(other)
-        this.#try(other)
-      }
-    }
-  }
-
-  #recordFailed(lot: Lot, error: unknown): void {
-    if (lot.refused !== undefined) {
-      // It is written: only Redis doesn't know yet.
-      this.#recordRedisFailed((lot.entries[0] as Taken).shard, error)
-      if (this.#closing) this.#giveBack(lot.entries)
-      else this.#wait(lot, backoffMs(Math.max(1, lot.attempts), this.#retry, this.random))
-      return
-    }
-    this.#books.failedBatches++
-    const { verdict, speaksAgainstSink } = this.#trial.judge(lot, error)
-    lot.worn = undefined
-    if (speaksAgainstSink) {
-      this.#health.fail('sink', error)
-      this.#refund(lot.entries)
-    }
-    const next = this.#closing && verdict !== 'bury' ? 'give-back' : nextOf[verdict]
-    const delayMs = next === 'retry' ? backoffMs(lot.attempts, this.#retry, this.random) : 0
-    if (this.events.has('writeFailed')) {
-      const { id, entries, attempts } = lot
-      const failure = { batchId: id, events: entries.length, attempt: attempts, error, next, delayMs }
-      this.events.emit('writeFailed', failure)
-    }
-    if (next === 'give-back') this.#giveBack(lot.entries)
-    else if (next === 'retry') this.#wait(lot, delayMs)
-    else if (next === 'dead-letter') this.#bury(lot, `the sink failed: ${textOf(error)}`)
-    else this.#split(lot)
-  }
-
-  #split({ entries }: Lot): void {
-    const middle = Math.ceil(entries.length / 2)
-    for (const half of [entries.slice(0, middle), entries.slice(middle)]) this.#try(this.#newLot(half, undefined, true))
-  }
-
-  #refund(entries: readonly Taken[]): void {
-    const due = entries.filter(({ refunded }) => !refunded)
-    for (const intake of this.#intakes) {
-      const own = due.filter(({ shard }) => shard === intake.shard)
-      for (const entry of own) entry.refunded = true
-      if (own.length > 0) intake.refund(own).catch((error: unknown) => this.#recordRedisFailed(intake.shard, error))
+  #writerListener(): WriterListener {
+    const { events, clock } = this
+    return {
+      health: this.#health,
+      onApplied: (lot, refused) => {
+        if (!events.has('applied')) return
+        const { id, keys, entries, attempts, startedAt } = lot
+        const durationMs = clock.now() - startedAt
+        events.emit('applied', { batchId: id, keys, events: entries.length, refused, attempts, durationMs })
+      },
+      onWriteFailed: ({ id, entries, attempts }, error, next, delayMs) => {
+        if (!events.has('writeFailed')) return
+        events.emit('writeFailed', { batchId: id, events: entries.length, attempt: attempts, error, next, delayMs })
+      },
+      onRedisFailed: (shard, error) => this.#recordRedisFailed(shard, error),
+      onSettled: (entry, outcome, reason) => this.#recordSettled(entry, outcome, reason),
+      onRoom: () => this.#wakeReaders(),
     }
   }
 
   #recordRedisFailed(shard: number, error: unknown): void {
     if (this.#over) return
-    this.#books.redisFailures++
+    this.#troubles.redisFailures++
     if (this.events.has('redisFailed')) this.events.emit('redisFailed', { shard, error })
     this.#health.fail(shard, error)
   }
 
-  #recordDead(taken: Taken, reason: string): void {
-    if (!this.#recordSettled(taken, 'dead') || !this.events.has('deadLettered')) return
-    const { shard, id, event, deliveries } = taken
+  #recordSettled(entry: Taken, outcome: UsageOutcome, reason = ''): void {
+    const intake = this.#intakes[entry.shard] as UsageIntake
+    const inHand = outcome === 'returned' ? intake.giveBack(entry) : intake.letGo(entry)
+    if (!inHand) return
+    this.#books.settle(entry, outcome, this.clock.now())
+    if (outcome !== 'dead' || !this.events.has('deadLettered')) return
+    const { shard, id, event, deliveries } = entry
     this.events.emit('deadLettered', { shard, entryId: id, event, reason, deliveries })
   }
-
-  #giveBack(entries: readonly Taken[]): void {
-    for (const entry of entries) this.#recordSettled(entry, 'returned')
-  }
-
-  #recordSettled(entry: Taken, outcome: 'applied' | 'dead' | 'elsewhere' | 'returned'): boolean {
-    if (this.#intakes[entry.shard]?.letGo(entry) !== true) return false
-    this.#pending--
-    this.#books[outcome]++
-    if (outcome !== 'returned') this.#latencyUs.record((this.clock.now() - entry.at) * 1000)
-    for (const flush of this.#flushes) if (flush.settle(entry, outcome)) this.#flushes.delete(flush)
-    return true
-  }
 }
 
-const nextOf: Readonly<Record<Verdict, UsageWriteFailure>> = { retry: 'retry', split: 'split', bury: 'dead-letter' }
-
-/** One call of `flush`: what it waits for, and what became of it. */
-class Flush {
-  readonly done: Promise<FlushReport>
-  readonly left: Set<Taken>
-  readonly #counts = { applied: 0, dead: 0, elsewhere: 0, returned: 0 }
-  #resolve!: (report: FlushReport) => void
-
-  constructor(entries: readonly Taken[]) {
-    this.left = new Set(entries)
-    this.done = new Promise((resolve) => {
-      this.#resolve = resolve
-    })
-    this.#end()
-  }
-
-  /** Whether that was the last one. */
-  settle(entry: Taken, outcome: keyof Flush['counts']): boolean {
-    if (!this.left.delete(entry)) return false
-    this.#counts[outcome]++
-    return this.#end()
-  }
-
-  get counts(): { applied: number; dead: number; elsewhere: number; returned: number } {
-    return this.#counts
-  }
-
-  #end(): boolean {
-    if (this.left.size > 0) return false
-    this.#resolve({ succeeded: this.#counts.applied, failed: this.#counts.dead, dropped: 0 })
-    return true
-  }
+function retryOf(options: RedisUsageWorkerOptions): RetryPolicy {
+  checkOptions('retry', options.retry)
+  const { delayMs, maxDelayMs, retryable } = options.retry ?? {}
+  return resolveRetry({ delayMs, maxDelayMs, retryable }, { attempts: 1, ...RedisUsageWorker.defaults.retry })
 }
 
-/** What a sink's answer says it refused, by place. A function that returns nothing may return anything. */
-function refusalsOf(answer: unknown, size: number): ReadonlyMap<number, string> {
-  const refused = new Map<number, string>()
-  if (!Array.isArray(answer)) return refused
-  for (const item of answer as readonly unknown[]) {
-    const { index, error } = (item ?? {}) as { index?: unknown; error?: unknown }
-    if (!Number.isInteger(index) || (index as number) < 0 || (index as number) >= size) continue
-    refused.set(index as number, `the sink refused it: ${textOf(error)}`)
-  }
-  return refused
-}
-
-/** An error in one line that is worth keeping in Redis. */
-function textOf(error: unknown): string {
-  const [line] = describeError(error).split('\n') as [string]
-  return line.length > 1000 ? `${line.slice(0, 999)}…` : line
+/** The engine makes one attempt at a batch: whether there is another one is the writer's affair. */
+function policyOf(options: RedisUsageWorkerOptions): BatchPolicy {
+  const { defaults } = RedisUsageWorker
+  const { maxBatchSize, maxWaitMs, eager, concurrency, capacity, timeoutGraceMs } = options
+  const timeoutMs = valueOr<number>(options.timeoutMs, defaults.timeoutMs)
+  return resolveBatchOptions(
+    { maxBatchSize, maxWaitMs, eager, concurrency, capacity, timeoutMs, timeoutGraceMs },
+    { ...defaults, retry: { attempts: 1, ...defaults.retry }, overflow: 'reject', idempotent: true },
+    { keyed: false, sized: false },
+  )
 }
 
 function sumOf(intakes: readonly UsageIntake[], count: (intake: UsageIntake) => number): number {
   return intakes.reduce((sum, intake) => sum + count(intake), 0)
 }
 
-function batchOptionsOf(options: RedisUsageWorkerOptions): Parameters<typeof resolveBatchOptions>[0] {
-  const { maxBatchSize, maxWaitMs, eager, concurrency, capacity, timeoutGraceMs } = options
-  return { maxBatchSize, maxWaitMs, eager, concurrency, capacity, timeoutGraceMs }
+function checkStream(stream: RedisUsageStream): void {
+  if (typeof stream?.shards !== 'number' || typeof stream.prefix !== 'string') {
+    failOption('stream', 'must be a RedisUsageStream', stream)
+  }
 }
 
-function checkSink(sink: UsageSink): UsageSink {
+function checkSink(sink: UsageSink): void {
   if (typeof sink?.write !== 'function') failOption('sink', 'must have a method write', sink)
   if (sink.dedupe !== 'event' && sink.dedupe !== 'request') {
     failOption(
@@ -858,10 +627,4 @@ function checkSink(sink: UsageSink): UsageSink {
       sink.dedupe,
     )
   }
-  return sink
-}
-
-function checkText(field: string, text: string): string {
-  if (typeof text !== 'string' || text === '') failOption(field, 'must be a string that is not empty', text)
-  return text
 }

@@ -1,4 +1,5 @@
 import { describeError } from '../../core/events.js'
+import type { AcceptedUsage } from '../../core/ports.js'
 import { readEntry } from './usage-stream-entry.js'
 import { Taken } from './usage-stream-lot.js'
 import {
@@ -18,12 +19,14 @@ export interface IntakeSetting {
   readonly consumer: string
   readonly claimIdleMs: number
   readonly trimEveryMs: number
+  /** After how many deliveries an entry counts as suspect: a further one is counted only when it is tried. */
+  readonly suspectFrom: number
   /** The group wasn't there any more. */
-  readonly onGroupLost: (shard: number) => void
+  readonly onGroupLost: () => void
   /** Entries came that had been delivered to others. */
-  readonly onClaimed: (shard: number, from: ReadonlyMap<string, number>) => void
+  readonly onClaimed: (from: ReadonlyMap<string, number>) => void
   /** Entries had been deleted before they were done. */
-  readonly onVanished: (shard: number, entries: number) => void
+  readonly onVanished: (entries: number) => void
 }
 
 /** What a look brought. */
@@ -39,7 +42,7 @@ export interface DeadEntry {
   readonly reason: string
 }
 
-type RawEntry = readonly [id: string, deliveries: number, fields: readonly string[], whose: string]
+type RawEntry = readonly [id: string, earlier: number, fields: readonly string[], whose: string]
 
 /** After how many times `claimIdleMs` a consumer with nothing pending is removed. If it is alive after all it is back with its next look. */
 const forgottenAfter = 10
@@ -62,6 +65,8 @@ export class UsageIntake {
   readonly #shards: UsageShards
   readonly #setting: IntakeSetting
   readonly #held = new Map<string, Taken>()
+  /** What was given back and whose delivery is to be taken back. */
+  readonly #returned: Taken[] = []
   /** Something of its own may lie there that it hasn't in hand: from before it started, or of an answer that was lost. */
   #ownToClaim = true
   /** Others may have let something lie. */
@@ -100,6 +105,8 @@ export class UsageIntake {
   async take(room: number): Promise<Delivery> {
     const found: RawEntry[] = []
     try {
+      // Anew where Redis had lost what it knew.
+      await this.#shards.checkLayout()
       if (this.#ownToClaim) {
         found.push(...(await this.#claim(room, '-1')))
         this.#ownToClaim = found.length >= room
@@ -121,16 +128,25 @@ export class UsageIntake {
 
   /** Says that it still has what it has, so that nobody takes it over. */
   async touch(): Promise<void> {
-    if (this.#held.size > 0) await this.#touch('0', '0', this.#held.keys())
+    if (this.#held.size > 0) await this.#touch('0', 0, this.#held.keys())
+  }
+
+  /** Whether an entry was delivered so often that it is tried alone. */
+  isSuspect({ earlier }: Taken): boolean {
+    return earlier >= this.#setting.suspectFrom
+  }
+
+  /** Counts the delivery of a suspect, which is about to be tried. */
+  async charge(entry: Taken): Promise<void> {
+    await this.#touch('0', 1, [entry.id])
+    entry.counted = true
   }
 
   /** Takes back the deliveries of entries that ended in an outage: those don't count. */
   async refund(entries: readonly Taken[]): Promise<void> {
-    await this.#touch(
-      '0',
-      '1',
-      entries.map(({ id }) => id),
-    )
+    const due = entries.filter(({ counted, failedAlone }) => counted && !failedAlone)
+    for (const entry of due) entry.counted = false
+    if (due.length > 0) await this.#touch('0', -1, idsOf(due))
   }
 
   /**
@@ -150,13 +166,20 @@ export class UsageIntake {
     return (await this.#shards.run(settleEntries, keys, args, call)) as string[]
   }
 
-  has({ id }: Taken): boolean {
-    return this.#held.has(id)
+  has(entry: Taken): boolean {
+    return this.#held.get(entry.id) === entry
   }
 
-  /** Lets an entry go that is done, or given back; whether it was in hand. */
-  letGo({ id }: Taken): boolean {
-    return this.#held.delete(id)
+  /** Lets an entry go that is done; whether it was in hand. */
+  letGo(entry: Taken): boolean {
+    return this.has(entry) && this.#held.delete(entry.id)
+  }
+
+  /** Lets an entry go that isn't done: it stays pending in Redis. */
+  giveBack(entry: Taken): boolean {
+    if (!this.letGo(entry)) return false
+    this.#returned.push(entry)
+    return true
   }
 
   /** Removes consumers that are gone, trims if it is time to, and looks how long the stream is. */
@@ -177,7 +200,8 @@ export class UsageIntake {
   /** Gives back all that is its own, in hand or not, for others to take at once, and leaves the group. */
   async leave(): Promise<void> {
     await this.keepHouse()
-    if ((await this.#touch(String(givenBackMs), '1', [])) > 0) return
+    await this.refund(this.#returned.splice(0))
+    if ((await this.#touch(String(givenBackMs), 0, [])) > 0) return
     const { group, consumer } = this.#setting
     const call = { operation: 'leave', writes: false, timed: true }
     await this.#shards.run(leaveGroup, [this.#stream], [group, consumer], call)
@@ -191,50 +215,62 @@ export class UsageIntake {
     this.length = length
     if (made === 1) {
       this.#shards.forgetLayout()
-      onGroupLost(this.shard)
+      onGroupLost()
     }
     return entries
   }
 
   async #claim(count: number, idleMs: string): Promise<readonly RawEntry[]> {
-    const { group, consumer, onClaimed, onVanished } = this.#setting
-    const args = [group, consumer, String(count), idleMs, ...this.#held.keys()]
+    const { group, consumer, suspectFrom, onClaimed, onVanished } = this.#setting
+    const args = [group, consumer, String(count), idleMs, String(suspectFrom), ...this.#held.keys()]
     const call = { operation: 'claiming', writes: true, timed: true }
     const answer = await this.#shards.run(claimPending, [this.#stream], args, call)
     const [vanished, entries] = answer as [number, RawEntry[]]
     const from = new Map<string, number>()
     for (const [, , , whose] of entries) if (whose !== consumer) from.set(whose, (from.get(whose) ?? 0) + 1)
-    if (from.size > 0) onClaimed(this.shard, from)
-    if (vanished > 0) onVanished(this.shard, vanished)
+    if (from.size > 0) onClaimed(from)
+    if (vanished > 0) onVanished(vanished)
     return entries
   }
 
   #hold(found: readonly RawEntry[]): Delivery {
     const taken: Taken[] = []
     const unreadable: DeadEntry[] = []
-    for (const [id, deliveries, fields] of found) {
-      let entry: Taken
-      try {
-        const event = readEntry(fields, this.#shards.entryName(this.shard, id))
-        entry = new Taken(this.shard, id, fields, deliveries, event)
-        taken.push(entry)
-      } catch (error) {
-        const [why] = describeError(error).split('\n')
-        entry = new Taken(this.shard, id, fields, deliveries, undefined)
-        unreadable.push({ taken: entry, reason: `can't be read: ${why}` })
-      }
+    for (const [id, earlier, fields] of found) {
+      // A group that was made again delivers once more what is in hand: that will be acknowledged as it is.
+      if (this.#held.has(id)) continue
+      const { event, problem } = eventOf(fields, this.#shards.entryName(this.shard, id))
+      const entry = new Taken(this.shard, id, fields, earlier, event)
+      entry.counted = !this.isSuspect(entry)
+      if (problem === undefined) taken.push(entry)
+      else unreadable.push({ taken: entry, reason: `can't be read: ${problem}` })
       this.#held.set(id, entry)
     }
     return { taken, unreadable }
   }
 
-  async #touch(idleMs: string, refund: '0' | '1', ids: Iterable<string>): Promise<number> {
+  async #touch(idleMs: string, more: -1 | 0 | 1, ids: Iterable<string>): Promise<number> {
     const { group, consumer } = this.#setting
     const call = { operation: 'keeping what it has', writes: false, timed: true }
-    return Number(await this.#shards.run(touchPending, [this.#stream], [group, consumer, idleMs, refund, ...ids], call))
+    const args = [group, consumer, idleMs, String(more), ...ids]
+    return Number(await this.#shards.run(touchPending, [this.#stream], args, call))
   }
 
   get #stream(): string {
     return this.#shards.stream(this.shard)
+  }
+}
+
+function idsOf(entries: readonly Taken[]): string[] {
+  return entries.map(({ id }) => id)
+}
+
+/** An entry's event, or what is wrong with it. */
+function eventOf(fields: readonly string[], name: string): { event: AcceptedUsage | undefined; problem?: string } {
+  try {
+    return { event: readEntry(fields, name) }
+  } catch (error) {
+    const [problem = ''] = describeError(error).split('\n')
+    return { event: undefined, problem }
   }
 }

@@ -11,27 +11,28 @@ export class Taken {
   readonly id: string
   /** The entry as it is: names and values in turn. */
   readonly fields: readonly string[]
-  /** How often it was delivered, this time included. */
-  readonly deliveries: number
+  /** How often it was delivered before, as far as that counts. */
+  readonly earlier: number
   /** Undefined where the entry can't be read. */
   readonly event: AcceptedUsage | undefined
   /** When it came, on the worker's clock. */
   at = 0
-  /** Whether this delivery was taken back, since it ended in an outage. */
-  refunded = false
+  /** Whether Redis counts this delivery. One that ends in an outage or in a close is taken back, unless the entry has failed alone. */
+  counted = false
+  /** Whether it failed while everything else succeeded. */
+  failedAlone = false
 
-  constructor(
-    shard: number,
-    id: string,
-    fields: readonly string[],
-    deliveries: number,
-    event: AcceptedUsage | undefined,
-  ) {
+  constructor(shard: number, id: string, fields: readonly string[], earlier: number, event: AcceptedUsage | undefined) {
     this.shard = shard
     this.id = id
     this.fields = fields
-    this.deliveries = deliveries
+    this.earlier = earlier
     this.event = event
+  }
+
+  /** How often it was delivered, as far as that counts. */
+  get deliveries(): number {
+    return Math.max(1, this.earlier + Number(this.counted))
   }
 }
 
@@ -42,17 +43,17 @@ export class Lot {
   readonly startedAt: number
   /** How often it was written, or that was tried. */
   attempts = 0
+  /** How often Redis couldn't be told that it is written. */
+  unsettled = 0
   /** How often it failed while others were written and none failed. */
   strikes = 0
   /** How the sink's record stood at its latest attempt. */
   wins: number
   losses: number
   /** Whether it is a part of one that failed: what befalls it tells little of the sink. */
-  readonly suspect: boolean
+  readonly isPart: boolean
   /** Whether its latest error said that it is no outage. */
   blamed = false
-  /** Set where it must not be tried as long as anything else can be, and is given up once something else was written. */
-  worn: string | undefined
   /** What was refused of it, by place; undefined as long as it isn't written. */
   refused: ReadonlyMap<number, string> | undefined
   #batch: UsageBatch | undefined
@@ -61,14 +62,14 @@ export class Lot {
     id: string,
     entries: readonly Taken[],
     at: { readonly now: number; readonly wins: number; readonly losses: number },
-    suspect = false,
+    isPart = false,
   ) {
     this.id = id
     this.entries = entries
     this.startedAt = at.now
     this.wins = at.wins
     this.losses = at.losses
-    this.suspect = suspect
+    this.isPart = isPart
   }
 
   /** What the sink gets; the same each time. */

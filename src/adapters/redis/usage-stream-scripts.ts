@@ -77,7 +77,7 @@ return made
 `)
 
 /**
- * Delivers what nobody was delivered yet: `{ groups made, length, { { id, deliveries, fields, '' } … } }`. A group that is gone, with
+ * Delivers what nobody was delivered yet: `{ groups made, length, { { id, 0, fields, '' } … } }`. A group that is gone, with
  * the data or without, is made again and reads from the start.
  *
  * KEYS: the stream. ARGV: group, consumer, how many.
@@ -95,23 +95,24 @@ end
 if answer and answer.err then return answer end
 local entries = {}
 if answer then
-  for i, entry in ipairs(answer[1][2]) do entries[i] = { entry[1], 1, entry[2], '' } end
+  for i, entry in ipairs(answer[1][2]) do entries[i] = { entry[1], 0, entry[2], '' } end
 end
 return { made, redis.call('XLEN', key), entries }
 `)
 
 /**
  * Takes over what was delivered and not done: what others have let lie for so long or, with `-1`, all that is this consumer's own. It
- * is what XAUTOCLAIM does, but tells how often each was delivered and whose it was, passes over what the caller has in hand, and forgets
- * what somebody has deleted, which Redis 6.2 would keep for ever. Answers `{ forgotten, { { id, deliveries, fields, whose } … } }`.
+ * is what XAUTOCLAIM does, but tells how often each was delivered before and whose it was, passes over what the caller has in hand, leaves
+ * the count of those alone that were delivered often, and forgets what somebody has deleted, which Redis 6.2 would keep for ever. Answers
+ * `{ forgotten, { { id, deliveries before, fields, whose } … } }`.
  *
- * KEYS: the stream. ARGV: group, consumer, how many, for how many milliseconds it has lain or `-1`, then the ids in hand.
+ * KEYS: the stream. ARGV: group, consumer, how many, for how many milliseconds it has lain or `-1`, what is often, then the ids in hand.
  */
 export const claimPending: RedisScript = new RedisScript(`
 local key, group, consumer, count, idleMs = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local held = {}
-for i = 5, #ARGV do held[ARGV[i]] = true end
-local most = count + #ARGV - 4
+for i = 6, #ARGV do held[ARGV[i]] = true end
+local most = count + #ARGV - 5
 local pending
 if idleMs == '-1' then
   idleMs = '0'
@@ -123,73 +124,53 @@ if pending.err then
   if string.find(pending.err, 'NOGROUP', 1, true) then return { 0, {} } end
   return pending
 end
-local known = {}
 local entries = {}
 local forgotten = 0
-local function claim(ids)
-  if #ids == 0 then return end
-  for _, entry in ipairs(redis.call('XCLAIM', key, group, consumer, idleMs, unpack(ids))) do
+for _, found in ipairs(pending) do
+  local id, whose, before = found[1], found[2], found[4]
+  if #entries < count and not held[id] then
+    local deliveries = before
+    if before < tonumber(ARGV[5]) then deliveries = before + 1 end
+    local entry = redis.call('XCLAIM', key, group, consumer, idleMs, id, 'RETRYCOUNT', deliveries)[1]
     if entry then
-      local id = entry[1]
-      entries[#entries + 1] = { id, known[id][4] + 1, entry[2], known[id][2] }
-      known[id] = nil
-    end
-  end
-  for _, id in ipairs(ids) do
-    if known[id] then
+      entries[#entries + 1] = { id, before, entry[2], whose }
+    else
       redis.call('XACK', key, group, id)
       forgotten = forgotten + 1
     end
   end
 end
-local ids = {}
-local wanted = 0
-for _, found in ipairs(pending) do
-  if wanted < count and not held[found[1]] then
-    wanted = wanted + 1
-    known[found[1]] = found
-    ids[#ids + 1] = found[1]
-    if #ids == 1000 then
-      claim(ids)
-      ids = {}
-    end
-  end
-end
-claim(ids)
 return { forgotten, entries }
 `)
 
 /**
- * Says of entries that are still this consumer's how long they have lain, and may take back the delivery that it counted; changes nothing of
- * what others have taken. Answers how many were still its own.
+ * Says of entries that are still this consumer's how long they have lain, and may count a delivery more or less; changes nothing of what
+ * others have taken. Answers how many were still its own.
  *
- * KEYS: the stream. ARGV: group, consumer, milliseconds, `1` to take a delivery back, then ids; without any, all of them.
+ * KEYS: the stream. ARGV: group, consumer, milliseconds, how many deliveries more, then ids; without any, all of them.
  */
 export const touchPending: RedisScript = new RedisScript(`${inParts}
-local key, group, consumer = KEYS[1], ARGV[1], ARGV[2]
+local key, group, consumer, more = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[4])
 local own = redis.pcall('XPENDING', key, group, '-', '+', 1000000, consumer)
 if own.err then
   if string.find(own.err, 'NOGROUP', 1, true) then return 0 end
   return own
 end
-local wanted
-if #ARGV > 4 then
-  wanted = {}
-  for i = 5, #ARGV do wanted[ARGV[i]] = true end
-end
+local wanted = #ARGV == 4
+local ids = {}
+for i = 5, #ARGV do ids[ARGV[i]] = true end
 local counts = {}
 local touched = 0
 for _, found in ipairs(own) do
-  if not wanted or wanted[found[1]] then
-    local deliveries = found[4]
-    if ARGV[4] == '1' then deliveries = math.max(0, deliveries - 1) end
+  if wanted or ids[found[1]] then
+    local deliveries = math.max(0, found[4] + more)
     counts[deliveries] = counts[deliveries] or {}
     table.insert(counts[deliveries], found[1])
     touched = touched + 1
   end
 end
-for deliveries, ids in pairs(counts) do
-  inParts(ids, 1, function(...)
+for deliveries, list in pairs(counts) do
+  inParts(list, 1, function(...)
     local command = { key, group, consumer, 0, ... }
     for _, word in ipairs({ 'IDLE', ARGV[3], 'RETRYCOUNT', deliveries, 'JUSTID' }) do table.insert(command, word) end
     redis.call('XCLAIM', unpack(command))
@@ -226,8 +207,8 @@ return moved
 `)
 
 /**
- * Keeps house: removes consumers that have nothing pending and weren't heard of for long, and trims unless somebody has just done so. Answers `{ removed, trimmed, length,
- * pending, undelivered }`, the last of which is -1 where Redis doesn't know (before 7.0 it never does).
+ * Keeps house: removes consumers that have nothing pending and weren't heard of for long, and trims unless somebody has just done so.
+ * Answers `{ removed, trimmed, length, pending, undelivered }`, the last of which is -1 where Redis doesn't know (before 7.0 it never does).
  *
  * KEYS: the stream, the lease for trimming. ARGV: group, consumer, for how many milliseconds, how often to trim.
  */

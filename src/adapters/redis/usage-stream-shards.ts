@@ -191,3 +191,9 @@ function checkPrefix(prefix: string): string {
   }
   return prefix
 }
+
+/** Checks the name of a group, or of a consumer in one. */
+export function checkGroup(field: string, name: string): string {
+  if (typeof name !== 'string' || name === '') failOption(field, 'must be a string that is not empty', name)
+  return name
+}

@@ -10,6 +10,13 @@ export type Verdict =
   /** Give it up: it is one entry, and at fault. */
   | 'bury'
 
+/** What is thought of a failure. */
+export interface Judgement {
+  readonly verdict: Verdict
+  /** Whether it failed while everything else succeeded. */
+  readonly alone: boolean
+}
+
 /** After how many failures a lot is halved whose errors don't say what they are about. */
 const patience = 3
 
@@ -36,17 +43,17 @@ export class UsageTrial {
   }
 
   /** Judges a lot whose write has just failed. */
-  judge(lot: Lot, error: unknown): { readonly verdict: Verdict; readonly speaksAgainstSink: boolean } {
+  judge(lot: Lot, error: unknown): Judgement {
     const blamed = !this.#isRetryable(error)
     const othersWon = this.wins > lot.wins
     const alone = othersWon && this.losses === lot.losses
     if (alone) lot.strikes++
-    else if (!blamed && !lot.suspect) this.losses++
+    else if (!blamed && !lot.isPart) this.losses++
     const verdict = this.#verdict(lot, error, blamed, othersWon)
     lot.blamed = blamed
     lot.wins = this.wins
     lot.losses = this.losses
-    return { verdict, speaksAgainstSink: !alone && verdict !== 'bury' }
+    return { verdict, alone: alone || verdict === 'bury' }
   }
 
   #verdict(lot: Lot, error: unknown, blamed: boolean, othersWon: boolean): Verdict {
@@ -54,8 +61,8 @@ export class UsageTrial {
       const unclear = !saysOutage(error) && lot.attempts % patience === 0
       return blamed || unclear || lot.strikes >= patience ? 'split' : 'retry'
     }
-    // What a dead sink says of one event it says of all: only where others were written since does it count.
-    return (blamed && othersWon) || lot.strikes >= this.#maxFailures ? 'bury' : 'retry'
+    // What a dead sink says of one event it says of all: only where others were written between two failures does it count.
+    return (blamed && lot.blamed && othersWon) || lot.strikes >= this.#maxFailures ? 'bury' : 'retry'
   }
 
   #isRetryable(error: unknown): boolean {
