@@ -91,12 +91,23 @@ export type * from './core/ports.js'
 export type { RetryOptions } from './core/retry.js'
 export type * from './core/stats.js'
 export { MemoryQuotaStore, type MemoryQuotaStoreOptions } from './quota/memory-quota-store.js'
+export type { QuotaBalance } from './quota/quota-balance.js'
+export type { QuotaOperation, QuotaOperationKind } from './quota/quota-calls.js'
+export { type PublishOptions, QuotaConsumer, type StartReport } from './quota/quota-consumer.js'
+export type { QuotaConsumerEvents, QuotaConsumerStats, UsageFailure } from './quota/quota-consumer-events.js'
+export type { QuotaConsumerOptions } from './quota/quota-consumer-options.js'
 export {
-  type PublishOptions,
-  QuotaConsumer,
-  type QuotaConsumerEvents,
-  type QuotaConsumerOptions,
-  type QuotaConsumerStats,
-  type StartReport,
-  type UsageFailure,
-} from './quota/quota-consumer.js'
+  type AccountedUse,
+  type CheckOptions,
+  type ConsumedQuota,
+  type ConsumeOptions,
+  type ConsumeSyncOptions,
+  QuotaService,
+  type QuotaServiceEvents,
+  type QuotaServiceOptions,
+  type QuotaServiceStats,
+  type QuotaStatus,
+  type ReserveOptions,
+} from './quota/quota-service.js'
+export type { Reservation, WaitOptions } from './quota/reservation.js'
+export type { StoreRetry, StoreTimeout } from './quota/store-calls.js'

@@ -21,6 +21,11 @@ export class JournalKeeper {
     this.#onFailure = onFailure
   }
 
+  /** Whether it takes what it is given. */
+  get isOpen(): boolean {
+    return this.#open
+  }
+
   /** Opens the journal. One that couldn't be opened may be again. */
   open(): Promise<JournalRemains> {
     const opening = attempt(() => this.#journal.open())

@@ -1,6 +1,6 @@
-import { ClosableComponent, type ComponentOptions, type FlushReport } from '../core/component.js'
-import { InvalidEventError, isSpillwayError } from '../core/errors.js'
-import { describeError, isThenable, warn } from '../core/events.js'
+import { ClosableComponent, type FlushReport } from '../core/component.js'
+import { ClosedError, InvalidEventError, isSpillwayError } from '../core/errors.js'
+import { describeError, warn } from '../core/events.js'
 import {
   checkBoolean,
   checkCount,
@@ -13,172 +13,22 @@ import {
   type Overflow,
   valueOr,
 } from '../core/options.js'
-import type {
-  AcceptedUsage,
-  BatchContext,
-  JournalRemains,
-  QuotaKey,
-  QuotaPeriod,
-  UsageEvent,
-  UsageJournal,
-  UsageSink,
-  UserId,
-} from '../core/ports.js'
-import type { RetryOptions } from '../core/retry.js'
-import type { BatchStats } from '../core/stats.js'
+import type { JournalRemains, QuotaPeriod, UsageEvent, UsageJournal, UsageSink, UserId } from '../core/ports.js'
 import { onAbort, orAbort } from '../internal/abort.js'
 import { type BatchPolicy, resolveBatchOptions } from '../internal/batch-options.js'
 import { type BatchFace, BatchQueue } from '../internal/batch-queue.js'
-import type { Portion } from '../internal/batch-run.js'
 import { deferred, handled, rejected } from '../internal/deferred.js'
+import { LazySignal } from '../internal/lazy-signal.js'
 import { Tasks } from '../internal/tasks.js'
 import { TurnClock } from '../internal/turn-clock.js'
-import { checkTime, maxUsage, problemOfUsage, quotaPeriods, refusalsOf, timeOf } from '../internal/usage.js'
-import { ConsumerHealth, type HealthReason } from './consumer-health.js'
+import { checkTime, maxUsage, problemOfUsage, quotaPeriods, timeOf } from '../internal/usage.js'
+import { ConsumerHealth } from './consumer-health.js'
 import { type JournalAction, JournalKeeper } from './journal-keeper.js'
 import { PendingUsage } from './pending-usage.js'
-import { EntryBatch, eventOf, PlainUse, TrackedUse, type UsageEntry } from './usage-entry.js'
-
-/** Options of {@link QuotaConsumer}. */
-export interface QuotaConsumerOptions extends ComponentOptions {
-  /**
-   * The period over which a quota type counts, by the event's own timestamp, in UTC. Asked once for each type.
-   * The default is `() => 'month'`.
-   */
-  periodOf?: ((quotaType: string) => QuotaPeriod) | undefined
-  /**
-   * The most events in one batch. At most `capacity`.
-   * @defaultValue 10
-   */
-  maxBatchSize?: number | undefined
-  /**
-   * The longest that a batch waits for more events, in milliseconds from its first one.
-   * @defaultValue 5000
-   */
-  maxWaitMs?: number | undefined
-  /**
-   * Whether what is there leaves at the end of the current turn while nothing is in flight. It makes more and smaller batches,
-   * sooner.
-   * @defaultValue false
-   */
-  eager?: boolean | undefined
-  /**
-   * The most batches in flight: how many workers there are.
-   * @defaultValue 3
-   */
-  concurrency?: number | undefined
-  /**
-   * The most events that wait to be accounted.
-   * @defaultValue 1000
-   */
-  capacity?: number | undefined
-  /**
-   * What `offer` does when there is no room: `'reject'` refuses the event, `'drop-newest'` drops it and counts it as dropped,
-   * `'drop-oldest'` drops the event that has waited longest, which a journal forbids.
-   * @defaultValue 'reject'
-   */
-  overflow?: Overflow | undefined
-  /** The longest that one attempt may take, in milliseconds, at least 1. The default is no limit. */
-  timeoutMs?: number | undefined
-  /**
-   * How long a timed-out attempt keeps its worker while it goes on, in milliseconds.
-   * @defaultValue 1000
-   */
-  timeoutGraceMs?: number | undefined
-  /**
-   * How failed batches are tried again, as they were and with the same id. An outcome that is unknown is retried only when the
-   * sink is idempotent.
-   * @defaultValue { attempts: 3, delayMs: 100, maxDelayMs: 30_000 }
-   */
-  retry?: RetryOptions | undefined
-  /**
-   * Whether a batch that failed for good is halved until the event at fault stands alone. Never after an outcome that is unknown
-   * or an error that says that it is `retryable`.
-   * @defaultValue true
-   */
-  bisect?: boolean | undefined
-  /**
-   * What every event must bear to be counted once: under `'request'` one without a `requestId` is refused, and the sink must tell
-   * requests apart.
-   * @defaultValue 'batch'
-   */
-  dedupe?: 'batch' | 'request' | undefined
-  /**
-   * After how many failed attempts in a row it is unhealthy.
-   * @defaultValue 3
-   */
-  unhealthyAfter?: number | undefined
-  /** Keeps events until they are accounted, so that a crash loses none. It is opened and closed here; the sink must be idempotent. */
-  journal?: UsageJournal | undefined
-  /**
-   * Takes what was given up. `flush` and `close` wait for it. If it fails, that is reported as a warning of the process.
-   */
-  onFailed?: ((failure: UsageFailure) => void | PromiseLike<void>) | undefined
-  /** Takes the keys of each batch that was written, so that caches of their usage can be dropped. */
-  onApplied?: ((keys: readonly QuotaKey[]) => void) | undefined
-}
-
-/** Usage that was given up. */
-export interface UsageFailure {
-  /** The batch in which it was given up. */
-  readonly batchId: string
-  /** The events. They are in nobody's hands now, unless the journal kept them. */
-  readonly events: readonly AcceptedUsage[]
-  /** How many attempts there were. */
-  readonly attempts: number
-  /** Why. Its `outcomeUnknown` says whether they may have been counted in spite of it. */
-  readonly error: unknown
-  /** Whether the journal keeps them, so that they are written again after the next start. */
-  readonly kept: boolean
-}
-
-/** Events of {@link QuotaConsumer}. */
-export interface QuotaConsumerEvents {
-  /** A batch was written, less what the sink refused of it. */
-  applied: {
-    readonly batchId: string
-    readonly keys: readonly QuotaKey[]
-    readonly events: number
-    readonly attempts: number
-    readonly durationMs: number
-  }
-  /** An attempt failed and another one will be made after `delayMs`. */
-  retried: { readonly batchId: string; readonly attempt: number; readonly delayMs: number; readonly error: unknown }
-  /** Events were given up: their batch failed for good, the sink refused them, or `close` ran out of time. */
-  failed: UsageFailure
-  /** An event was dropped, because there was no room. */
-  dropped: { readonly event: AcceptedUsage; readonly reason: 'drop-newest' | 'drop-oldest' }
-  /** An event was refused: it is wrong, or the consumer is full or closed. */
-  rejected: { readonly event: UsageEvent; readonly error: unknown }
-  /** The journal failed at something: an event that was published and so refused, or one that was offered and is only in memory. */
-  journalFailed: { readonly action: JournalAction; readonly error: unknown }
-  /** The sink fails again and again, or there is no room. */
-  unhealthy: { readonly reason: HealthReason; readonly error: unknown }
-  /** The sink took a batch again, or there is room again. */
-  recovered: { readonly reason: HealthReason }
-}
-
-/** Stats of {@link QuotaConsumer}, in events. `aborted` are those whose publisher gave up, or whose journal failed. */
-export interface QuotaConsumerStats extends BatchStats {
-  /** All that was accepted or dropped: `processedEvents + failedEvents + droppedEvents + pending`. */
-  readonly totalEvents: number
-  /** What was written: the same as `succeeded`. */
-  readonly processedEvents: number
-  /** What was given up: the same as `failed`. */
-  readonly failedEvents: number
-  /** What was dropped: the same as `dropped`. */
-  readonly droppedEvents: number
-  /** How many batches there were: the same as `batches`. */
-  readonly batchCount: number
-  /** Of `failedEvents`, those that the sink refused. */
-  readonly refusedEvents: number
-  /** Of `totalEvents`, those that the journal brought back from an earlier process. */
-  readonly recoveredEvents: number
-  /** Events that were offered and that the journal failed to keep: they are only in memory. */
-  readonly unjournalledEvents: number
-  /** Whether it is open, its sink takes batches, and there is room. */
-  readonly healthy: boolean
-}
+import type { QuotaConsumerEvents, QuotaConsumerStats } from './quota-consumer-events.js'
+import type { QuotaConsumerOptions } from './quota-consumer-options.js'
+import { eventOf, formerIdOf, PlainUse, type Refusals, TrackedUse, type UsageEntry } from './usage-entry.js'
+import { UsageWriter } from './usage-writer.js'
 
 /** What `start` answers. */
 export interface StartReport {
@@ -252,22 +102,19 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
   readonly #pending: PendingUsage
   readonly #keeper: JournalKeeper | undefined
   readonly #health: ConsumerHealth
-  readonly #onFailed: QuotaConsumerOptions['onFailed']
-  readonly #onApplied: QuotaConsumerOptions['onApplied']
+  readonly #writer: UsageWriter
   readonly #Use: typeof PlainUse | typeof TrackedUse
   readonly #policy: BatchPolicy
   readonly #needsRequest: boolean
-  /** The batches in flight, by the engine's own lists of their entries. */
-  readonly #batches = new WeakMap<readonly UsageEntry[], EntryBatch>()
   /** What goes on behind the events: dead letters, settling in the journal, `onFailed`. */
   readonly #tasks = new Tasks()
+  /** Aborts when what is left is given up. */
+  readonly #abandoned = new LazySignal()
   #starting: Promise<StartReport> | undefined
   #abandoning = false
-  #refusedEvents = 0
   #recoveredEvents = 0
   #unjournalledEvents = 0
-  #warnedOfLoss = false
-  #warnedOfAnswer = false
+  #warnedOfJournal = false
 
   /**
    * @param sink - where usage is accounted. It stays the caller's.
@@ -294,18 +141,24 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
     if (this.#needsRequest && sink.dedupe !== 'request') {
       failOption('dedupe', "needs a sink whose dedupe is 'request'", options.dedupe)
     }
-    this.#onFailed = checkOptionalFunction('onFailed', options.onFailed)
-    this.#onApplied = checkOptionalFunction('onApplied', options.onApplied)
     const journal = checkJournal(options.journal, sink, policy.overflow)
     if (journal !== undefined) {
-      this.#keeper = new JournalKeeper(journal, this.#tasks, (action, error) => {
-        if (this.events.has('journalFailed')) this.events.emit('journalFailed', { action, error })
-      })
+      this.#keeper = new JournalKeeper(journal, this.#tasks, (action, error) => this.#recordJournal(action, error))
     }
     const unhealthyAfter = checkCount('unhealthyAfter', valueOr(options.unhealthyAfter, defaults.unhealthyAfter))
     this.#health = new ConsumerHealth(unhealthyAfter, policy.capacity, {
       unhealthy: (reason, error) => this.events.emit('unhealthy', { reason, error }),
       recovered: (reason) => this.events.emit('recovered', { reason }),
+    })
+    this.#writer = new UsageWriter({
+      name: this.name,
+      sink,
+      keeper: this.#keeper,
+      health: this.#health,
+      tasks: this.#tasks,
+      events: this.events,
+      onFailed: checkOptionalFunction('onFailed', options.onFailed),
+      onApplied: checkOptionalFunction('onApplied', options.onApplied),
     })
     const periodOf = checkFunction(
       'periodOf',
@@ -392,8 +245,7 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
       this.#recordRefusal(event, refusal)
       return rejected(refusal)
     }
-    const appended = this.#append(entry, false)
-    return appended === undefined ? Promise.resolve() : handled(orAbort(appended, signal))
+    return this.#untilDurable(entry, signal)
   }
 
   /**
@@ -428,7 +280,7 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
       failedEvents: failed,
       droppedEvents: dropped,
       batchCount: batches,
-      refusedEvents: this.#refusedEvents,
+      refusedEvents: this.#writer.refusedEvents,
       recoveredEvents: this.#recoveredEvents,
       unjournalledEvents: this.#unjournalledEvents,
       healthy: this.isHealthy(),
@@ -446,7 +298,11 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
 
   protected override abandon(): number {
     this.#abandoning = true
-    return this.#queue.abandon()
+    this.#writer.abandon()
+    const abandoned = this.#queue.abandon()
+    const message = `${this.name} was closed before its journal had this`
+    this.#abandoned.abort(new ClosedError(message, { outcomeUnknown: true }))
+    return abandoned
   }
 
   protected override release(): void | PromiseLike<void> {
@@ -461,7 +317,10 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
     const { userId, quotaType, value, timestamp, requestId, metadata } = event
     // What has a cell has right ids, and one without any of the rest has nothing else to look at.
     const simple = timestamp === undefined && requestId === undefined && metadata === undefined && !this.#needsRequest
-    if (!simple || typeof value !== 'number' || !(value >= 0 && value <= maxUsage)) this.#check(event)
+    if (!simple || typeof value !== 'number' || !(value >= 0 && value <= maxUsage)) {
+      // What was read of it, since its getters may answer otherwise the next time.
+      this.#check({ userId, quotaType, value, timestamp, requestId, metadata })
+    }
     const at = timestamp === undefined ? this.#turnClock.wallNow() : timeOf(timestamp)
     return new this.#Use(this.#pending.cellAt(userId, quotaType, at), userId, value, at, requestId, metadata)
   }
@@ -490,13 +349,14 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
       signal,
       take: () => {
         stopListening?.()
+        // While it waited, the cell that it had may have been taken away as idle.
+        entry.cell = this.#pending.cellIn(entry.userId, entry.cell.quotaType, entry.cell.period)
         const refusal = this.#enter(entry, true)
         if (refusal !== undefined) {
           this.#recordRefusal(event, refusal)
           wait.reject(refusal)
         } else {
-          const appended = this.#append(entry, false)
-          wait.resolve(appended === undefined ? undefined : orAbort(appended, signal))
+          wait.resolve(this.#untilDurable(entry, signal))
         }
         return true
       },
@@ -516,17 +376,24 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
     return handled(wait.promise)
   }
 
-  /**
-   * Gives an accepted event to the journal, where there is one. When that fails, the promise rejects, and an event that was published
-   * is taken out again.
-   */
+  /** Gives a published event to the journal, where there is one, and waits for it. */
+  #untilDurable(entry: UsageEntry, signal: AbortSignal | undefined): Promise<void> {
+    const appended = this.#append(entry, false)
+    if (appended === undefined) return Promise.resolve()
+    return handled(orAbort(orAbort(appended, this.#abandoned.signal), signal))
+  }
+
+  /** When the journal fails, the promise rejects, and an event that was published is taken out again. */
   #append(entry: UsageEntry, offered: boolean): Promise<void> | undefined {
     return this.#keeper?.append(
       entry as TrackedUse,
       () => this.start(),
       (error) => {
         if (offered) this.#unjournalledEvents++
-        else if (this.#queue.abort(entry, error)) entry.cell.remove(entry.value)
+        else if (this.#queue.abort(entry, error)) {
+          entry.cell.remove(entry.value)
+          this.#health.queued(this.#queue.books.queued)
+        }
       },
     )
   }
@@ -564,79 +431,31 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
     this.#queue.adopt(entries)
   }
 
-  // ── write ───────────────────────────────────────────────────────────────────────────────────────────────────────
+  // ── let go ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
   #face(): BatchFace<UsageEntry> {
+    const writer = this.#writer
     return {
-      call: (entries, context) => this.#write(entries, context),
+      call: (entries, context) => writer.write(entries, context),
       idOf: formerIdOf,
       check: (entries, answer) => {
-        const batch = this.#batches.get(entries)
-        if (batch !== undefined) batch.refused = answer as EntryBatch['refused']
+        writer.answered(entries, answer as Refusals | undefined)
         return undefined
       },
       complete: (entry, _index, answer) => {
         entry.cell.remove(entry.value)
-        return answer === undefined || !(answer as ReadonlyMap<UsageEntry, Error>).has(entry)
+        return answer === undefined || !(answer as Refusals).has(entry)
       },
       fail: (entry) => entry.cell.remove(entry.value),
-      onRetried: (portion, attempt, delayMs, error) => this.#recordRetry(portion, attempt, delayMs, error),
-      onSettled: (portion, _succeeded, _failed, durationMs) => this.#recordSettled(portion, durationMs),
-      onFailed: (portion, entries, error) => this.#recordFailed(portion, entries, error),
+      onDispatched: () => this.#health.queued(this.#queue.books.queued),
+      onRetried: (portion, attempt, delayMs, error) => writer.recordRetry(portion, attempt, delayMs, error),
+      onSettled: (portion, _succeeded, _failed, durationMs) => writer.recordSettled(portion, durationMs),
+      onFailed: (portion, entries, error) => writer.recordFailed(portion, entries, error),
       onDropped: (entry, reason) => {
         this.#health.foundFull()
         if (this.events.has('dropped')) this.events.emit('dropped', { event: eventOf(entry), reason })
       },
     }
-  }
-
-  /** Makes an attempt; answers which entries the sink refused, undefined for none. */
-  #write(entries: readonly UsageEntry[], context: BatchContext): unknown {
-    if (this.#keeper !== undefined) return this.#writeJournalled(this.#keeper, entries, context)
-    const batch = this.#batchOf(entries, context.batchId)
-    const answer = this.sink.write(batch.usage, context)
-    if (isThenable(answer)) return answer.then((refused) => this.#refusedOf(batch, refused))
-    return this.#refusedOf(batch, answer)
-  }
-
-  async #writeJournalled(
-    keeper: JournalKeeper,
-    entries: readonly UsageEntry[],
-    context: BatchContext,
-  ): Promise<unknown> {
-    for (const entry of entries as readonly TrackedUse[]) if (entry.journalled !== undefined) await entry.journalled
-    const batch = this.#batchOf(entries, context.batchId)
-    // All of it failed in the journal, and its publishers know.
-    if (batch.entries.length === 0) return undefined
-    await keeper.assign(batch)
-    context.signal.throwIfAborted()
-    return this.#refusedOf(batch, await this.sink.write(batch.usage, context))
-  }
-
-  /** The batch of entries, made at its first attempt. */
-  #batchOf(entries: readonly UsageEntry[], id: string): EntryBatch {
-    let batch = this.#batches.get(entries)
-    if (batch === undefined) {
-      batch = new EntryBatch(id, this.#keeper === undefined ? entries : entries.filter((entry) => !entry.done))
-      // It came back from the journal as it is.
-      batch.assigned = (entries[0] as Partial<TrackedUse> | undefined)?.batchId === id
-      this.#batches.set(entries, batch)
-    }
-    return batch
-  }
-
-  #refusedOf(batch: EntryBatch, answer: unknown): ReadonlyMap<UsageEntry, Error> | undefined {
-    if (answer === undefined) return undefined
-    const { entries } = batch
-    const refused = refusalsOf(answer, entries.length, () => this.#warnOfAnswer())
-    if (refused === undefined) return undefined
-    return new Map([...refused].map(([index, error]) => [entries[index] as UsageEntry, error]))
-  }
-
-  #warnOfAnswer(): void {
-    if (this.#warnedOfAnswer) return
-    this.#warnedOfAnswer = true
-    warn(`${this.name}: its sink answered with a list that isn't one of refused events, so nothing counts as refused`)
   }
 
   // ── record ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -656,96 +475,12 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
     if (this.events.has('rejected')) this.events.emit('rejected', { event, error })
   }
 
-  #recordRetry(portion: Portion<UsageEntry>, attempt: number, delayMs: number, error: unknown): void {
-    if (this.events.has('retried')) this.events.emit('retried', { batchId: portion.id, attempt, delayMs, error })
-    this.#health.failed(error)
-  }
-
-  #recordSettled(portion: Portion<UsageEntry>, durationMs: number): void {
-    this.#health.queued(this.#queue.books.queued)
-    const batch = this.#batches.get(portion.entries)
-    if (batch === undefined || batch.failed || batch.entries.length === 0) return
-    this.#health.wrote()
-    const { usage, refused } = batch
-    const events = batch.entries.length - (refused?.size ?? 0)
-    if (events > 0) {
-      const keys = usage.totals
-      this.#tellApplied(keys)
-      if (this.events.has('applied')) {
-        this.events.emit('applied', { batchId: usage.id, keys, events, attempts: portion.attempts, durationMs })
-      }
-    }
-    if (refused !== undefined) this.#recordRefused(batch, refused, portion.attempts)
-    else this.#keeper?.settle(usage.id)
-  }
-
-  #tellApplied(keys: readonly QuotaKey[]): void {
-    if (this.#onApplied === undefined) return
-    try {
-      this.#onApplied(keys)
-    } catch (error) {
-      warn(`${this.name}: onApplied failed: ${describeError(error)}`)
-    }
-  }
-
-  /** What the sink refused goes where failures go, each error's events together; the rest of the batch was applied. */
-  #recordRefused(batch: EntryBatch, refused: ReadonlyMap<UsageEntry, Error>, attempts: number): void {
-    this.#refusedEvents += refused.size
-    const byError = new Map<Error, AcceptedUsage[]>()
-    for (const [entry, error] of refused) {
-      const same = byError.get(error)
-      if (same === undefined) byError.set(error, [eventOf(entry)])
-      else same.push(eventOf(entry))
-    }
-    const batchId = batch.usage.id
-    const failures = [...byError].map(([error, events]) => ({ batchId, events, attempts, error, kept: false }))
-    this.#giveUp(failures, batchId)
-  }
-
-  #recordFailed(portion: Portion<UsageEntry>, entries: readonly UsageEntry[], error: unknown): void {
-    const { id: batchId, attempts } = portion
-    const batch = this.#batches.get(portion.entries)
-    if (batch !== undefined) batch.failed = true
-    if (!this.#abandoning) this.#health.failed(error)
-    // Abandoned, or never noted as a batch: the journal has what it got of it still, and brings that back.
-    const comesBack = this.#keeper !== undefined && (this.#abandoning || !batch?.assigned)
-    const failures = [true, false].map((kept) => {
-      const events = entries.filter((entry) => (comesBack && isJournalled(entry)) === kept).map(eventOf)
-      return { batchId, events, attempts, error, kept }
-    })
-    this.#giveUp(
-      failures.filter(({ events }) => events.length > 0),
-      comesBack ? undefined : batchId,
-    )
-  }
-
-  /** @param batchId - the batch to be settled in the journal once its dead letters are there. */
-  #giveUp(failures: readonly UsageFailure[], batchId: string | undefined): void {
-    for (const failure of failures) {
-      if (this.events.has('failed')) this.events.emit('failed', failure)
-      if (this.#onFailed !== undefined) this.#tellFailed(this.#onFailed, failure)
-      else if (this.#keeper === undefined && !this.events.has('failed')) this.#warnOfLoss(failure)
-    }
-    this.#keeper?.bury(
-      failures.filter(({ kept }) => !kept),
-      batchId,
-    )
-  }
-
-  #tellFailed(onFailed: NonNullable<QuotaConsumerOptions['onFailed']>, failure: UsageFailure): void {
-    this.#tasks.run(
-      () => onFailed(failure),
-      (error) => warn(`${this.name}: onFailed failed, so ${lossOf(failure)}: ${describeError(error)}`),
-    )
-  }
-
-  /** Said once: who doesn't look where the rest went is told at least that there was some. */
-  #warnOfLoss(failure: UsageFailure): void {
-    if (this.#warnedOfLoss) return
-    this.#warnedOfLoss = true
+  #recordJournal(action: JournalAction, error: unknown): void {
+    if (this.events.has('journalFailed')) return this.events.emit('journalFailed', { action, error })
+    if (this.#warnedOfJournal) return
+    this.#warnedOfJournal = true
     warn(
-      `${this.name} gave up usage, and neither onFailed nor a listener of 'failed' takes it: ${lossOf(failure)}: ` +
-        describeError(failure.error),
+      `${this.name}: its journal failed (${action}), and no listener of 'journalFailed' hears of it: ${describeError(error)}`,
     )
   }
 }
@@ -762,20 +497,4 @@ function checkJournal(
   if (!sink.idempotent) failOption('journal', 'needs an idempotent sink, since it brings batches back', sink)
   if (overflow === 'drop-oldest') failOption('overflow', "can't drop the oldest of what a journal keeps", overflow)
   return journal
-}
-
-/** The id of entries that were one batch in an earlier process. */
-function formerIdOf(entries: readonly UsageEntry[]): string | undefined {
-  const id = (entries[0] as Partial<TrackedUse> | undefined)?.batchId
-  return id !== undefined && (entries as readonly TrackedUse[]).every(({ batchId }) => batchId === id) ? id : undefined
-}
-
-/** Whether the journal has it, or is about to. */
-function isJournalled(entry: UsageEntry): boolean {
-  const { position, journalled } = entry as TrackedUse
-  return position !== undefined || journalled !== undefined
-}
-
-function lossOf({ batchId, events }: UsageFailure): string {
-  return `${events.length} ${events.length === 1 ? 'event' : 'events'} of batch ${batchId} were not counted`
 }

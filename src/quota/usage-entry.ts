@@ -6,7 +6,8 @@ import type { PendingCell } from './pending-usage.js'
 
 /** One accepted event. */
 export interface UsageEntry extends Entry {
-  readonly cell: PendingCell
+  /** Where it is pending. It is another one when it had to wait for room. */
+  cell: PendingCell
   readonly userId: UserId
   readonly value: number
   readonly timestamp: number
@@ -18,7 +19,7 @@ export interface UsageEntry extends Entry {
 export class PlainUse implements UsageEntry {
   declare cohort: Cohort
   declare done: boolean
-  readonly cell: PendingCell
+  cell: PendingCell
   readonly userId: UserId
   readonly value: number
   readonly timestamp: number
@@ -89,7 +90,7 @@ export class TrackedUse implements UsageEntry {
   journalled: Promise<void> | undefined = undefined
   /** The batch that it was in when an earlier process ended. */
   batchId: string | undefined = undefined
-  readonly cell: PendingCell
+  cell: PendingCell
   readonly userId: UserId
   readonly value: number
   readonly timestamp: number
@@ -127,18 +128,29 @@ export function eventOf({ cell, userId, value, timestamp, requestId, metadata }:
   return Object.freeze(event)
 }
 
+/** The id of entries that were one batch in an earlier process. */
+export function formerIdOf(entries: readonly UsageEntry[]): string | undefined {
+  const id = (entries[0] as Partial<TrackedUse> | undefined)?.batchId
+  return id !== undefined && (entries as readonly TrackedUse[]).every(({ batchId }) => batchId === id) ? id : undefined
+}
+
+/** What a sink refused of a batch. */
+export type Refusals = ReadonlyMap<UsageEntry, Error>
+
 /** A batch, and what has become of it. */
 export class EntryBatch {
   /** As the sink sees it, the same at every attempt. */
   readonly usage: UsageBatch
   /** What it is made of, in the order of its events. */
   readonly entries: readonly UsageEntry[]
+  /** Whether it came back from the journal, as it was in an earlier process. */
+  former = false
   /** Whether the journal knows which events it has. */
   assigned = false
   /** Whether it was given up. */
   failed = false
   /** What the sink refused. */
-  refused: ReadonlyMap<UsageEntry, Error> | undefined
+  refused: Refusals | undefined
 
   constructor(id: string, entries: readonly UsageEntry[]) {
     this.usage = usageOf(id, entries)
