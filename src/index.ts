@@ -97,17 +97,19 @@ export { type PublishOptions, QuotaConsumer, type StartReport } from './quota/qu
 export type { QuotaConsumerEvents, QuotaConsumerStats, UsageFailure } from './quota/quota-consumer-events.js'
 export type { QuotaConsumerOptions } from './quota/quota-consumer-options.js'
 export {
-  type AccountedUse,
-  type CheckOptions,
   type ConsumedQuota,
-  type ConsumeOptions,
-  type ConsumeSyncOptions,
   QuotaService,
   type QuotaServiceEvents,
-  type QuotaServiceOptions,
   type QuotaServiceStats,
   type QuotaStatus,
-  type ReserveOptions,
 } from './quota/quota-service.js'
+export type {
+  CheckOptions,
+  ConsumeOptions,
+  ConsumeSyncOptions,
+  QuotaServiceOptions,
+  ReserveOptions,
+} from './quota/quota-service-options.js'
 export type { Reservation, WaitOptions } from './quota/reservation.js'
 export type { StoreRetry, StoreTimeout } from './quota/store-calls.js'
+export type { AccountedUse, UsageFallback } from './quota/usage-accounting.js'

@@ -220,6 +220,8 @@ export interface QuotaExceededDetails {
   readonly used: number
   /** What was reserved by then. */
   readonly held: number
+  /** What was accepted in this process by then and not accounted yet; 0 by default. */
+  readonly pending?: number | undefined
   /** When the quota's next period begins, in milliseconds since the epoch; undefined for one without an end. */
   readonly resetsAt?: number | undefined
 }
@@ -238,6 +240,8 @@ export class QuotaExceededError extends SpillwayError implements QuotaExceededDe
   readonly used: number
   /** What was reserved by then. */
   readonly held: number
+  /** What was accepted in this process by then and not accounted yet. */
+  readonly pending: number
   /** When the quota's next period begins, in milliseconds since the epoch; undefined for one without an end. */
   readonly resetsAt: number | undefined
 
@@ -249,6 +253,7 @@ export class QuotaExceededError extends SpillwayError implements QuotaExceededDe
     this.limit = details.limit
     this.used = details.used
     this.held = details.held
+    this.pending = details.pending ?? 0
     this.resetsAt = details.resetsAt
   }
   override get name(): string {

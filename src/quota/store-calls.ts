@@ -20,14 +20,46 @@ export interface StoreCallsSetting {
 export interface StoreCall<T> {
   /** What is done, for errors and events. */
   readonly operation: string
-  /** What makes every attempt the same one. */
-  readonly id: string
+  /** What makes every attempt the same one, where that matters. */
+  readonly id?: string
   /** Whether it may be made again when its outcome is unknown. */
   readonly idempotent: boolean
   /** Whoever waits for it: no further attempt is made once he has given up. */
   readonly signal: AbortSignal | undefined
   /** Makes one attempt. */
   readonly make: (context: BatchContext) => T | PromiseLike<T>
+}
+
+/** Hears what calls go through. */
+export interface StoreCallsListener {
+  retried(retry: StoreRetry): void
+  timedOut(timeout: StoreTimeout): void
+}
+
+/** An attempt failed, and another one is made. */
+export interface StoreRetry {
+  /** What the store was called for. */
+  readonly operation: string
+  /** The id under which it is done once: a request's, a reservation's or a batch's; undefined for a read. */
+  readonly id: string | undefined
+  /** The attempt that follows. */
+  readonly attempt: number
+  /** How long it waits until then, in milliseconds. */
+  readonly delayMs: number
+  /** What the last one failed with. */
+  readonly error: unknown
+}
+
+/** An attempt took longer than it may. */
+export interface StoreTimeout {
+  /** What the store was called for. */
+  readonly operation: string
+  /** The id under which it is done once; undefined for a read. */
+  readonly id: string | undefined
+  /** The attempt. */
+  readonly attempt: number
+  /** How long it may take, in milliseconds. */
+  readonly timeoutMs: number
 }
 
 /** What a store answered. */
@@ -39,23 +71,36 @@ export interface StoreAnswer<T> {
 
 /** Calls a store: each attempt within its time, again where that does no harm. */
 export class StoreCalls {
+  /** Retries that were decided on. */
+  retries = 0
+  /** Attempts that took longer than they may. */
+  timeouts = 0
   readonly #setting: StoreCallsSetting
-  readonly #onRetry: (operation: string, attempt: number, delayMs: number, error: unknown) => void
-  readonly #onTimeout: () => void
+  readonly #listener: StoreCallsListener
+  readonly #pauses = new Set<() => void>()
+  #hurried = false
+  #ended = false
 
-  constructor(
-    setting: StoreCallsSetting,
-    onRetry: (operation: string, attempt: number, delayMs: number, error: unknown) => void,
-    onTimeout: () => void,
-  ) {
+  constructor(setting: StoreCallsSetting, listener: StoreCallsListener) {
     this.#setting = setting
-    this.#onRetry = onRetry
-    this.#onTimeout = onTimeout
+    this.#listener = listener
+  }
+
+  /** From now on nobody waits before a retry, those who do so now included. */
+  hurry(): void {
+    this.#hurried = true
+    for (const wake of [...this.#pauses]) wake()
+  }
+
+  /** No further attempt is made from now on. */
+  end(): void {
+    this.#ended = true
+    this.hurry()
   }
 
   /** Makes attempts until one is answered. Rejects with the error that says most about what may have been done. */
   async run<T>(call: StoreCall<T>): Promise<StoreAnswer<T>> {
-    const { clock, random, retry } = this.#setting
+    const { random, retry } = this.#setting
     const { signal } = call
     let doubt: { readonly error: unknown } | undefined
     for (let number = 1; ; number++) {
@@ -67,50 +112,87 @@ export class StoreCalls {
         if (isOutcomeUnknown(error)) doubt = { error }
         // A later attempt that surely did nothing takes nothing away from what an earlier one may have done.
         if (signal?.aborted || !this.#mayRetry(call, number, error)) throw (doubt ?? { error }).error
-        const delayMs = backoffMs(number, retry, random)
-        this.#onRetry(call.operation, number + 1, delayMs, error)
-        await pause(clock, delayMs, signal)
+        const delayMs = this.#hurried ? 0 : backoffMs(number, retry, random)
+        this.retries++
+        this.#listener.retried({ operation: call.operation, id: call.id, attempt: number + 1, delayMs, error })
+        await this.#pause(delayMs, signal)
       }
     }
   }
 
   /** One attempt, which fails with a TimeoutError when its time is over; what comes of it later counts no more. */
-  async once<T>(what: string, make: (signal: LazySignal) => T | PromiseLike<T>): Promise<T> {
-    const { name, clock, timeoutMs } = this.#setting
-    const signal = new LazySignal()
-    if (timeoutMs === undefined) return make(signal)
+  async #attempt<T>(call: StoreCall<T>, number: number): Promise<T> {
+    const attemptSignal = new LazySignal()
+    const { id = '', signal } = call
+    const stop = signal === undefined ? undefined : onAbort(signal, () => attemptSignal.abort(signal.reason))
+    try {
+      return await this.#inTime(call, number, attemptSignal, () =>
+        call.make(new AttemptContext(id, number, attemptSignal)),
+      )
+    } finally {
+      stop?.()
+    }
+  }
+
+  #inTime<T>(
+    call: StoreCall<T>,
+    number: number,
+    signal: LazySignal,
+    make: () => T | PromiseLike<T>,
+  ): T | PromiseLike<T> {
+    const { clock, timeoutMs } = this.#setting
+    if (timeoutMs === undefined) return make()
     return new Promise<T>((resolve, reject) => {
       const cancel = clock.setTimer(() => {
-        const error = new TimeoutError(`${name}: ${what} took longer than ${timeoutMs} ms`, timeoutMs)
-        this.#onTimeout()
+        const error = this.#timedOut(call, number, timeoutMs)
         reject(error)
         signal.abort(error)
       }, timeoutMs)
-      attempt(() => make(signal))
-        .then(resolve, reject)
-        .finally(cancel)
+      attempt(make).then(resolve, reject).finally(cancel)
     })
   }
 
-  #attempt<T>({ operation, id, signal, make }: StoreCall<T>, number: number): Promise<T> {
-    return this.once(`attempt ${number} at ${operation} ${id}`, async (attemptSignal) => {
-      const stop = signal === undefined ? undefined : onAbort(signal, () => attemptSignal.abort(signal.reason))
-      try {
-        return await make(new AttemptContext(id, number, attemptSignal))
-      } finally {
-        stop?.()
-      }
-    })
+  #timedOut({ operation, id }: StoreCall<unknown>, number: number, timeoutMs: number): TimeoutError {
+    this.timeouts++
+    this.#listener.timedOut({ operation, id, attempt: number, timeoutMs })
+    const what = id === undefined ? operation : `${operation} ${id}`
+    return new TimeoutError(
+      `${this.#setting.name}: attempt ${number} at ${what} took longer than ${timeoutMs} ms`,
+      timeoutMs,
+    )
   }
 
   #mayRetry({ idempotent }: StoreCall<unknown>, number: number, error: unknown): boolean {
     const { retry } = this.#setting
-    if (number >= retry.attempts || (!idempotent && isOutcomeUnknown(error))) return false
+    if (this.#ended || number >= retry.attempts || (!idempotent && isOutcomeUnknown(error))) return false
     try {
       return Boolean(retry.retryable(error))
     } catch {
       return false
     }
+  }
+
+  /** Waits; rejects as soon as the signal aborts, and leaves no timer. */
+  #pause(delayMs: number, signal: AbortSignal | undefined): Promise<void> {
+    if (delayMs <= 0 || this.#hurried) return Promise.resolve()
+    return new Promise((resolve, reject) => {
+      const end = (settle: () => void) => (): void => {
+        cancel()
+        stop?.()
+        this.#pauses.delete(wake)
+        settle()
+      }
+      const wake = end(resolve)
+      const stop =
+        signal === undefined
+          ? undefined
+          : onAbort(
+              signal,
+              end(() => reject(signal.reason)),
+            )
+      const cancel = this.#setting.clock.setTimer(wake, delayMs)
+      this.#pauses.add(wake)
+    })
   }
 }
 
@@ -128,22 +210,4 @@ class AttemptContext implements BatchContext {
   get signal(): AbortSignal {
     return this.#signal.signal
   }
-}
-
-/** Waits; rejects as soon as the signal aborts, and leaves no timer. */
-function pause(clock: Clock, delayMs: number, signal: AbortSignal | undefined): Promise<void> {
-  if (delayMs <= 0) return Promise.resolve()
-  return new Promise((resolve, reject) => {
-    const stop =
-      signal === undefined
-        ? undefined
-        : onAbort(signal, () => {
-            cancel()
-            reject(signal.reason)
-          })
-    const cancel = clock.setTimer(() => {
-      stop?.()
-      resolve()
-    }, delayMs)
-  })
 }

@@ -123,7 +123,12 @@ export class UsageReader {
 
   async #ask(keys: readonly QuotaKey[]): Promise<readonly QuotaUsage[]> {
     const { store, calls } = this.#setting
-    const usages: unknown = await calls.once(`a read of ${keys.length} keys`, () => store.readUsage(keys))
+    const { answer: usages }: { answer: unknown } = await calls.run({
+      operation: 'read',
+      idempotent: true,
+      signal: undefined,
+      make: () => store.readUsage(keys),
+    })
     if (!Array.isArray(usages) || usages.length !== keys.length || !usages.every(isUsage)) {
       throw new BatchResultError(`readUsage must answer with the usage of each of ${keys.length} keys`)
     }

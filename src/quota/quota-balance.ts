@@ -1,0 +1,66 @@
+import { QuotaExceededError } from '../core/errors.js'
+import type { QuotaKey, QuotaUsage } from '../core/ports.js'
+import { maxUsage } from '../internal/usage.js'
+import { endOfPeriod } from './quota-periods.js'
+
+/** What is known of a user's quota in a period. */
+export interface QuotaBalance extends QuotaUsage {
+  /** What may be used. */
+  readonly limit: number
+  /** What the store has counted. */
+  readonly used: number
+  /** What is reserved. */
+  readonly held: number
+  /** What was accepted here and isn't in the store yet. While a batch is being written, it may be in `used` already too. */
+  readonly pending: number
+  /** What is left: `limit - used - held - pending`, and 0 where that is less. */
+  readonly remaining: number
+  /** The period, in UTC: `2026-11-20`, `2026-11` or `total`. */
+  readonly period: string
+  /** When the next period begins, in milliseconds since the epoch; undefined for one without an end. */
+  readonly resetsAt?: number | undefined
+}
+
+/** What is used up of a limit. */
+export interface QuotaTerms extends QuotaUsage {
+  readonly limit: number
+  readonly pending: number
+}
+
+/** What a key's limit and usage come to. */
+export function balanceOf({ period }: QuotaKey, { limit, used, held, pending }: QuotaTerms): QuotaBalance {
+  const remaining = Math.max(0, limit - used - held - pending)
+  const resetsAt = endOfPeriod(period)
+  return {
+    ...{ limit, used, held, pending, remaining, period },
+    ...(resetsAt < Number.POSITIVE_INFINITY && { resetsAt }),
+  }
+}
+
+/** Whether a value fits, as stores see it. */
+export function fits(value: number, { limit, used, held, pending }: QuotaTerms): boolean {
+  return used + held + pending + value <= Math.min(limit, maxUsage)
+}
+
+/** @param doubted - whether an earlier attempt that got no answer may count it yet. */
+export function exceededError(
+  name: string,
+  { userId, quotaType, period }: QuotaKey,
+  value: number,
+  terms: QuotaTerms,
+  doubted: boolean,
+): QuotaExceededError {
+  const { limit, used, held, pending } = terms
+  const { resetsAt } = balanceOf({ userId, quotaType, period }, terms)
+  const parts = [`${used} used`, `${held} held`, ...(pending > 0 ? [`${pending} pending here`] : [])]
+  return new QuotaExceededError(
+    `${name}: ${value} of ${cut(quotaType)} is more than is left to user ${JSON.stringify(cut(userId))} in ${period}: ` +
+      `the limit is ${limit}, with ${parts.join(', ')}`,
+    { userId, quotaType, value, limit, used, held, pending, resetsAt },
+    { outcomeUnknown: doubted },
+  )
+}
+
+function cut(text: string): string {
+  return text.length > 60 ? `${text.slice(0, 59)}…` : text
+}
