@@ -35,7 +35,7 @@ export interface Losses {
 }
 
 /** About half a minute of trying: a store may restart without costing a single increment. */
-const patience: RetryOptions = { attempts: 20, delayMs: 100, maxDelayMs: 5_000 }
+export const patience: RetryOptions = { attempts: 20, delayMs: 100, maxDelayMs: 5_000 }
 
 /**
  * The core of the gateway and of the counter service: five ways to two stores, each through the primitive that suits it.

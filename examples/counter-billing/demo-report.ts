@@ -1,4 +1,5 @@
-import type { Counters } from './counters.ts'
+import type { BatchStats, QuotaConsumerStats } from 'spillway'
+import { ratio, row, sumOf, tenths, whole } from './demo-table.ts'
 import { type LoadProgress, type LoadReport, type TimelineWindow, windowMs } from './load.ts'
 
 /** What the database holds of a run, by resource id. */
@@ -9,6 +10,13 @@ export interface Crash {
   /** When, in milliseconds since the epoch. */
   readonly atMs: number
   readonly address: string
+}
+
+const ways = ['durableWrites', 'liveWrites', 'durableAnswers', 'liveAnswers', 'liveReads'] as const
+
+/** What a gateway tells of itself, as far as the demo shows it. */
+export type GatewayStats = Readonly<Record<(typeof ways)[number], BatchStats>> & {
+  readonly billing: { readonly usage: QuotaConsumerStats }
 }
 
 const barWidth = 30
@@ -43,11 +51,11 @@ export class Progress {
 /** Prints what a run was like, and tells whether everything that was sent is stored. */
 export function printReport(
   report: LoadReport,
-  counters: Counters,
+  gateways: readonly GatewayStats[],
   { prefix, stored, live }: { prefix: string; stored: StoredSums; live: StoredSums },
 ): boolean {
   printRequests(report)
-  printWork(report, counters)
+  printWork(report, gateways)
   return printSums(report, prefix, stored, live)
 }
 
@@ -95,16 +103,19 @@ function printRequests({ kinds, elapsedMs, refusals, unanswered }: LoadReport): 
   if (unanswered > 0) console.log(`  ${whole(unanswered)} requests got no answer: what became of them is unknown`)
 }
 
-function printWork({ increments }: LoadReport, counters: Counters): void {
-  const { liveAnswers, durableAnswers, durableWrites, liveWrites, liveReads } = counters
-  const parts = [durableWrites, liveWrites, durableAnswers, liveAnswers, liveReads].map((part) => part.stats())
+function printWork({ increments }: LoadReport, gateways: readonly GatewayStats[]): void {
   console.log()
   row('gRPC calls', 'for', 'batches', 'mean size', 'p95', 'max')
-  for (const { batches, batchSize, succeeded, name } of parts) {
-    if (batches === 0) continue
-    row(name, whole(succeeded), whole(batches), tenths(batchSize.mean), whole(batchSize.p95), whole(batchSize.max))
+  for (const gateway of gateways) {
+    for (const { batches, batchSize, succeeded, name } of ways.map((way) => gateway[way])) {
+      if (batches === 0) continue
+      row(name, whole(succeeded), whole(batches), tenths(batchSize.mean), whole(batchSize.p95), whole(batchSize.max))
+    }
   }
-  const statements = durableWrites.stats().batches + durableAnswers.stats().batches
+  const statements = gateways.reduce(
+    (sum, { durableWrites, durableAnswers }) => sum + durableWrites.batches + durableAnswers.batches,
+    0,
+  )
   console.log(`
   Each call is one statement of the durable store, or one call of the live one.
   ${whole(increments)} increments took ${whole(statements)} statements, each a transaction.
@@ -136,29 +147,6 @@ function printSums(
   for (const [id, sum] of notLive.slice(0, 5)) console.log(`    ${id}: sent ${sum}, live ${live.get(id) ?? 0}`)
   if (unanswered > 0) console.log('    requests without an answer may be the reason')
   return false
-}
-
-/** A line of a table: the first column to the left, numbers to the right. */
-function row(title: string, ...cells: readonly string[]): void {
-  console.log(`  ${title.padEnd(14)}${cells.map((cell) => cell.padStart(11)).join('')}`)
-}
-
-function sumOf(sums: Iterable<readonly [string, number]>): number {
-  let sum = 0
-  for (const [, value] of sums) sum += value
-  return sum
-}
-
-function ratio(a: number, b: number): number {
-  return b === 0 ? 0 : a / b
-}
-
-function whole(value: number): string {
-  return Math.round(value).toLocaleString('en-US')
-}
-
-function tenths(value: number): string {
-  return value.toLocaleString('en-US', { minimumFractionDigits: 1, maximumFractionDigits: 1 })
 }
 
 function seconds(ms: number): string {

@@ -1,14 +1,22 @@
 import { fork } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
+import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { type Closable, closeOnExit } from 'spillway/process'
+import { openQuotaStore } from './billing/quota-store.ts'
+import { startBillingService } from './billing/service.ts'
+import { defaultTariff } from './billing/tariff.ts'
+import { openUsageStream } from './billing/usage-stream.ts'
 import { count, describe, oneOf, readFlags, storesOf } from './command-line.ts'
 import { acknowledgements, type Log } from './counters.ts'
-import { type Crash, Progress, printCrash, printReport, type StoredSums } from './demo-report.ts'
+import { printBilling, printUsage } from './demo-billing.ts'
+import { startRedis } from './demo-redis.ts'
+import { type Crash, type GatewayStats, Progress, printCrash, printReport, type StoredSums } from './demo-report.ts'
 import { type FleetMember, startFleet } from './fleet.ts'
 import { counterType, type LoadMessage, type LoadOptions, type LoadProgress, type LoadReport } from './load.ts'
-import { defaultAcknowledgement, defaultPort, type Gateway, startCounterService, startGateway } from './service.ts'
-import { openStores, type Stores } from './stores.ts'
+import { closeAll, type Running } from './running.ts'
+import { defaultAcknowledgement, defaultPort, startCounterService, startGateway } from './service.ts'
+import { openStores, type Stores, type StoresOptions } from './stores.ts'
 
 const defaults = { seconds: 8, connections: 50 }
 const maxRequests = 500_000
@@ -16,21 +24,29 @@ const maxInstances = 10
 /** How many ports from 8080 on are tried. */
 const portsToTry = 20
 
-const help = `Starts the gateway and the counter service, drives a load at them from a second process, and compares what was sent with
-what is stored.
+/** How many gateways, and how many usage workers, there are with `--usage stream`. */
+const streamProcesses = 2
+/** How long what was accepted may take to be written, once the load is over. */
+const settleMs = 30_000
+
+const help = `Starts the gateway, the counter service and the billing service, drives a load at them from a second process, and compares what
+was sent with what is stored, and with what is accounted.
 
   npm run demo -- [flags]
 
   --seconds N      how long the load lasts, 1 to 600 (${defaults.seconds}); it ends early after ${maxRequests} requests
   --connections N  how many clients send at the same time, 1 to 1000 (${defaults.connections})
   --instances N    run N counter services in processes of their own, 2 to ${maxInstances}, and kill one in mid-load
+  --usage NAME     how gateways hand usage on: billing, to the billing service; stream, through Redis Streams, between ${streamProcesses} gateways
+                   and ${streamProcesses} usage workers in processes of their own (billing)
   --ack NAME       when an increment is answered: ${acknowledgements.join(', ')} (${defaultAcknowledgement}; committed with --instances)
   --port N         where to listen, 0 is any free port (${defaultPort}, or the next free one)
   --serve          stay up until Ctrl-C, and print a request to try; there is a load only if --seconds is given too
   --data-dir DIR   where PGlite keeps its data (in memory only)
   --help           this text
 
-Live values are in memory, durable ones in PGlite, a PostgreSQL inside the process. To use servers, name them:
+Live values are in memory, durable ones and money in PGlite, a PostgreSQL inside the process; --usage stream starts a Redis of its own.
+To use servers, name them:
   REDIS_URL=redis://host:6379 DATABASE_URL=postgres://user:password@host:5432/database npm run demo
 Ends with 0 when the sums are equal, 1 when they are not or something failed, 2 when a flag is wrong.`
 
@@ -39,6 +55,7 @@ const options = readFlags(
     seconds: { type: 'string' },
     connections: { type: 'string' },
     instances: { type: 'string' },
+    usage: { type: 'string' },
     ack: { type: 'string' },
     port: { type: 'string' },
     serve: { type: 'boolean' },
@@ -49,6 +66,7 @@ const options = readFlags(
     seconds: count('seconds', values.seconds, 1, 600),
     connections: count('connections', values.connections, 1, 1_000) ?? defaults.connections,
     instances: count('instances', values.instances, 2, maxInstances),
+    usage: oneOf('usage', values.usage, ['billing', 'stream']) ?? 'billing',
     acknowledgement:
       oneOf('ack', values.ack, acknowledgements) ??
       (values.instances === undefined ? defaultAcknowledgement : 'committed'),
@@ -68,54 +86,96 @@ const open: Closable[] = []
 
 try {
   process.exitCode = (await demo()) ? 0 : 1
-  if (!options.serve) await closeAll()
+  if (!options.serve) await closeAll(open.splice(0))
 } catch (error) {
   console.error(`the demo failed: ${describe(error)}`)
   process.exitCode = 1
-  await closeAll()
+  await closeAll(open.splice(0))
 }
 
 async function demo(): Promise<boolean> {
   const { acknowledgement } = options
-  if (options.stores.databaseUrl === undefined) console.log('Starting PGlite, a PostgreSQL inside this process…')
-  const stores = await openStores({ ...options.stores, onError: ({ message }) => log('warn', message) })
+  const servers = await serversToUse()
+  if (servers.databaseUrl === undefined) console.log('Starting PGlite, a PostgreSQL inside this process…')
+  const stores = await openStores(servers)
   // Once, though an interrupted demo fails while it is being closed.
   let closing: Promise<void> | undefined
-  open.push({ name: 'stores', close: () => (closing ??= stores.close()) })
-  const service = await startCounterService({ ...stores, log, port: 0 })
-  open.unshift(...service.parts)
+  open.unshift({ name: 'stores', close: () => (closing ??= stores.close()) })
+  const quota = keepOpen(await openQuotaStore(servers, stores.database))
+  const service = keepOpen(await startCounterService({ ...stores, log, port: 0 }))
+  const { database } = stores
+  const { address: billing } = keepOpen(await startBillingService({ database, quotaStore: quota.store, log, port: 0 }))
   const fleet = await startInstances(service.address)
-  const at = fleet.length > 0 ? fleet.map(({ address }) => address).join(',') : service.address
-  const gateway = await startGateway({ counters: { at }, ports: ports(), acknowledgement, log })
-  open.unshift(...gateway.parts)
+  const counters = fleet.length > 0 ? fleet.map(({ address }) => address).join(',') : service.address
+  const urls = await startGateways(counters, billing, servers)
   closeOnExit(open)
   const where =
     fleet.length === 0
-      ? `The counter service listens for gRPC at ${at},`
-      : `${fleet.length} counter services, each in a process of its own, listen for gRPC at ${at},`
+      ? `The counter service listens for gRPC at ${counters},`
+      : `${fleet.length} counter services, each in a process of its own, listen for gRPC at ${counters},`
   console.log(`${where} and stores in ${stores.title}.
-The gateway listens for HTTP at ${gateway.url}, and answers an increment once it is ${answered[acknowledgement]}.`)
+The billing service listens for gRPC at ${billing}, has money in ${database.title}, and counts uses in ${quota.title}.
+The gateway listens for HTTP at ${urls.join(' and ')}, and answers an increment once it is ${answered[acknowledgement]}.`)
+  if (options.usage === 'stream') {
+    console.log(`The gateways publish usage in Redis Streams, and ${streamProcesses} usage workers account it.`)
+  }
   if (options.serve && options.seconds === undefined) {
-    printRequestToTry(gateway)
+    printRequestToTry(urls)
     return true
   }
-  const passed = await drive(gateway, stores, fleet)
-  if (options.serve) printRequestToTry(gateway)
+  const passed = await drive(urls, stores, fleet, servers)
+  if (options.serve) printRequestToTry(urls)
   return passed
+}
+
+/** What is opened later uses what is there, and is closed before it. */
+function keepOpen<T extends Running | Closable>(running: T): T {
+  open.unshift(...('parts' in running ? running.parts : [running]))
+  return running
+}
+
+/** The servers that are named, and a Redis where one is needed. */
+async function serversToUse(): Promise<StoresOptions> {
+  const { redisUrl, ...others } = { ...options.stores, onError: ({ message }: Error) => log('warn', message) }
+  if (options.usage === 'billing' || redisUrl !== undefined) return { ...others, redisUrl }
+  return { ...others, redisUrl: keepOpen(await startRedis()).url }
 }
 
 /** Counter services in processes of their own: on the servers that are named, or else on the stores of this process. */
 async function startInstances(address: string): Promise<FleetMember[]> {
-  if (options.instances === undefined) return []
   const { databaseUrl, redisUrl } = options.stores
-  const named = databaseUrl !== undefined && redisUrl !== undefined
-  const fleet = await startFleet(options.instances, named ? [] : ['--stores', address])
-  open.unshift(...fleet.map((member) => ({ name: `counter service ${member.pid}`, close: () => member.close() })))
-  return fleet
+  const flags = ['--role', 'counters', '--grpc-port', '0']
+  if (databaseUrl === undefined || redisUrl === undefined) flags.push('--stores', address)
+  return startMembers('counter service', new Array<string[]>(options.instances ?? 0).fill(flags))
 }
 
-async function closeAll(): Promise<void> {
-  for (const part of open.splice(0)) await part.close()
+/** The gateway, in this process; or gateways and usage workers in processes of their own. */
+async function startGateways(counters: string, billing: string, servers: StoresOptions): Promise<string[]> {
+  const { acknowledgement, usage } = options
+  if (usage === 'billing') {
+    const settings = { counters: { at: counters }, billing: { at: billing }, ports: ports(), acknowledgement, log }
+    return [keepOpen(await startGateway(settings)).url]
+  }
+  const env = { REDIS_URL: servers.redisUrl as string }
+  const twice = (flags: string[]): string[][] => new Array<string[]>(streamProcesses).fill(flags)
+  await startMembers('usage worker', twice(['--role', 'usage-worker']), env)
+  const to = ['--counters', counters, '--billing', billing, '--usage', usage]
+  const gateways = await startMembers(
+    'gateway',
+    twice(['--role', 'gateway', '--port', '0', '--ack', acknowledgement, ...to]),
+    env,
+  )
+  return gateways.map(({ address }) => address)
+}
+
+async function startMembers(
+  name: string,
+  flags: readonly string[][],
+  env?: Readonly<Record<string, string>>,
+): Promise<FleetMember[]> {
+  const members = await startFleet(flags, env)
+  open.unshift(...members.map((member) => ({ name: `${name} ${member.pid}`, close: () => member.close() })))
+  return members
 }
 
 /** Where it was told to listen; where it wasn't, at 8080 or the next free port. */
@@ -124,8 +184,13 @@ function ports(): number[] {
   return Array.from({ length: portsToTry }, (_, index) => defaultPort + index)
 }
 
-/** Drives the load, reports, and tells whether everything that was sent is stored. */
-async function drive(gateway: Gateway, stores: Stores, fleet: readonly FleetMember[]): Promise<boolean> {
+/** Drives the load, reports, and tells whether everything that was sent is stored and accounted. */
+async function drive(
+  urls: readonly string[],
+  stores: Stores,
+  fleet: readonly FleetMember[],
+  servers: StoresOptions,
+): Promise<boolean> {
   const { seconds = defaults.seconds, connections } = options
   const prefix = `demo-${randomUUID().slice(0, 8)}-`
   console.log(`A second process sends for ${seconds} s over ${connections} connections.\n`)
@@ -133,12 +198,37 @@ async function drive(gateway: Gateway, stores: Stores, fleet: readonly FleetMemb
   const onProgress = ({ requests, elapsedMs }: LoadProgress): void => {
     if (elapsedMs >= seconds * 500 || requests >= maxRequests / 2) crash ??= crashOne(fleet)
   }
-  const report = await runLoad({ url: gateway.url, seconds, connections, maxRequests, prefix }, onProgress)
-  await gateway.counters.flush()
-  const passed = printReport(report, gateway.counters, { prefix, ...(await readStored(stores, prefix, report)) })
+  const report = await runLoad({ urls, seconds, connections, maxRequests, prefix }, onProgress)
+  const gateways = await settled(urls, servers)
+  const stored = printReport(report, gateways, { prefix, ...(await readStored(stores, prefix, report)) })
   const crashed = await crash
   if (crashed !== undefined) printCrash(report, crashed)
-  return passed
+  const accounted = await printUsage(urls, gateways, report)
+  const billed = await printBilling(urls, `${prefix}customer`)
+  return stored && accounted && billed
+}
+
+/** What gateways tell of themselves once all that they accepted has left them, and the stream of usage too. */
+async function settled(urls: readonly string[], servers: StoresOptions): Promise<GatewayStats[]> {
+  const opened =
+    options.usage === 'stream' ? await openUsageStream({ stores: servers, tariff: defaultTariff }) : undefined
+  const deadline = Date.now() + settleMs
+  try {
+    for (;;) {
+      const gateways = await Promise.all(
+        urls.map(async (url) => (await (await fetch(`${url}/stats`)).json()) as GatewayStats),
+      )
+      const left = gateways.reduce((sum, { billing, durableWrites, liveWrites }) => {
+        return sum + billing.usage.pending + durableWrites.pending + liveWrites.pending
+      }, 0)
+      const [group] = left === 0 && opened !== undefined ? (await opened.stream.inspect()).groups : []
+      const underWay = (group?.pending ?? 0) + (group?.undelivered ?? 0)
+      if (left + underWay === 0 || Date.now() > deadline) return gateways
+      await delay(100)
+    }
+  } finally {
+    await opened?.close()
+  }
 }
 
 /** Kills one of the fleet, as a crash would. */
@@ -185,14 +275,17 @@ async function readStored(
   }
 }
 
-function printRequestToTry({ url }: Gateway): void {
+function printRequestToTry([url]: readonly string[]): void {
   const operation = { resource_id: 'post-1', counter_type: 'like', delta: 2 }
-  const body = JSON.stringify(operation)
-  const waiting = JSON.stringify({ ...operation, ack: 'committed' })
+  const post = (path: string, body: object): string =>
+    `curl -X POST ${url}/api/v1/${path} -H 'content-type: application/json' -d '${JSON.stringify(body)}'`
   console.log(`
 Try it:
-  curl -X POST ${url}/api/v1/counter/increment -H 'content-type: application/json' -d '${body}'
-  curl -X POST ${url}/api/v1/counter/increment -H 'content-type: application/json' -d '${waiting}'
+  ${post('counter/increment', { user_id: 'ann', ...operation })}
+  ${post('counter/increment', { ...operation, ack: 'committed' })}
   curl ${url}/api/v1/counter/post-1/like
+  ${post('billing/recharge', { request_id: 'r1', user_id: 'ann', amount: 500 })}
+  ${post('billing/deduct', { request_id: 'd1', user_id: 'ann', service: 'thumbnail', count: 120 })}
+  curl ${url}/api/v1/billing/free-quota/ann/counter-writes
 Ctrl-C ends it.`)
 }

@@ -4,9 +4,9 @@ import { fileURLToPath } from 'node:url'
 
 const startMs = 60_000
 
-/** A counter service in a process of its own. */
+/** A part of the service in a process of its own. */
 export interface FleetMember {
-  /** `host:port`, where it listens for gRPC. */
+  /** Where it listens: `host:port`, a gateway's URL, nothing of a usage worker. */
   readonly address: string
   readonly pid: number
   /** SIGKILL: it ends at once, as in a crash. */
@@ -16,13 +16,16 @@ export interface FleetMember {
 }
 
 /**
- * Starts counter services in processes of their own; they end with this one, however it ends.
+ * Starts parts of the service in processes of their own; they end with this one, however it ends.
  *
- * @param flags - more flags of `main.ts` for each of them.
+ * @param flags - the flags of `main.ts` for each of them.
+ * @param env - what of the environment is different for them.
  */
-export async function startFleet(instances: number, flags: readonly string[]): Promise<FleetMember[]> {
-  const starting = Array.from({ length: instances }, () => startMember(flags))
-  const started = await Promise.allSettled(starting)
+export async function startFleet(
+  flags: readonly (readonly string[])[],
+  env: Readonly<Record<string, string>> = {},
+): Promise<FleetMember[]> {
+  const started = await Promise.allSettled(flags.map((own) => startMember(own, env)))
   const members = started.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : []))
   const failure = started.find((one) => one.status === 'rejected')
   if (failure === undefined) return members
@@ -30,12 +33,12 @@ export async function startFleet(instances: number, flags: readonly string[]): P
   throw failure.reason
 }
 
-async function startMember(flags: readonly string[]): Promise<FleetMember> {
+async function startMember(flags: readonly string[], env: Readonly<Record<string, string>>): Promise<FleetMember> {
   const main = fileURLToPath(new URL('./main.ts', import.meta.url))
-  const child = fork(main, ['--role', 'counters', '--grpc-port', '0', '--with-parent', ...flags], {
+  const child = fork(main, ['--with-parent', ...flags], {
     stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
     // They are not to take calls of others, who find them in Consul.
-    env: { ...process.env, CONSUL_HTTP_ADDR: '' },
+    env: { ...process.env, CONSUL_HTTP_ADDR: '', ...env },
   })
   const ended = async (end: () => void): Promise<void> => {
     // One that could not be started has no end either.
@@ -57,10 +60,10 @@ async function startMember(flags: readonly string[]): Promise<FleetMember> {
 /** What it says once it listens. */
 function addressOf(child: ChildProcess): Promise<string> {
   return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => reject(new Error(`a counter service took over ${startMs} ms to start`)), startMs)
+    const timer = setTimeout(() => reject(new Error(`a part of the service took over ${startMs} ms to start`)), startMs)
     child.once('message', (message) => resolve((message as { url: string }).url))
     child.once('error', reject)
-    child.once('exit', (code, signal) => reject(new Error(`a counter service ended early, with ${signal ?? code}`)))
+    child.once('exit', (code, signal) => reject(new Error(`a part of the service ended early, with ${signal ?? code}`)))
     for (const event of ['message', 'error', 'exit']) child.once(event, () => clearTimeout(timer))
   })
 }

@@ -1,5 +1,8 @@
 import Fastify, { type FastifyError, type FastifyInstance, type FastifyReply } from 'fastify'
 import { type CounterIncrement, isSpillwayError } from 'spillway'
+import type { BillingServices } from './billing/billing-services.ts'
+import type { Metering } from './billing/metering.ts'
+import { addBillingRoutes } from './billing/routes.ts'
 import { type Acknowledgement, type Counters, isRefusal, type Log, Overload, text } from './counters.ts'
 import {
   type BatchIncrementBody,
@@ -12,7 +15,9 @@ import {
   type IncrementBody,
   incrementBody,
   keyOf,
+  metered,
   type Operation,
+  type Rule,
 } from './schemas.ts'
 
 /** When to come back after a 503, in seconds: a flush is over by then. */
@@ -23,10 +28,15 @@ export interface GatewayOptions {
   acknowledgement: Acknowledgement
   /** What is told of the counter services, if the stores aren't here. */
   services?: (() => Record<string, unknown>) | undefined
+  /** Billing services to pass requests on to; the writes of users are metered then. */
+  billing?: Pick<BillingServices, 'pool' | 'metering' | 'stats'> | undefined
 }
 
-/** The HTTP face of the counters. */
+/** The HTTP face of the counters and of billing. */
 export function createGateway(counters: Counters, log: Log, options: GatewayOptions): FastifyInstance {
+  const { billing } = options
+  const metering = billing?.metering
+  const bodyOf = (body: Rule): Rule => (metering === undefined ? body : metered(body))
   const app = Fastify({
     // Long ids must reach the rule that refuses them with a reason.
     routerOptions: { maxParamLength: 8_192 },
@@ -41,31 +51,35 @@ export function createGateway(counters: Counters, log: Log, options: GatewayOpti
 
   app.post<{ Body: IncrementBody }>(
     '/api/v1/counter/increment',
-    { schema: { body: incrementBody } },
+    { schema: { body: bodyOf(incrementBody) } },
     // No async function: the answer to what is only accepted needs no promise.
     (request, reply) => {
-      const { ack = options.acknowledgement } = request.body
+      const { ack = options.acknowledgement, user_id } = request.body
       const increment = incrementOf(request.body)
-      if (ack !== 'accepted') return answerOne(counters, increment, ack, reply)
-      if (counters.accept(increment)) reply.code(202).send({ accepted: true })
-      else overloaded(reply, { accepted: false })
+      const meter = meterOf(metering, user_id)
+      if (ack !== 'accepted') return answerOne(counters, increment, ack, meter, reply)
+      if (!counters.accept(increment)) return void overloaded(reply, { accepted: false })
+      const room = meter(1)
+      if (room !== undefined) return room.then(() => reply.code(202).send({ accepted: true }))
+      reply.code(202).send({ accepted: true })
       return undefined
     },
   )
 
   app.post<{ Body: BatchIncrementBody }>(
     '/api/v1/counter/batch-increment',
-    { schema: { body: batchIncrementBody } },
+    { schema: { body: bodyOf(batchIncrementBody) } },
     async (request, reply) => {
-      const { operations, async, ack } = request.body
+      const { operations, async, ack, user_id } = request.body
+      const meter = meterOf(metering, user_id)
       const level = ack ?? (async === true ? 'accepted' : 'committed')
       if (async === true && level !== 'accepted')
         return contradiction(reply, `an ack of '${level}' waits: async can't be true`)
       if (async === false && level === 'accepted')
         return contradiction(reply, `an ack of 'accepted' doesn't wait: async can't be false`)
       return level === 'accepted'
-        ? acceptBatch(counters, operations, reply)
-        : answerBatch(counters, operations, level, reply)
+        ? acceptBatch(counters, operations, meter, reply)
+        : answerBatch(counters, operations, level, meter, reply)
     },
   )
 
@@ -86,14 +100,34 @@ export function createGateway(counters: Counters, log: Log, options: GatewayOpti
     return reply.code(503).send({ status: 'failing', reason: problem, lost, notLive })
   })
 
-  app.get('/stats', async () => ({ ...counters.stats(), services: options.services?.() }))
+  app.get('/stats', async () => {
+    return { ...counters.stats(), services: options.services?.(), billing: billing?.stats() }
+  })
+
+  if (billing !== undefined) addBillingRoutes(app, billing.pool)
 
   return app
 }
 
+/** Counts writes as the use of whoever makes them; a promise where too much waits to be counted. */
+type Meter = (writes: number) => Promise<void> | undefined
+
+function meterOf(metering: Metering | undefined, userId: string | undefined): Meter {
+  if (metering === undefined || userId === undefined) return unmetered
+  return (writes) => (writes === 0 ? undefined : metering.record(userId, writes))
+}
+
+const unmetered: Meter = () => undefined
+
 /** Takes a batch in without waiting: all of it or, where a sum would no longer be exact, the first part of it. */
-function acceptBatch(counters: Counters, operations: Operation[], reply: FastifyReply): FastifyReply {
+async function acceptBatch(
+  counters: Counters,
+  operations: Operation[],
+  meter: Meter,
+  reply: FastifyReply,
+): Promise<FastifyReply> {
   const accepted = counters.acceptAll(operations.map(incrementOf))
+  await meter(accepted)
   if (accepted === operations.length) return reply.code(202).send({ accepted })
   return overloaded(reply, { accepted, refused: operations.length - accepted })
 }
@@ -103,10 +137,12 @@ async function answerOne(
   counters: Counters,
   increment: CounterIncrement,
   ack: 'redis' | 'committed',
+  meter: Meter,
   reply: FastifyReply,
 ): Promise<FastifyReply> {
   try {
     const value = ack === 'redis' ? await counters.incrementLive(increment) : await counters.commit(increment)
+    await meter(1)
     return reply.send({ value, ack })
   } catch (error) {
     const failure = failureOf(error)
@@ -120,6 +156,7 @@ async function answerBatch(
   counters: Counters,
   operations: Operation[],
   ack: 'redis' | 'committed',
+  meter: Meter,
   reply: FastifyReply,
 ): Promise<FastifyReply> {
   const outcomes = await counters.answerAll(operations.map(incrementOf), ack)
@@ -130,6 +167,7 @@ async function answerBatch(
       : { resource_id, counter_type, error: failureOf(outcome?.reason) }
   })
   const failed = outcomes.filter((outcome) => outcome.status === 'rejected')
+  await meter(outcomes.length - failed.length)
   if (failed.length === 0) return reply.send({ results })
   if (failed.length < outcomes.length || failed.some(({ reason }) => isRefusal(reason))) {
     return reply.code(207).send({ results })

@@ -3,7 +3,8 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { Pool } from 'undici'
 
 export interface LoadOptions {
-  readonly url: string
+  /** Gateways; connections are shared out between them. */
+  readonly urls: readonly string[]
   readonly seconds: number
   readonly connections: number
   /** The load ends early when it has sent so many requests. */
@@ -33,6 +34,8 @@ export interface LoadReport {
   readonly increments: number
   /** The sum of their deltas by resource id: what must be stored. */
   readonly sent: readonly (readonly [string, number])[]
+  /** How many of those increments each user made: what must be metered. */
+  readonly writes: readonly (readonly [string, number])[]
   /** Answers that said no, by status. */
   readonly refusals: Readonly<Record<string, number>>
   /** Requests without an answer: whether they counted is unknown. */
@@ -66,6 +69,7 @@ export type LoadMessage = LoadProgress | { readonly type: 'report'; readonly rep
 
 export const counterType = 'view'
 const keys = 1_000
+const users = 25
 const hotShare = 0.2
 const batchSize = 10
 /** Of a hundred requests: 88 increments, 4 asynchronous batches, 2 synchronous ones, 6 reads. */
@@ -90,10 +94,11 @@ interface Answer {
 
 class Load {
   readonly #options: LoadOptions
-  readonly #pool: Pool
+  readonly #pools: readonly Pool[]
   readonly #startedAt = performance.now()
   readonly #latencies = new Map<RequestKind, number[]>()
   readonly #sent = new Map<string, number>()
+  readonly #writes = new Map<string, number>()
   readonly #refusals: Record<string, number> = {}
   readonly #windows = new Map<number, { latencies: number[]; failed: number }>()
   #started = 0
@@ -103,7 +108,8 @@ class Load {
 
   constructor(options: LoadOptions) {
     this.#options = options
-    this.#pool = new Pool(options.url, { connections: options.connections })
+    const connections = Math.ceil(options.connections / options.urls.length)
+    this.#pools = options.urls.map((url) => new Pool(url, { connections }))
   }
 
   get progress(): LoadMessage {
@@ -112,38 +118,41 @@ class Load {
 
   /** One client a connection, each sending its next request when the last one was answered. */
   async run(): Promise<LoadReport> {
-    await Promise.all(Array.from({ length: this.#options.connections }, () => this.#client()))
+    await Promise.all(Array.from({ length: this.#options.connections }, (_, index) => this.#client(index)))
     const elapsedMs = performance.now() - this.#startedAt
-    await this.#pool.close()
+    await Promise.all(this.#pools.map((pool) => pool.close()))
     return {
       elapsedMs,
       kinds: this.#reportKinds(),
       increments: this.#increments,
       sent: [...this.#sent],
+      writes: [...this.#writes],
       refusals: this.#refusals,
       unanswered: this.#unanswered,
       timeline: this.#timeline(),
     }
   }
 
-  async #client(): Promise<void> {
+  async #client(index: number): Promise<void> {
+    const pool = this.#pools[index % this.#pools.length] as Pool
+    const user = `${this.#options.prefix}user-${index % users}`
     const endsAt = this.#startedAt + this.#options.seconds * 1_000
     while (performance.now() < endsAt && this.#started < this.#options.maxRequests) {
       this.#started++
-      await this.#send()
+      await this.#send(pool, user)
     }
   }
 
-  async #send(): Promise<void> {
+  async #send(pool: Pool, user: string): Promise<void> {
     const chance = Math.random()
     const kind = kindAt.find(([below]) => chance < below)?.[1] ?? 'increment'
     const operations = Array.from({ length: kind.startsWith('batch') ? batchSize : 1 }, () => this.#operation())
     const sentAt = performance.now()
     try {
-      const { statusCode, body } = await this.#pool.request(requestFor(kind, operations))
+      const { statusCode, body } = await pool.request(requestFor(kind, operations, user))
       const answer = (await body.json()) as Answer
       this.#record(kind, sentAt, statusCode >= 300 || statusCode === 207)
-      if (kind !== 'get') this.#count(takenOf(operations, statusCode, answer))
+      if (kind !== 'get') this.#count(takenOf(operations, statusCode, answer), user)
       if (statusCode >= 300 || statusCode === 207) await this.#refused(statusCode)
     } catch {
       this.#unanswered++
@@ -187,8 +196,9 @@ class Load {
     })
   }
 
-  #count(operations: readonly Operation[]): void {
+  #count(operations: readonly Operation[], user: string): void {
     this.#increments += operations.length
+    this.#writes.set(user, (this.#writes.get(user) ?? 0) + operations.length)
     for (const { resource_id, delta } of operations) {
       this.#sent.set(resource_id, (this.#sent.get(resource_id) ?? 0) + delta)
     }
@@ -205,17 +215,17 @@ class Load {
   }
 }
 
-function requestFor(kind: RequestKind, operations: readonly Operation[]) {
+function requestFor(kind: RequestKind, operations: readonly Operation[], user_id: string) {
   const [first] = operations
   if (kind === 'get') {
     return { method: 'GET', path: `/api/v1/counter/${first?.resource_id}/${counterType}` } as const
   }
-  const batch = { operations, async: kind === 'batch async' }
+  const batch = { user_id, operations, async: kind === 'batch async' }
   return {
     method: 'POST',
     path: kind === 'increment' ? '/api/v1/counter/increment' : '/api/v1/counter/batch-increment',
     headers: { 'content-type': 'application/json' },
-    body: JSON.stringify(kind === 'increment' ? first : batch),
+    body: JSON.stringify(kind === 'increment' ? { user_id, ...first } : batch),
   } as const
 }
 

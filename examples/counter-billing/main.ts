@@ -1,39 +1,45 @@
 import { type Closable, closeOnExit } from 'spillway/process'
-import { addresses, consulOf, count, describe, oneOf, readFlags, storesOf } from './command-line.ts'
+import type { BillingServicesOptions } from './billing/billing-services.ts'
+import { openQuotaStore } from './billing/quota-store.ts'
+import { defaultBillingPort, startBillingService } from './billing/service.ts'
+import { defaultTariff, readTariff } from './billing/tariff.ts'
+import { openUsageStream, startUsageWorker } from './billing/usage-stream.ts'
+import { addresses, consulOf, count, describe, oneOf, readFlags, storesOf, UsageError } from './command-line.ts'
 import { connectToCounterServices } from './counter-services.ts'
 import { acknowledgements } from './counters.ts'
-import {
-  defaultAcknowledgement,
-  defaultGrpcPort,
-  defaultHost,
-  defaultPort,
-  logToStderr,
-  startCounterService,
-  startGateway,
-} from './service.ts'
-import { type CounterStores, openStores } from './stores.ts'
+import { openDatabase } from './database.ts'
+import { closeAll, defaultHost, logToStderr, type Running } from './running.ts'
+import { defaultAcknowledgement, defaultGrpcPort, defaultPort, startCounterService, startGateway } from './service.ts'
+import { type CounterStores, openStores, type Stores, type StoresOptions } from './stores.ts'
 
-const roles = ['all', 'gateway', 'counters'] as const
+const roles = ['all', 'gateway', 'counters', 'billing', 'usage-worker'] as const
 
-const help = `The gateway and the counter service.
+const help = `The gateway, the counter service and the billing service.
 
   tsx --tsconfig tsconfig.check.json examples/counter-billing/main.ts [flags]
 
-  --role NAME         gateway: HTTP in front of a counter service; counters: gRPC in front of the stores; all: both (all)
+  --role NAME         gateway: HTTP in front of the services; counters, billing: gRPC in front of the stores; usage-worker: accounts
+                      what gateways publish with --usage stream; all: gateway, counters and billing (all)
   --ack NAME          when an increment is answered that doesn't say: ${acknowledgements.join(', ')} (${defaultAcknowledgement})
   --port N            where the gateway listens, 0 is any free port (${defaultPort})
   --grpc-port N       where the counter service listens, 0 is any free port (${defaultGrpcPort})
+  --billing-port N    where the billing service listens, 0 is any free port (${defaultBillingPort})
   --counters LIST     host:port of the counter services, separated by commas, for a gateway alone: it balances over them
                       (those that Consul knows, else ${defaultHost}:${defaultGrpcPort})
-  --channels N        how many connections a gateway holds to each of them (2)
+  --billing LIST      the same of the billing services, or "consul" for those that Consul knows; without it, a gateway alone has none
+  --usage NAME        how a gateway hands usage on: billing, to the billing services; stream, through Redis to usage workers (billing)
+  --journal DIR       where a gateway keeps usage until it is handed on, so that a crash loses none (in memory)
+  --tariff FILE       a JSON file with what services cost (${[...defaultTariff.keys()].join(', ')})
+  --channels N        how many connections a gateway holds to each service (2)
   --stores ADDRESS    host:port of a counter service whose stores to use, for a counter service without its own
   --with-parent       ends when the process that started it does, or closes the channel to it, and leaves signals to that one
   --host NAME         on which address to listen (${defaultHost})
   --data-dir DIR      where PGlite keeps its data (in memory only)
   --help              this text
 
-REDIS_URL names a Redis server for the live values, DATABASE_URL a PostgreSQL server for the durable ones; without them they are
-in memory and in PGlite. CONSUL_HTTP_ADDR names a Consul, where counter services register and gateways find them. SIGTERM or Ctrl-C writes what was accepted and ends it.`
+REDIS_URL names a Redis server for the live values and the stream, DATABASE_URL a PostgreSQL server for the durable values and for
+billing; without them they are in memory and in PGlite. CONSUL_HTTP_ADDR names a Consul, where services register and gateways find
+them. SIGTERM or Ctrl-C writes what was accepted and ends it.`
 
 const options = readFlags(
   {
@@ -41,7 +47,12 @@ const options = readFlags(
     ack: { type: 'string' },
     port: { type: 'string' },
     'grpc-port': { type: 'string' },
+    'billing-port': { type: 'string' },
     counters: { type: 'string' },
+    billing: { type: 'string' },
+    usage: { type: 'string' },
+    journal: { type: 'string' },
+    tariff: { type: 'string' },
     channels: { type: 'string' },
     stores: { type: 'string' },
     'with-parent': { type: 'boolean' },
@@ -54,10 +65,18 @@ const options = readFlags(
     acknowledgement: oneOf('ack', values.ack, acknowledgements),
     ports: [count('port', values.port, 0, 65_535) ?? defaultPort],
     grpcPort: count('grpc-port', values['grpc-port'], 0, 65_535),
-    addresses: addresses('counters', values.counters),
+    billingPort: count('billing-port', values['billing-port'], 0, 65_535),
+    counters: addresses('counters', values.counters),
+    billing: values.billing === 'consul' ? billingOfConsul() : addresses('billing', values.billing),
+    usage: oneOf('usage', values.usage, ['billing', 'stream']) ?? 'billing',
+    journal: values.journal,
+    tariff: values.tariff === undefined ? defaultTariff : readTariff(values.tariff),
     channels: count('channels', values.channels, 1, 20),
     host: values.host,
-    stores: storesOf(values['data-dir']),
+    stores: {
+      ...storesOf(values['data-dir']),
+      onError: ({ message }) => logToStderr('warn', message),
+    } as StoresOptions,
     storesAt: addresses('stores', values.stores),
     consul: consulOf(),
     withParent: values['with-parent'] ?? false,
@@ -68,26 +87,7 @@ const options = readFlags(
 const open: Closable[] = []
 
 try {
-  const { role, channels, consul } = options
-  let at = options.addresses ?? (consul === undefined ? `${defaultHost}:${defaultGrpcPort}` : { consul })
-  let ready = ''
-  if (role !== 'gateway') {
-    const stores = await storesToUse()
-    open.unshift({ name: 'stores', close: () => stores.close() })
-    const service = await startCounterService({ ...stores, ...options, port: options.grpcPort })
-    open.unshift(...service.parts)
-    at = service.address
-    ready = at
-    console.log(`counter service at ${at}, on ${stores.title}`)
-  }
-  if (role !== 'counters') {
-    const gateway = await startGateway({ ...options, counters: { at, channels } })
-    open.unshift(...gateway.parts)
-    ready = gateway.url
-    console.log(
-      `gateway at ${gateway.url}, counters at ${typeof at === 'string' ? at : `those of Consul, ${at.consul}`}`,
-    )
-  }
+  const ready = await runRole()
   if (options.withParent) endWithParent()
   else closeOnExit(open)
   // A parent that started it with a channel learns that it is ready, and where.
@@ -95,7 +95,81 @@ try {
 } catch (error) {
   console.error(`the service can't start: ${describe(error)}`)
   process.exitCode = 1
-  for (const part of open) await part.close()
+  await closeAll(open)
+}
+
+/** What is opened later uses what is there, and is closed before it. */
+function keepOpen<T extends Running | Closable>(running: T): T {
+  open.unshift(...('parts' in running ? running.parts : [running]))
+  return running
+}
+
+/** Runs what the role asks for; returns where the last part of it listens. */
+async function runRole(): Promise<string> {
+  const { role } = options
+  if (role === 'usage-worker') return runUsageWorker()
+  if (role === 'billing') return runBilling(undefined)
+  if (role === 'gateway') return runGateway(undefined, options.billing)
+  const stores = await storesToUse()
+  const counters = await runCounters(stores)
+  return role === 'counters' ? counters : runGateway(counters, await runBilling(stores))
+}
+
+async function runCounters(stores: CounterStores): Promise<string> {
+  const { address } = keepOpen(await startCounterService({ ...stores, ...options, port: options.grpcPort }))
+  console.log(`counter service at ${address}, on ${stores.title}`)
+  return address
+}
+
+/** With a database of its own, unless the counters here have one. */
+async function runBilling(stores: Partial<Stores> | undefined): Promise<string> {
+  const { databaseUrl: url, dataDir, onError } = options.stores
+  const database = stores?.database ?? keepOpen(await openDatabase({ url, dataDir, onError }))
+  const quota = keepOpen(await openQuotaStore(options.stores, database))
+  const settings = { ...options, port: options.billingPort, database, quotaStore: quota.store }
+  const { address } = keepOpen(await startBillingService(settings))
+  console.log(`billing service at ${address}, on ${database.title}, uses in ${quota.title}`)
+  return address
+}
+
+async function runUsageWorker(): Promise<string> {
+  const { databaseUrl: url, onError } = options.stores
+  const database = url === undefined ? undefined : keepOpen(await openDatabase({ url, onError }))
+  const quota = keepOpen(await openQuotaStore(options.stores, database))
+  const { stream } = keepOpen(await openUsageStream(options))
+  keepOpen(await startUsageWorker(stream, quota.store))
+  console.log(`usage worker on ${quota.title}`)
+  return ''
+}
+
+async function runGateway(
+  counters: string | undefined,
+  billing: BillingServicesOptions['at'] | undefined,
+): Promise<string> {
+  const { channels, consul, usage, tariff, journal } = options
+  const known = consul === undefined ? `${defaultHost}:${defaultGrpcPort}` : { consul }
+  const at = counters ?? options.counters ?? known
+  const stream =
+    billing !== undefined && usage === 'stream' ? keepOpen(await openUsageStream(options)).stream : undefined
+  const { url } = keepOpen(
+    await startGateway({
+      ...options,
+      counters: { at, channels },
+      billing: billing === undefined ? undefined : { at: billing, channels, tariff, journal, usageSink: stream },
+    }),
+  )
+  console.log(`gateway at ${url}, counters at ${nameOf(at)}${billing ? `, billing at ${nameOf(billing)}` : ''}`)
+  return url
+}
+
+function nameOf(at: BillingServicesOptions['at']): string {
+  return typeof at === 'string' ? at : `those of Consul, ${at.consul}`
+}
+
+function billingOfConsul(): { consul: string } {
+  const consul = consulOf()
+  if (consul === undefined) throw new UsageError('--billing consul needs CONSUL_HTTP_ADDR')
+  return { consul }
 }
 
 /**
@@ -112,14 +186,15 @@ function endWithParent(): void {
 }
 
 /** Its own stores, or those of another counter service. */
-async function storesToUse(): Promise<CounterStores> {
+async function storesToUse(): Promise<CounterStores & Partial<Stores>> {
   const { storesAt } = options
   if (storesAt === undefined) {
-    return openStores({ ...options.stores, onError: (error) => logToStderr('warn', error.message) })
+    const stores = await openStores(options.stores)
+    keepOpen({ name: 'stores', close: () => stores.close() })
+    return stores
   }
   const { live, durable, parts } = await connectToCounterServices({ at: storesAt, log: logToStderr })
-  const close = async (): Promise<void> => {
-    for (const part of parts) await part.close()
-  }
+  const close = (): Promise<void> => closeAll(parts)
+  open.unshift(...parts)
   return { live, durable, title: `the stores of ${storesAt}`, close }
 }

@@ -1,4 +1,5 @@
 import type { FastifySchemaValidationError } from 'fastify/types/schema.js'
+import { id as userId } from './billing/schemas.ts'
 import { type Acknowledgement, acknowledgements } from './counters.ts'
 
 /** The most operations in one batch. */
@@ -83,6 +84,11 @@ export const batchIncrementBody: Rule = {
   description: 'a JSON object',
 }
 
+/** The body of a write whose user is metered. */
+export function metered(body: Rule): Rule {
+  return { ...body, properties: { ...(body['properties'] as object), user_id: userId } }
+}
+
 /** One counter in a URL. */
 export interface CounterParams {
   resource_id: string
@@ -94,11 +100,16 @@ export interface Operation extends CounterParams {
   delta: number
 }
 
-export interface IncrementBody extends Operation {
+/** Who writes, where writes are metered. */
+export interface MeteredBody {
+  user_id?: string
+}
+
+export interface IncrementBody extends Operation, MeteredBody {
   ack?: Acknowledgement
 }
 
-export interface BatchIncrementBody {
+export interface BatchIncrementBody extends MeteredBody {
   operations: Operation[]
   /** The same as an `ack` of `accepted`, or of what waits. */
   async?: boolean

@@ -2,23 +2,22 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import type { CounterStore } from 'spillway'
 import type { Closable } from 'spillway/process'
+import {
+  type BillingServices,
+  type BillingServicesOptions,
+  connectToBillingServices,
+} from './billing/billing-services.ts'
 import { counterHandlers } from './counter-server.ts'
 import { type CounterServicesOptions, connectToCounterServices, serviceName } from './counter-services.ts'
 import { type Acknowledgement, Counters, type CountersOptions, type Log } from './counters.ts'
 import { createGateway } from './gateway.ts'
 import { startGrpcServer } from './grpc-server.ts'
+import { closeAll, defaultHost, logToStderr, type Running } from './running.ts'
 import { registerService } from './service-pool.ts'
 
-export const defaultHost = '127.0.0.1'
 export const defaultPort = 8080
 export const defaultGrpcPort = 50_051
 export const defaultAcknowledgement: Acknowledgement = 'accepted'
-
-/** Something that runs, and what `closeOnExit` closes of it, in this order. */
-export interface Running {
-  readonly parts: readonly Closable[]
-  close(): Promise<void>
-}
 
 export interface CounterServiceOptions extends CountersOptions {
   live: CounterStore
@@ -59,6 +58,8 @@ export async function startCounterService(options: CounterServiceOptions): Promi
 export interface GatewayServiceOptions extends CountersOptions {
   /** Where the counters are: stores in this process, or counter services. */
   counters: { live: CounterStore; durable: CounterStore } | Omit<CounterServicesOptions, 'log'>
+  /** Billing services to pass requests on to, and to meter the writes of users with. None by default. */
+  billing?: Omit<BillingServicesOptions, 'log'> | undefined
   host?: string | undefined
   /** The ports to try, in this order; 0 is any free one. */
   ports?: readonly number[] | undefined
@@ -70,23 +71,26 @@ export interface GatewayServiceOptions extends CountersOptions {
 export interface Gateway extends Running {
   readonly url: string
   readonly counters: Counters
+  readonly billing: BillingServices | undefined
 }
 
-/** Starts the gateway: HTTP in front of the counters. */
+/** Starts the gateway: HTTP in front of the counters and of billing. */
 export async function startGateway(options: GatewayServiceOptions): Promise<Gateway> {
   const { log = logToStderr, acknowledgement = defaultAcknowledgement, host = defaultHost } = options
   const services = 'live' in options.counters ? undefined : await connectToCounterServices({ ...options.counters, log })
-  const stores = services ?? (options.counters as { live: CounterStore; durable: CounterStore })
-  const counters = new Counters(stores, log, options)
-  const app = createGateway(counters, log, { acknowledgement, services: services?.stats })
-  const parts: Closable[] = [
-    { name: 'gateway', close: ({ timeoutMs } = {}) => closeGateway(app, timeoutMs) },
-    ...partsOf(counters),
-    ...(services?.parts ?? []),
-  ]
+  const parts: Closable[] = [...(services?.parts ?? [])]
   try {
+    const billing = options.billing && (await connectToBillingServices({ ...options.billing, log }))
+    parts.unshift(...(billing?.parts ?? []))
+    // What an earlier process had metered is accounted though nobody writes.
+    await billing?.metering.usage.start()
+    const stores = services ?? (options.counters as { live: CounterStore; durable: CounterStore })
+    const counters = new Counters(stores, log, options)
+    const app = createGateway(counters, log, { acknowledgement, services: services?.stats, billing })
+    const http: Closable = { name: 'gateway', close: ({ timeoutMs } = {}) => closeGateway(app, timeoutMs) }
+    parts.unshift(http, ...partsOf(counters))
     const url = await listen(app, host, options.ports ?? [defaultPort], log)
-    return { url, counters, parts, close: () => closeAll(parts) }
+    return { url, counters, billing, parts, close: () => closeAll(parts) }
   } catch (error) {
     await closeAll(parts)
     throw error
@@ -120,12 +124,4 @@ async function closeGateway(app: FastifyInstance, timeoutMs: number | undefined)
 
 function partsOf(counters: Counters): Closable[] {
   return [...counters.parts, counters.liveReads, counters.durableReads]
-}
-
-async function closeAll(parts: readonly Closable[]): Promise<void> {
-  for (const part of parts) await part.close()
-}
-
-export const logToStderr: Log = (level, message) => {
-  process.stderr.write(`${new Date().toISOString()} ${level} ${message}\n`)
 }

@@ -1,3 +1,4 @@
+import type { Redis } from 'ioredis'
 import type { CounterStore } from 'spillway'
 import { PostgresCounterStore } from 'spillway/postgres'
 import { RedisCounterStore } from 'spillway/redis'
@@ -59,12 +60,17 @@ interface LiveStore {
   close(): Promise<void>
 }
 
-async function openRedis(url: string, onError: (error: Error) => void = () => undefined): Promise<LiveStore> {
+/** A connection to Redis. Commands fail at once while it is broken: what batches them tries again, and no queue grows here. */
+export async function connectRedis(url: string, onError: (error: Error) => void = () => undefined): Promise<Redis> {
   const { Redis } = await import('ioredis')
-  // Commands fail at once while there is no connection: the batch is retried under its id, and no queue grows here.
   const redis = new Redis(url, { lazyConnect: true, enableOfflineQueue: false, maxRetriesPerRequest: 0 })
   redis.on('error', onError)
   await redis.connect()
+  return redis
+}
+
+async function openRedis(url: string, onError?: (error: Error) => void): Promise<LiveStore> {
+  const redis = await connectRedis(url, onError)
   return {
     store: new RedisCounterStore(redis),
     title: `Redis at ${new URL(url).host}`,

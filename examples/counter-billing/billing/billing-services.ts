@@ -1,0 +1,44 @@
+import type { UsageSink } from 'spillway'
+import type { GrpcBalancedPool } from 'spillway/grpc'
+import type { Closable } from 'spillway/process'
+import { connectToServices, type ServiceInstance, type ServicePoolOptions } from '../service-pool.ts'
+import { Metering, type MeteringOptions } from './metering.ts'
+import { type BillingClient, billingClient } from './protocol.ts'
+import { RemoteUsageSink } from './usage.ts'
+
+/** What billing services are called in Consul. */
+export const billingServiceName = 'billing-service'
+
+export type BillingPool = GrpcBalancedPool<ServiceInstance, BillingClient>
+
+export interface BillingServicesOptions
+  extends Omit<ServicePoolOptions<unknown>, 'service' | 'clientOf'>,
+    Omit<MeteringOptions, 'log'> {
+  /** Where usage is published, in place of the billing services themselves: a stream. */
+  usageSink?: UsageSink | undefined
+}
+
+export interface BillingServices {
+  readonly pool: BillingPool
+  /** Counts what users do elsewhere. */
+  readonly metering: Metering
+  /** What is open, in the order in which to close it. */
+  readonly parts: readonly Closable[]
+  stats(): Record<string, unknown>
+}
+
+/** Connects to billing services: a request counts once, by its id, whoever answers it. */
+export async function connectToBillingServices(options: BillingServicesOptions): Promise<BillingServices> {
+  const { pool, parts, stats } = await connectToServices({
+    ...options,
+    service: billingServiceName,
+    clientOf: billingClient,
+  })
+  const metering = new Metering(options.usageSink ?? new RemoteUsageSink(pool), options)
+  return {
+    pool,
+    metering,
+    parts: [metering.usage, ...parts],
+    stats: () => ({ ...stats(), usage: metering.usage.stats() }),
+  }
+}

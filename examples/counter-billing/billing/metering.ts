@@ -1,0 +1,61 @@
+import { QuotaConsumer, type UsageFailure, type UsageSink } from 'spillway'
+import { FileJournal } from 'spillway/file'
+import { type Log, patience, text } from '../counters.ts'
+import { defaultTariff, freeQuotaOf, meteredService, periodOf, type Tariff } from './tariff.ts'
+
+export interface MeteringOptions {
+  /** Over which span each quota counts. */
+  tariff?: Tariff | undefined
+  /** A directory in which usage is kept until it is accounted, so that a crash loses none. Without it, it waits in memory. */
+  journal?: string | undefined
+  log: Log
+}
+
+const quotaType = freeQuotaOf(meteredService)
+
+/** Counts the writes of users as uses of their quota, behind the requests that made them. */
+export class Metering {
+  readonly usage: QuotaConsumer
+  readonly #log: Log
+
+  constructor(sink: UsageSink, { tariff = defaultTariff, journal, log }: MeteringOptions) {
+    this.#log = log
+    this.usage = new QuotaConsumer(sink, {
+      name: 'usage',
+      periodOf: (type) => periodOf(tariff, type),
+      capacity: 20_000,
+      maxBatchSize: 1_000,
+      maxWaitMs: 250,
+      timeoutMs: 10_000,
+      retry: patience,
+      ...(journal !== undefined && { journal: new FileJournal(journal) }),
+      onFailed: (failure) => this.#lose(failure),
+    })
+    this.usage.on('unhealthy', ({ reason, error }) => log('warn', `usage isn't accounted (${reason}): ${text(error)}`))
+    this.usage.on('recovered', () => log('info', 'usage is accounted again'))
+    this.usage.on('journalFailed', ({ action, error }) =>
+      log('error', `the journal failed to ${action}: ${text(error)}`),
+    )
+  }
+
+  /**
+   * Counts writes that a user has made.
+   *
+   * @returns nothing as a rule. Where too much waits to be accounted, a promise for when there is room: whoever waits for it before
+   * answering slows those down who write too fast, and counts them all the same.
+   */
+  record(userId: string, writes: number): Promise<void> | undefined {
+    const event = { userId, quotaType, value: writes }
+    if (this.usage.offer(event)) return undefined
+    return this.usage
+      .publish(event)
+      .catch((error: unknown) => this.#log('error', `LOST: ${writes} writes of ${userId} (${text(error)})`))
+  }
+
+  /** Nobody waits for these any more, so the log is the last place that can know of them. */
+  #lose({ events, error, kept }: UsageFailure): void {
+    if (kept) return this.#log('warn', `${events.length} uses are tried again after the next start (${text(error)})`)
+    const uses = JSON.stringify(events.map(({ userId, value, period }) => [userId, value, period]))
+    this.#log('error', `LOST: ${events.length} uses weren't accounted (${text(error)}): ${uses}`)
+  }
+}

@@ -1,0 +1,92 @@
+import { Metadata, type ServiceError, status } from '@grpc/grpc-js'
+import { statusError, statusOf } from '../grpc-server.ts'
+
+/** Why a request was refused, without any effect. */
+export type ProblemCode =
+  | 'invalid_request'
+  | 'unknown_service'
+  | 'unknown_reservation'
+  | 'insufficient_balance'
+  | 'quota_exceeded'
+  | 'balance_limit'
+  | 'request_conflict'
+  | 'reservation_settled'
+  | 'reservation_released'
+  | 'reservation_expired'
+
+/** What is told about a refusal: whose request it was, for how much of what, and what there is instead. */
+export interface ProblemDetails {
+  readonly user_id?: string
+  readonly service?: string
+  readonly count?: number
+  readonly request_id?: string
+  /** Which field of the request is wrong. */
+  readonly field?: string
+  /** What it would cost; what there is; what of that is held. In minor units. */
+  readonly charged?: number
+  readonly balance?: number
+  readonly held?: number
+  /** Uses that are free in the period, and what of them was used. */
+  readonly limit?: number
+  readonly used?: number
+  /** When the next period begins, as ISO 8601. */
+  readonly resets_at?: string
+}
+
+/** Each refusal's status in HTTP and in gRPC. None of them speaks against the instance that gave it. */
+const statuses: Readonly<Record<ProblemCode, { readonly http: number; readonly grpc: status }>> = {
+  invalid_request: { http: 400, grpc: status.INVALID_ARGUMENT },
+  unknown_service: { http: 404, grpc: status.NOT_FOUND },
+  unknown_reservation: { http: 404, grpc: status.NOT_FOUND },
+  insufficient_balance: { http: 402, grpc: status.FAILED_PRECONDITION },
+  quota_exceeded: { http: 429, grpc: status.FAILED_PRECONDITION },
+  balance_limit: { http: 409, grpc: status.FAILED_PRECONDITION },
+  request_conflict: { http: 409, grpc: status.ALREADY_EXISTS },
+  reservation_settled: { http: 409, grpc: status.FAILED_PRECONDITION },
+  reservation_released: { http: 409, grpc: status.FAILED_PRECONDITION },
+  reservation_expired: { http: 409, grpc: status.FAILED_PRECONDITION },
+}
+
+const trailer = 'billing-problem-bin'
+
+/** A request that was refused, without any effect. */
+export class BillingProblem extends Error {
+  readonly code: ProblemCode
+  readonly details: ProblemDetails
+
+  constructor(code: ProblemCode, message: string, details: ProblemDetails) {
+    super(message)
+    this.code = code
+    this.details = details
+  }
+
+  get httpStatus(): number {
+    return statuses[this.code].http
+  }
+
+  /** What HTTP answers. */
+  toJSON(): Record<string, unknown> {
+    return { error: this.code, message: this.message, ...this.details }
+  }
+}
+
+/** What gRPC answers to an error: a problem with its details in a trailer. */
+export function billingStatusOf(error: unknown): Partial<ServiceError> {
+  if (!(error instanceof BillingProblem)) return statusOf(error)
+  const metadata = new Metadata()
+  metadata.set(trailer, Buffer.from(JSON.stringify(error)))
+  return statusError(statuses[error.code].grpc, error.message, metadata)
+}
+
+/** The problem that a billing service answered a call with, if that is what went wrong. */
+export function problemOf(error: unknown): BillingProblem | undefined {
+  const { metadata } = error as { metadata?: { get(key: string): readonly (string | Uint8Array)[] } }
+  const [json] = metadata?.get(trailer) ?? []
+  if (json === undefined) return undefined
+  const {
+    error: code,
+    message,
+    ...details
+  } = JSON.parse(Buffer.from(json as Uint8Array).toString()) as { error: ProblemCode; message: string }
+  return new BillingProblem(code, message, details)
+}

@@ -1,0 +1,30 @@
+import { MemoryQuotaStore, type QuotaStore } from 'spillway'
+import { RedisQuotaStore } from 'spillway/redis'
+import type { Database } from '../database.ts'
+import { connectRedis, type StoresOptions } from '../stores.ts'
+
+/** Where uses are counted. */
+export interface QuotaStorage {
+  readonly store: QuotaStore
+  /** What it is, for people. */
+  readonly title: string
+  close(): Promise<void>
+}
+
+/**
+ * Opens the quota store that all processes of an installation come to by themselves: in the PostgreSQL that is named, else in the
+ * Redis that is, else beside the money in PGlite. It tells the events of a stream apart, so that each counts once.
+ */
+export async function openQuotaStore(
+  { databaseUrl, redisUrl, onError }: StoresOptions,
+  database: Database | undefined,
+): Promise<QuotaStorage> {
+  if (databaseUrl === undefined && redisUrl !== undefined) {
+    const redis = await connectRedis(redisUrl, onError)
+    const store = new RedisQuotaStore(redis, { prefix: 'billing', dedupe: 'event' })
+    return { store, title: `Redis at ${new URL(redisUrl).host}`, close: async () => redis.disconnect() }
+  }
+  if (database === undefined) throw new Error('REDIS_URL or DATABASE_URL must name a server that counts uses')
+  const store = new MemoryQuotaStore({ dedupe: 'event' })
+  return { store, title: database.title, close: async () => undefined }
+}

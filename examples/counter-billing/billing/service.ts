@@ -1,0 +1,64 @@
+import { QuotaService, type QuotaStore } from 'spillway'
+import type { Closable } from 'spillway/process'
+import type { Log } from '../counters.ts'
+import type { Database } from '../database.ts'
+import { startGrpcServer } from '../grpc-server.ts'
+import { closeAll, defaultHost, logToStderr, type Running } from '../running.ts'
+import { registerService } from '../service-pool.ts'
+import { Billing } from './billing.ts'
+import { billingServiceName } from './billing-services.ts'
+import { Ledger } from './ledger.ts'
+import { billingHandlers } from './server.ts'
+import { defaultTariff, limitOf, periodOf, type Tariff } from './tariff.ts'
+
+export const defaultBillingPort = 50_052
+
+export interface BillingServiceOptions {
+  /** Where the money is. */
+  database: Database
+  /** Where the free uses are counted, and all that is metered. */
+  quotaStore: QuotaStore
+  tariff?: Tariff | undefined
+  host?: string | undefined
+  /** Where gRPC is listened for; 0 is any free port. */
+  port?: number | undefined
+  /** A Consul to register with: `http://host:port`. */
+  consul?: string | undefined
+  log?: Log | undefined
+}
+
+export interface BillingService extends Running {
+  /** `host:port`. */
+  readonly address: string
+  readonly billing: Billing
+}
+
+/** Starts the billing service: gRPC in front of the ledger and the quota store. Whoever opened the stores closes them, after it. */
+export async function startBillingService(options: BillingServiceOptions): Promise<BillingService> {
+  const { database, quotaStore, tariff = defaultTariff, consul, log = logToStderr } = options
+  const { host = defaultHost, port = defaultBillingPort } = options
+  const ledger = new Ledger(database)
+  await ledger.createSchema()
+  const quota = new QuotaService({
+    store: quotaStore,
+    limitFor: (_userId, quotaType) => limitOf(tariff, quotaType),
+    periodOf: (quotaType) => periodOf(tariff, quotaType),
+  })
+  const billing = new Billing({ ledger, quota, tariff, log })
+  await billing.start()
+  const parts: Closable[] = [{ name: 'billing', close: () => billing.close() }]
+  try {
+    const server = await startGrpcServer([billingHandlers(billing, quotaStore)], `${host}:${port}`)
+    const { address } = server
+    parts.unshift({ name: 'gRPC server', close: (options) => server.close(options) })
+    // First to go: gateways are to look elsewhere before the server refuses them.
+    if (consul !== undefined) {
+      const isFailing = (): boolean => billing.failing
+      parts.unshift(await registerService({ consul, service: billingServiceName, address, isFailing, log }))
+    }
+    return { address, billing, parts, close: () => closeAll(parts) }
+  } catch (error) {
+    await closeAll(parts)
+    throw error
+  }
+}
