@@ -6,9 +6,9 @@ import { RedisCounterStore } from 'spillway/redis'
 import { afterAll, describe, expect, test } from 'vitest'
 import { startRedisCluster } from '../../servers/redis-cluster.ts'
 import { clusterClients, type OpenClient } from './clients.ts'
+import { slotOf, slotPlaces } from './cluster-slots.ts'
 
 const cluster = await startRedisCluster()
-const slots = 16_384
 const keys = Array.from({ length: 60 }, (_, i) => `k${i}`)
 const never = new AbortController().signal
 const batch = (): BatchContext => ({ batchId: randomUUID(), attempt: 1, signal: never })
@@ -20,22 +20,8 @@ afterAll(async () => {
 
 /** The slot of a bucket, and the node that has it. */
 async function placeOf(bucket: string): Promise<{ slot: number; node: number }> {
-  const slot = Number((await cluster?.command(0, 'CLUSTER', 'KEYSLOT', bucket))?.slice(1))
-  for (const [node, { port }] of (cluster?.nodes ?? []).entries()) {
-    const ranges = (await cluster?.command(0, 'CLUSTER', 'NODES'))
-      ?.split('\n')
-      .find((line) => line.includes(`127.0.0.1:${port}@`))
-    const owns = (ranges ?? '')
-      .trim()
-      .split(' ')
-      .slice(8)
-      .some((range) => {
-        const [from, to = from] = range.split('-').map(Number)
-        return slot >= (from ?? slots) && slot <= (to ?? -1)
-      })
-    if (owns) return { slot, node }
-  }
-  throw new Error(`nobody has slot ${slot}`)
+  const slot = await slotOf(cluster, bucket)
+  return { slot, node: (await slotPlaces(cluster))(slot) }
 }
 
 describe.skipIf(cluster === undefined).each(Object.entries(clusterClients))('RedisCounterStore with %s', (_, open) => {
