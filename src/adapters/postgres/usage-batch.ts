@@ -1,7 +1,6 @@
 import { type SpillwayError, StoreError } from '../../core/errors.js'
 import type { AcceptedUsage, QuotaKey, RefusedUsage, UsageBatch, UsageTotal } from '../../core/ports.js'
 import {
-  keyText,
   maxUsage,
   problemOfText,
   problemOfUsage,
@@ -114,7 +113,6 @@ export class EventRows implements UsageRows {
   readonly #users: string[] = []
   readonly #types: string[] = []
   readonly #periods: string[] = []
-  readonly #keys: number[] = []
   readonly #ids: (string | null)[] = []
   readonly #values: number[] = []
   readonly #wrong: RefusedUsage[] = []
@@ -124,11 +122,10 @@ export class EventRows implements UsageRows {
     this.#batch = batch
     this.#byRequest = byRequest
     this.#retentionDays = retentionDays
-    const keys = new Map<string, number>()
     batch.events.forEach((event, index) => {
       const problem = problemOfEvent(event)
       if (problem !== undefined) this.#wrong.push({ index, error: problem })
-      else this.#add(event, index, keys)
+      else this.#add(event, index)
     })
   }
 
@@ -141,7 +138,7 @@ export class EventRows implements UsageRows {
   }
 
   get values(): readonly unknown[] {
-    return [this.#users, this.#types, this.#periods, this.#keys, this.#ids, this.days, this.#values]
+    return [this.#users, this.#types, this.#periods, this.#ids, this.days, this.#values]
   }
 
   refusals({ beyond = [], outside = [] }: StoredRefusals): RefusedUsage[] {
@@ -167,31 +164,22 @@ export class EventRows implements UsageRows {
     for (const place of places) {
       const id = this.#ids[place - 1]
       if (id === null || id === undefined) continue
-      const key = (this.#keys[place - 1] as number) - 1
       ids.push(id)
-      users.push(this.#users[key] as string)
-      types.push(this.#types[key] as string)
+      users.push(this.#users[place - 1] as string)
+      types.push(this.#types[place - 1] as string)
       days.push(this.days[place - 1] as number)
     }
     return [ids, users, types, days]
   }
 
-  #add(event: AcceptedUsage, index: number, keys: Map<string, number>): void {
-    const { quotaType, period, value, timestamp } = event
-    const user = userText(event.userId)
-    const key = keyText(user, quotaType, period)
-    let place = keys.get(key)
-    if (place === undefined) {
-      place = this.#users.push(user)
-      keys.set(key, place)
-      this.#types.push(quotaType)
-      this.#periods.push(period)
-    }
+  #add(event: AcceptedUsage, index: number): void {
     this.#places.push(index)
-    this.#keys.push(place)
+    this.#users.push(userText(event.userId))
+    this.#types.push(event.quotaType)
+    this.#periods.push(event.period)
     this.#ids.push(idOf(event, this.#byRequest))
-    this.days.push(Math.floor(timestamp / dayMs))
-    this.#values.push(value)
+    this.days.push(Math.floor(event.timestamp / dayMs))
+    this.#values.push(event.value)
   }
 
   #refuse(place: number, error: (event: AcceptedUsage) => Error): RefusedUsage {

@@ -96,9 +96,9 @@ export interface UsageStatements {
   /** A batch by its totals: id, users, quota types, periods, values, counts. */
   readonly totals: string
   /**
-   * A batch by its events: id; users, quota types and periods of its keys; for each event the place of its key, what tells it apart
-   * (null for none), its day since the epoch and its value; for how many days, and over how many days events are told apart. It
-   * divides by zero, and so is rolled back, when a sum is refused.
+   * A batch by its events: id; of each event the user, quota type and period, what tells it apart (null for none), its day since the
+   * epoch and its value; for how many days, and over how many days events are told apart. It divides by zero, and so is rolled back,
+   * when a sum is refused.
    */
   readonly events: string
   /** The same, with what is refused left out. Their ids are noted all the same, and must be removed in the same transaction. */
@@ -130,39 +130,40 @@ export function usageStatements({ usage, batches, requests }: UsageTables): Usag
     counted: string,
   ): string => `SELECT refused::text, ${counted} AS counted, false AS repeated FROM remembered
   UNION ALL SELECT refused::text, NULL, true FROM ${batches} WHERE id = $1`
-  const keys = (place: string): string =>
-    `user_id COLLATE "C" AS user_id, quota_type COLLATE "C" AS quota_type, period COLLATE "C" AS period, ${place}`
   const today = `(clock_timestamp() AT TIME ZONE 'UTC')::date`
-  const events = (condition: (sum: string) => string): string => `WITH key AS MATERIALIZED (
-    SELECT ${keys('place')} FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS key (${key}, place)
-  ), today AS MATERIALIZED (SELECT ${today} AS day
+  const texts = (columns: string): string => columns.replaceAll(/\w+/g, '$& COLLATE "C" AS $&')
+  const mark = 'id, user_id, quota_type'
+  // Nobody knows beforehand how many rows an array has, so there are no joins here that a plan for few could make slow for many.
+  const events = (condition: (sum: string) => string): string => `WITH today AS MATERIALIZED (SELECT ${today} AS day
   ), event AS MATERIALIZED (
-    SELECT event.place, position, user_id, quota_type, id COLLATE "C" AS id, date 'epoch' + event.day AS day, value
-    FROM unnest($5::integer[], $6::text[], $7::integer[], $8::float8[]) WITH ORDINALITY AS event (place, id, day, value, position)
-    JOIN key USING (place) WHERE ${isNew}
+    SELECT ${texts(`${mark}, period`)}, date 'epoch' + days AS day, value, position
+    FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::integer[], $7::float8[])
+      WITH ORDINALITY AS event (${key}, id, days, value, position) WHERE ${isNew}
   ), unknown AS MATERIALIZED (
-    SELECT event.*, abs(event.day - today.day) <= $9::integer AS within FROM event, today
-    WHERE id IS NOT NULL AND NOT EXISTS (
-      SELECT FROM ${requests} AS known
-      WHERE known.id = event.id AND known.user_id = event.user_id AND known.quota_type = event.quota_type
-      AND known.day BETWEEN event.day - $10::integer AND event.day + $10::integer
-    )
+    SELECT event.*, abs(event.day - today.day) <= $8::integer AS within FROM event CROSS JOIN today
+    LEFT JOIN LATERAL (
+      SELECT true AS known FROM ${requests} AS request
+      WHERE request.id = event.id AND request.user_id = event.user_id AND request.quota_type = event.quota_type
+      AND request.day BETWEEN event.day - $9::integer AND event.day + $9::integer
+      LIMIT 1
+    ) AS earlier ON true
+    WHERE id IS NOT NULL AND known IS NULL
   ), first AS MATERIALIZED (
-    SELECT DISTINCT ON (id, user_id, quota_type) * FROM unknown WHERE within ORDER BY id, user_id, quota_type, position
+    SELECT DISTINCT ON (${mark}) * FROM unknown WHERE within ORDER BY ${mark}, position
   ), noted AS (
-    INSERT INTO ${requests} (id, user_id, quota_type, day)
-    SELECT id, user_id, quota_type, day FROM first ORDER BY id, user_id, quota_type
-    ON CONFLICT DO NOTHING RETURNING id, user_id, quota_type
+    INSERT INTO ${requests} (${mark}, day) SELECT ${mark}, day FROM first ORDER BY ${mark}
+    ON CONFLICT DO NOTHING RETURNING ${mark}
   ), counted AS MATERIALIZED (
-    SELECT place, position, value FROM first JOIN noted USING (id, user_id, quota_type)
-    UNION ALL SELECT place, position, value FROM event WHERE id IS NULL
+    SELECT user_id, quota_type, max(period) AS period, max(position) AS position, max(value) AS value FROM (
+      SELECT ${mark}, period, position, value, false AS noted FROM first
+      UNION ALL SELECT ${mark}, NULL, NULL, NULL, true FROM noted
+    ) AS either GROUP BY ${mark} HAVING bool_or(noted)
+    UNION ALL SELECT ${key}, position, value FROM event WHERE id IS NULL
   ), total AS MATERIALIZED (
-    SELECT place, sum(value) AS value, count(*) AS count FROM counted GROUP BY place
-  ), ${upsert('total JOIN key USING (place) WHERE true', condition)}, verdict AS MATERIALIZED (
+    SELECT ${key}, sum(value) AS value, count(*) AS count FROM counted GROUP BY ${key}
+  ), ${upsert('total WHERE true', condition)}, verdict AS MATERIALIZED (
     SELECT CASE WHEN (SELECT count(*) FROM applied) < (SELECT count(*) FROM total) THEN (
-      SELECT jsonb_agg(position) FROM counted WHERE place IN (
-        SELECT place FROM total JOIN key USING (place) WHERE (${key}) NOT IN (SELECT ${key} FROM applied)
-      )
+      SELECT jsonb_agg(position) FROM counted WHERE (${key}) NOT IN (SELECT ${key} FROM applied)
     ) END AS beyond, (SELECT jsonb_agg(position) FROM unknown WHERE NOT within) AS outside
   ), remembered AS (
     INSERT INTO ${batches} (id, refused)
@@ -174,7 +175,7 @@ export function usageStatements({ usage, batches, requests }: UsageTables): Usag
   ${answers('(SELECT count(*) FROM counted)::text')}`
   return {
     totals: `WITH total AS MATERIALIZED (
-    SELECT ${keys('value, count, place')}
+    SELECT ${texts(key)}, value, count, place
     FROM unnest($2::text[], $3::text[], $4::text[], $5::float8[], $6::bigint[]) WITH ORDINALITY AS total (${key}, value, count, place)
   ), ${upsert(`total WHERE ${isNew}`, fits)}, remembered AS (
     INSERT INTO ${batches} (id, refused)
