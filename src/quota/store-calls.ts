@@ -122,34 +122,32 @@ export class StoreCalls {
 
   /** One attempt, which fails with a TimeoutError when its time is over; what comes of it later counts no more. */
   async #attempt<T>(call: StoreCall<T>, number: number): Promise<T> {
-    const attemptSignal = new LazySignal()
     const { id = '', signal } = call
-    const stop = signal === undefined ? undefined : onAbort(signal, () => attemptSignal.abort(signal.reason))
+    const { clock, timeoutMs } = this.#setting
+    const ended = new LazySignal()
+    let cancelTimer: (() => void) | undefined
+    const stop =
+      signal === undefined
+        ? undefined
+        : onAbort(signal, () => {
+            cancelTimer?.()
+            ended.abort(signal.reason)
+          })
     try {
-      return await this.#inTime(call, number, attemptSignal, () =>
-        call.make(new AttemptContext(id, number, attemptSignal)),
-      )
+      const work = attempt(() => call.make(new AttemptContext(id, number, ended)))
+      if (timeoutMs === undefined) return await work
+      return await new Promise<T>((resolve, reject) => {
+        cancelTimer = clock.setTimer(() => {
+          const error = this.#timedOut(call, number, timeoutMs)
+          reject(error)
+          ended.abort(error)
+        }, timeoutMs)
+        work.then(resolve, reject)
+      })
     } finally {
+      cancelTimer?.()
       stop?.()
     }
-  }
-
-  #inTime<T>(
-    call: StoreCall<T>,
-    number: number,
-    signal: LazySignal,
-    make: () => T | PromiseLike<T>,
-  ): T | PromiseLike<T> {
-    const { clock, timeoutMs } = this.#setting
-    if (timeoutMs === undefined) return make()
-    return new Promise<T>((resolve, reject) => {
-      const cancel = clock.setTimer(() => {
-        const error = this.#timedOut(call, number, timeoutMs)
-        reject(error)
-        signal.abort(error)
-      }, timeoutMs)
-      attempt(make).then(resolve, reject).finally(cancel)
-    })
   }
 
   #timedOut({ operation, id }: StoreCall<unknown>, number: number, timeoutMs: number): TimeoutError {
