@@ -183,8 +183,8 @@ export class UsageIntake {
   }
 
   /** Removes consumers that are gone, trims if it is time to, and looks how long the stream is. */
-  async keepHouse(): Promise<void> {
-    const { group, consumer, claimIdleMs, trimEveryMs } = this.#setting
+  async keepHouse(trimEveryMs: number = this.#setting.trimEveryMs): Promise<void> {
+    const { group, consumer, claimIdleMs } = this.#setting
     const keys = [this.#stream, this.#shards.lease(this.shard)]
     const args = [group, consumer, String(claimIdleMs * forgottenAfter), String(trimEveryMs)]
     const call = { operation: 'housekeeping', writes: false, timed: true }
@@ -199,7 +199,7 @@ export class UsageIntake {
 
   /** Gives back all that is its own, in hand or not, for others to take at once, and leaves the group. */
   async leave(): Promise<void> {
-    await this.keepHouse()
+    await this.keepHouse(0)
     await this.refund(this.#returned.splice(0))
     if ((await this.#touch(String(givenBackMs), 0, [])) > 0) return
     const { group, consumer } = this.#setting

@@ -210,7 +210,7 @@ return moved
  * Keeps house: removes consumers that have nothing pending and weren't heard of for long, and trims unless somebody has just done so.
  * Answers `{ removed, trimmed, length, pending, undelivered }`, the last of which is -1 where Redis doesn't know (before 7.0 it never does).
  *
- * KEYS: the stream, the lease for trimming. ARGV: group, consumer, for how many milliseconds, how often to trim.
+ * KEYS: the stream, the lease for trimming. ARGV: group, consumer, for how many milliseconds, how often to trim, or 0 to do it anyway.
  */
 export const keepHouse: RedisScript = new RedisScript(`${trimming}
 local key, group = KEYS[1], ARGV[1]
@@ -226,7 +226,7 @@ for _, flat in ipairs(consumers) do
   end
 end
 local trimmed = 0
-if redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[4]) then trimmed = trim(key) end
+if ARGV[4] == '0' or redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[4]) then trimmed = trim(key) end
 for _, found in ipairs(groupsOf(key)) do
   if found.name == group then
     return { removed, trimmed, redis.call('XLEN', key), found.pending, found.lag or -1 }
