@@ -11,7 +11,7 @@ import {
 import { poison, refusable, sinkMoods } from './support/usage-sink-world.js'
 
 /** How many worlds are tried; `SPILLWAY_PROPERTY_RUNS` asks for more, `SPILLWAY_PROPERTY_SEED` for the same ones again. */
-const numRuns = Number(process.env['SPILLWAY_PROPERTY_RUNS'] ?? 1500)
+const numRuns = Number(process.env['SPILLWAY_PROPERTY_RUNS'] ?? 1000)
 const seed = process.env['SPILLWAY_PROPERTY_SEED']
 
 const options: fc.Arbitrary<ConsumerWorldOptions['options']> = fc

@@ -46,13 +46,14 @@ export class MoodySink implements UsageSink {
   readonly batches = new Map<string, UsageBatch>()
   /** What no test can see from outside. */
   readonly faults: string[] = []
-  readonly #clock: FakeClock
+  readonly #clock: Pick<FakeClock, 'setTimer'>
   readonly #mood: () => SinkMood
   readonly #chance: () => number
-  readonly #done = new Set<string>()
+  /** What was applied under each id. */
+  readonly #done = new Map<string, ReadonlySet<string>>()
   readonly #attempts = new Map<string, number>()
 
-  constructor(clock: FakeClock, idempotent: boolean, mood: () => SinkMood, chance: () => number) {
+  constructor(clock: Pick<FakeClock, 'setTimer'>, idempotent: boolean, mood: () => SinkMood, chance: () => number) {
     this.#clock = clock
     this.idempotent = idempotent
     this.#mood = mood
@@ -62,6 +63,12 @@ export class MoodySink implements UsageSink {
   write(batch: UsageBatch, context: BatchContext): never {
     this.#checkBatch(batch, context)
     return this.#behave(this.#mood(), batch, context) as never
+  }
+
+  /** Forgets what it knows of the process that wrote to it, and nothing of what it counted. */
+  forgetWriter(): void {
+    this.batches.clear()
+    this.#attempts.clear()
   }
 
   #behave(mood: SinkMood, batch: UsageBatch, { signal }: BatchContext): unknown {
@@ -93,20 +100,26 @@ export class MoodySink implements UsageSink {
         return Promise.reject(new Error('rejected'))
       case 'rejects for good':
         return Promise.reject(new StoreError('never', { retryable: false }))
-      case 'answers nonsense':
-        this.#apply(batch, false)
-        return Promise.resolve([{ index: 0 }, { rows: [] }])
+      case 'answers nonsense': {
+        const refused = this.#apply(batch)
+        return Promise.resolve(refused?.length ? refused : [{ index: 0 }, { rows: [] }])
+      }
     }
   }
 
-  #apply(batch: UsageBatch, refusing = true): RefusedUsage[] | undefined {
-    const refused = refusing
-      ? batch.events.flatMap(({ value }, index) =>
-          value === refusable ? [{ index, error: new Error('refused') }] : [],
-        )
-      : []
-    if (this.idempotent && this.#done.has(batch.id)) return refused
-    this.#done.add(batch.id)
+  #apply(batch: UsageBatch): RefusedUsage[] | undefined {
+    const refused = batch.events.flatMap(({ value }, index) => {
+      return value === refusable ? [{ index, error: new Error('refused') }] : []
+    })
+    const done = this.#done.get(batch.id)
+    if (this.idempotent && done !== undefined) {
+      // It would be taken for what it isn't.
+      if (!batch.events.every((event) => done.has(idOf(event)))) {
+        this.faults.push(`other events under the id of what was applied: ${JSON.stringify(batch)}`)
+      }
+      return refused
+    }
+    this.#done.set(batch.id, new Set(batch.events.map(idOf)))
     const refusedIndexes = new Set(refused.map(({ index }) => index))
     batch.events.forEach((event, index) => {
       if (!refusedIndexes.has(index)) this.applied.set(idOf(event), (this.applied.get(idOf(event)) ?? 0) + 1)
