@@ -176,16 +176,18 @@ export class DeadLetterFile {
   }
 
   async #write(bytes: Buffer): Promise<void> {
+    let begun = false
     try {
       if (this.#soundBytes !== undefined) await this.#rewrite(() => true)
       const handle = await open(this.#path, 'a', fileMode)
       try {
+        begun = true
         await this.#add(handle, bytes)
       } finally {
         await handle.close().catch(() => undefined)
       }
     } catch (error) {
-      throw fileError(this.#journal, `writing ${this.#path}`, error, this.#soundBytes !== undefined)
+      throw fileError(this.#journal, `writing ${this.#path}`, error, begun && this.#soundBytes !== undefined)
     }
   }
 

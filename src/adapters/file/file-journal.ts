@@ -4,8 +4,10 @@ import { Component, type ComponentOptions } from '../../core/component.js'
 import { ClosedError, InvalidEventError, StoreError } from '../../core/errors.js'
 import { checkBoolean, checkCount, checkOneOf, failOption, valueOr } from '../../core/options.js'
 import type { AcceptedUsage, DeadUsage, JournalRemains, UsageJournal } from '../../core/ports.js'
+import type { LatencySnapshot } from '../../core/stats.js'
 import { captureContext } from '../../internal/async-context.js'
 import { handled, rejected } from '../../internal/deferred.js'
+import { Histogram } from '../../internal/histogram.js'
 import { problemOfUsage } from '../../internal/usage.js'
 import { usageToJson } from '../../internal/usage-json.js'
 import { type DeadLetter, deadLetterFileName, deadLetterLine, readDeadLetters } from './dead-letter-file.js'
@@ -79,6 +81,8 @@ export interface FileJournalStats {
   readonly deadLettered: number
   /** Groups that became durable, each with one write, and with one sync where `sync` is on. */
   readonly syncs: number
+  /** How long those took to become durable, in milliseconds. */
+  readonly latencyMs: LatencySnapshot
   /** Bytes of records that were written. */
   readonly writtenBytes: number
   /** How long its segments are together, in bytes. */
@@ -141,6 +145,7 @@ export class FileJournal
     tornTailCuts: 0,
     failures: 0,
   }
+  readonly #latency = new Histogram()
   /** Set once it was opened. */
   #journal: OpenJournal | undefined
   #opening: Promise<JournalRemains> | undefined
@@ -169,7 +174,7 @@ export class FileJournal
    * Takes the directory's lock, and reads what is in it. May be called again after it has failed.
    *
    * @returns the batches that were assigned and not settled, and the events that are in no batch, both oldest first; among them what
-   * `requeueDeadLetters` gave back. Rejects with a `StoreError`: another process holds the directory (retryable), a file can't be read
+   * `requeue` gave back. Rejects with a `StoreError`: another process holds the directory (retryable), a file can't be read
    * or written, or something that had been durable is damaged (not retryable; the message names file and byte). Rejects with
    * `ClosedError` after `close`.
    */
@@ -300,7 +305,7 @@ export class FileJournal
    * @returns how much will come back. Rejects with a `StoreError` when another process holds the directory, or the file can't be read
    * or moved; with `ClosedError` after `close`.
    */
-  requeueDeadLetters(): Promise<{ readonly letters: number; readonly events: number }> {
+  requeue(): Promise<{ readonly letters: number; readonly events: number }> {
     if (this.#closing !== undefined) return this.#refuse()
     return this.#inTurn(async () => {
       const name = `requeued-${randomUUID()}.jsonl`
@@ -343,6 +348,7 @@ export class FileJournal
       settled,
       pending: appended + recovered - settled,
       ...counts,
+      latencyMs: latencyOf(this.#latency),
       bytes: log?.bytes ?? 0,
       segments: log?.segments ?? 0,
     }
@@ -409,6 +415,7 @@ export class FileJournal
     const counts = this.#counts
     counts.syncs++
     counts.writtenBytes += bytes
+    this.#latency.record(durationMs)
     for (const entry of group) {
       if (entry instanceof AppendEntry) counts.appended++
       else if (entry instanceof AssignEntry) counts.assigned++
@@ -432,6 +439,11 @@ export class FileJournal
     if (this.#closing !== undefined) return rejected(new ClosedError(`${this.name} is closed`))
     return rejected(new StoreError(`${this.name} is not open`, { retryable: false }))
   }
+}
+
+function latencyOf(latency: Histogram): LatencySnapshot {
+  const at = (share: number): number => latency.percentile(share)
+  return { p50: at(0.5), p95: at(0.95), p99: at(0.99), max: latency.max }
 }
 
 function textOf(event: AcceptedUsage): string {

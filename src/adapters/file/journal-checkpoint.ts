@@ -1,4 +1,5 @@
 import { rename } from 'node:fs/promises'
+import type { AcceptedUsage } from '../../core/ports.js'
 import { usageToJson } from '../../internal/usage-json.js'
 import type { DeadLetter } from './dead-letter-file.js'
 import { type JournalDirectory, removeIfThere } from './journal-directory.js'
@@ -68,23 +69,33 @@ function entriesOf(
 ): { readonly entries: MovedEntry[]; readonly nextPosition: number } {
   const entries: MovedEntry[] = []
   for (const position of state.events.keys()) entries.push(MovedEntry.event(position, texts.get(position) as string))
-  for (const { id, positions } of state.batches.values()) entries.push(MovedEntry.batch(id, positions))
-  const ids = new Set(state.batches.keys())
+  const batches = new Map<string, number[]>()
+  for (const { id, positions } of state.batches.values()) batches.set(id, [...positions])
   let nextPosition = firstFree
   for (const { batchId, events, partial } of letters) {
-    // One that is in the journal comes back anyway, and will be given up again if it must.
-    if (ids.has(batchId)) continue
-    const positions = events.map((event) => {
-      const json = usageToJson(event)
+    // What is in the journal comes back anyway, and will be given up again if it must.
+    const kept = batches.get(batchId)
+    const positions = missing(events, kept?.map((position) => texts.get(position) as string) ?? []).map((json) => {
       texts.set(nextPosition, json)
       entries.push(MovedEntry.event(nextPosition, json))
       return nextPosition++
     })
-    if (partial) continue
-    ids.add(batchId)
-    entries.push(MovedEntry.batch(batchId, positions))
+    if (kept !== undefined) kept.push(...positions)
+    else if (!partial) batches.set(batchId, positions)
   }
+  for (const [id, positions] of batches) entries.push(MovedEntry.batch(id, positions))
   return { entries, nextPosition }
+}
+
+/** The events, as text, that aren't among others. Of equal ones, as many as there are more. */
+export function missing(events: readonly AcceptedUsage[], others: readonly string[]): string[] {
+  const counts = new Map<string, number>()
+  for (const text of others) counts.set(text, (counts.get(text) ?? 0) + 1)
+  return events.map(usageToJson).filter((text) => {
+    const count = counts.get(text) ?? 0
+    counts.set(text, count - 1)
+    return count <= 0
+  })
 }
 
 function groupsOf(entries: readonly MovedEntry[]): MovedEntry[][] {

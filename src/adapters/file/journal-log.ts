@@ -122,6 +122,8 @@ export class JournalLog {
     await this.#pumping
     await this.#commitUnwritten()
     await this.#compaction?.reading?.catch(() => undefined)
+    // A full disk has no room for it, and it isn't needed to read the journal again.
+    if (!this.#finished) await this.#writer?.seal().catch(() => undefined)
     await this.#writer?.close()
   }
 
@@ -174,13 +176,18 @@ export class JournalLog {
     return group.concat(this.#queue.splice(0, count))
   }
 
-  async #commit(group: readonly Entry[]): Promise<void> {
+  /** @param mayBeThere - whether an earlier attempt at the same group may have left it behind. */
+  async #commit(group: readonly Entry[], mayBeThere = false): Promise<void> {
     const begunAt = this.#policy.now()
     let segment: Segment
     try {
       segment = await this.#write(group)
     } catch (error) {
-      return this.#fail(group, error as StoreError)
+      const { message, cause, outcomeUnknown } = error as StoreError
+      return this.#fail(
+        group,
+        new StoreError(message, { cause, outcomeUnknown: mayBeThere || outcomeUnknown === true }),
+      )
     }
     let bytes = 0
     for (const entry of group) {
@@ -201,7 +208,7 @@ export class JournalLog {
       if (small.length === group.length || !isSmall(entry)) entry.fail(error)
     }
     if (small.length < group.length) {
-      if (small.length > 0) await this.#commit(small)
+      if (small.length > 0) await this.#commit(small, error.outcomeUnknown)
       return
     }
     for (const entry of small) {

@@ -156,3 +156,29 @@ export function findRecord(bytes: Buffer, from: number, to: number, salt: number
   for (let at = from; at < to; at++) if (recordAt(bytes, at, to, salt) !== undefined) return at
   return undefined
 }
+
+/** The least that a disk writes at once. */
+const sectorBytes = 512
+
+/**
+ * Whether a write that was cut short may have left this behind where records can be read further on: a power failure may lose any of its
+ * sectors, which then are zeros. Anything else isn't what was written.
+ */
+export function hasLostSector(bytes: Buffer, from: number, to: number): boolean {
+  for (let sector = from - (from % sectorBytes); sector + sectorBytes <= to; sector += sectorBytes) {
+    if (isZero(bytes, Math.max(sector, from), sector + sectorBytes)) return true
+  }
+  return false
+}
+
+/** Whether a segment that has no readable header may be one whose first write was cut short. */
+export function mayBeTornStart(bytes: Buffer): boolean {
+  const length = bytes.length < prefixBytes ? 0 : bytes.readUInt32LE(0)
+  const isWhole = length > 0 && prefixBytes + length <= bytes.length
+  return (!isWhole && bytes.length < sectorBytes) || isZero(bytes, 0, Math.min(bytes.length, sectorBytes))
+}
+
+function isZero(bytes: Buffer, from: number, to: number): boolean {
+  for (let at = from; at < to; at++) if (bytes[at] !== 0) return false
+  return true
+}

@@ -6,6 +6,8 @@ import {
   findMarker,
   findRecord,
   formatVersion,
+  hasLostSector,
+  mayBeTornStart,
   type RecordAt,
   readAssignment,
   readHeader,
@@ -128,7 +130,7 @@ class Reading {
     // Its first write was cut short, unless a later one says that it had been durable.
     if (last !== undefined && last.header === undefined) {
       const bytes = await readFile(last.path)
-      if (findMarker(bytes, 0, last.number) === undefined) {
+      if (findMarker(bytes, 0, last.number) === undefined && mayBeTornStart(bytes)) {
         this.#tornTail = { path: last.path, offset: 0, bytes: bytes.length }
         leftovers.push(last.path)
         files = files.slice(0, -1)
@@ -187,15 +189,16 @@ class Reading {
         continue
       }
       const marker = findMarker(bytes, at + 1, number)
-      if (isLast && marker === undefined) {
+      salt ??= marker?.salt
+      const next = salt === undefined ? undefined : findRecord(bytes, at + 1, bytes.length, salt)
+      if (isLast && marker === undefined && at > 0 && (next === undefined || hasLostSector(bytes, at, next))) {
         this.#tornTail = { path, offset: at, bytes: bytes.length - at }
         segment.bytes = at
         return
       }
-      salt ??= marker?.salt
-      const next = (salt === undefined ? undefined : findRecord(bytes, at + 1, bytes.length, salt)) ?? bytes.length
-      this.#damaged(path, at, next - at, "can't be read there")
-      at = next
+      const end = next ?? bytes.length
+      this.#damaged(path, at, end - at, "can't be read there")
+      at = end
     }
   }
 

@@ -1,10 +1,10 @@
-import { open, rename } from 'node:fs/promises'
+import { link, open } from 'node:fs/promises'
 import type { JournalledUsage, JournalRemains } from '../../core/ports.js'
 import { usageFromJson } from '../../internal/usage-json.js'
 import { type DeadLetter, DeadLetterFile, readDeadLetters } from './dead-letter-file.js'
 import { DirectoryLock, type LockHolder } from './directory-lock.js'
-import { writeCheckpoint } from './journal-checkpoint.js'
-import { JournalDirectory, removeIfThere } from './journal-directory.js'
+import { missing, writeCheckpoint } from './journal-checkpoint.js'
+import { codeOf, JournalDirectory, removeIfThere } from './journal-directory.js'
 import { JournalLog, type JournalLogFace, type JournalLogPolicy, type JournalLogStart } from './journal-log.js'
 import { type Damage, type Recovered, recover, type TornTail } from './journal-recovery.js'
 import type { JournalState } from './journal-state.js'
@@ -52,7 +52,13 @@ export class OpenJournal {
       const start = await takeIn(policy, directory, recovered)
       // A batch that comes back isn't dead: if it fails again, it is given up again.
       const { batches } = start.state
-      if (batches.size > 0) await deadLetters.keep(({ batchId }) => !batches.has(batchId))
+      const textOf = (position: number): string => recovered.texts.get(position) as string
+      if (batches.size > 0) {
+        await deadLetters.keep(({ batchId, events }) => {
+          const positions = batches.get(batchId)?.positions
+          return positions === undefined || missing(events, [...positions].map(textOf)).length > 0
+        })
+      }
       const remains = remainsOf(start.state, recovered.texts)
       const log = new JournalLog(directory, policy, start, face)
       await log.removeSettled()
@@ -137,16 +143,23 @@ async function takeIn(
     for (const name of fresh) {
       for await (const letter of readDeadLetters(policy.journal, directory.file(name))) letters.push(letter)
     }
+    for (const path of new Set(recovered.damage.map((part) => part.path))) await keepDamaged(path)
     start = await writeCheckpoint(directory, recovered, { files, letters }, policy)
-    const damaged = new Set(recovered.damage.map(({ path }) => path))
-    for (const { path } of recovered.segments) {
-      if (damaged.has(path)) await rename(path, `${path}.damaged`)
-      else await removeIfThere(path)
-    }
+    for (const { path } of recovered.segments) await removeIfThere(path)
     await directory.sync()
   }
   for (const name of files) await directory.remove(directory.file(name))
   return start
+}
+
+/** Gives a damaged segment a second name, under which it stays when the first one is removed. */
+async function keepDamaged(path: string): Promise<void> {
+  try {
+    await link(path, `${path}.damaged`)
+  } catch (error) {
+    // A segment that is missing has nothing to keep; one that has the name already was kept before a crash.
+    if (codeOf(error) !== 'ENOENT' && codeOf(error) !== 'EEXIST') throw error
+  }
 }
 
 function remainsOf(state: JournalState, texts: ReadonlyMap<number, string>): JournalRemains {

@@ -71,6 +71,17 @@ export class SegmentWriter {
     await this.#makeDurable(() => this.#handle.sync())
   }
 
+  /** Says that all of it is durable, as the next `append` would have: from then on, what is lost of it is no torn write. */
+  async seal(): Promise<void> {
+    const { bytes } = this.segment
+    try {
+      await this.#append(markerPayload(this.segment.number, bytes, this.#salt), [])
+    } catch (error) {
+      await this.#handle.truncate(bytes)
+      throw error
+    }
+  }
+
   close(): Promise<void> {
     return this.#handle.close()
   }

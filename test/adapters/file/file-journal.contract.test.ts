@@ -1,7 +1,7 @@
 import { FileJournal, type FileJournalOptions } from 'spillway/file'
 import { type UsageJournalPlace, usageJournalContract } from 'spillway/testing'
 import { afterAll, describe, test } from 'vitest'
-import { collect, Directories } from './directories.js'
+import { collect, Directories } from './support/directories.js'
 
 const directories = new Directories()
 afterAll(() => directories[Symbol.asyncDispose]())
@@ -10,15 +10,14 @@ afterAll(() => directories[Symbol.asyncDispose]())
 async function place(options: FileJournalOptions): Promise<UsageJournalPlace> {
   let directory = await directories.make()
   let journal = new FileJournal(directory, options)
-  const crashed: FileJournal[] = []
   return {
     next: () => {
       journal = new FileJournal(directory, options)
       return journal
     },
     crash: async () => {
-      crashed.push(journal)
       directory = await directories.crashed(directory)
+      await journal.close()
     },
     deadLetters: () => collect(new FileJournal(directory).deadLetters()),
   }
