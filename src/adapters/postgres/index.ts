@@ -22,6 +22,7 @@ export {
   type PostgresCounterStoreOptions,
   type PostgresCounterStoreStats,
 } from './postgres-counter-store.js'
+export { PostgresQuotaStore } from './postgres-quota-store.js'
 export { PostgresUsageSink } from './postgres-usage-sink.js'
 export {
   type BatchedQuery,
@@ -31,6 +32,11 @@ export {
   type QueryBatcherOptions,
   type QueryBatcherStats,
 } from './query-batcher.js'
+export type {
+  PostgresQuotaStoreEvents,
+  PostgresQuotaStoreOptions,
+  PostgresQuotaStoreStats,
+} from './quota-store-options.js'
 export type {
   PostgresUsageSinkEvents,
   PostgresUsageSinkOptions,

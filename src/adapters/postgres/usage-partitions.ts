@@ -3,8 +3,8 @@ import { schemaLock } from './make-tables.js'
 
 /** What is appended to the table's name for a day's partition: `_20261120`. */
 export const daySuffixBytes = 9
-/** For how many days after today partitions are made before they are needed. */
-const daysAhead = 3
+/** The days around today for which partitions are made before they are needed: midnight may be a moment ago. */
+const daysNear = 'generate_series(-1, 3)'
 /** How long dropping a partition may wait for those who use it: everybody else waits behind it. */
 const dropWaitMs = 200
 /** How many partitions are dropped at once. */
@@ -18,9 +18,9 @@ export interface PartitionedTable {
   readonly qualified: string
 }
 
-/** The statement that makes the partitions of today and the next days, for a migration. */
+/** The statement that makes the partitions of the days around today, for a migration. */
 export function partitionsAhead({ name, qualified }: PartitionedTable): string {
-  return makePartitions({ name, qualified }, `SELECT ${today} + n FROM generate_series(0, ${daysAhead}) AS n`)
+  return makePartitions({ name, qualified }, `SELECT ${today} + n FROM ${daysNear} AS n`)
 }
 
 /** The partitions of a table, one for each day in UTC. */
@@ -37,7 +37,7 @@ export class UsagePartitions {
   }
 
   /**
-   * Makes partitions where they are missing: for today and the next days, and for other days as far as they aren't refused anyway.
+   * Makes partitions where they are missing: for the days around today, and for others as far as they aren't refused anyway.
    *
    * @param days - in days since the epoch.
    * @returns the days that were missing, as `2026-11-20`. Of those who make one at the same time, several may say so.
@@ -79,7 +79,7 @@ const daysOfPartitions = `SELECT partition.oid, to_date(right(relname, 8), 'YYYY
 
 const missingDays = `WITH made AS (${daysOfPartitions})
   SELECT to_char(wanted.day, 'YYYY-MM-DD') AS day FROM (
-    SELECT ${today} + n AS day FROM generate_series(0, ${daysAhead}) AS n
+    SELECT ${today} + n AS day FROM ${daysNear} AS n
     UNION SELECT date 'epoch' + day FROM unnest($3::integer[]) AS day WHERE abs(date 'epoch' + day - ${today}) <= $4::integer
   ) AS wanted WHERE NOT EXISTS (SELECT FROM made WHERE made.day = wanted.day) ORDER BY wanted.day`
 
