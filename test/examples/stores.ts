@@ -1,5 +1,5 @@
 import type { CounterStore } from 'spillway'
-import { openStores, type Stores } from '../../examples/counter-billing/stores.ts'
+import { openStores, type Stores, type StoresOptions } from '../../examples/counter-billing/stores.ts'
 import { startPostgres } from '../servers/postgres.ts'
 import { startRedis } from '../servers/redis.ts'
 
@@ -7,22 +7,25 @@ import { startRedis } from '../servers/redis.ts'
 export interface TestStores {
   readonly title: string
   readonly stores: Stores
+  /** Where they are. */
+  readonly servers: StoresOptions
   stop(): Promise<void>
 }
 
 /** The embedded stores, and real servers where there are any: what holds on one must hold on the other. */
 export async function openTestStores(): Promise<TestStores[]> {
   const embedded = await openStores()
-  const all: TestStores[] = [{ title: embedded.title, stores: embedded, stop: () => embedded.close() }]
+  const all: TestStores[] = [{ title: embedded.title, stores: embedded, servers: {}, stop: () => embedded.close() }]
   const [postgres, redis] = [await startPostgres(), await startRedis()]
   if (postgres !== undefined && redis !== undefined) {
-    const real = await openStores({ databaseUrl: postgres.url, redisUrl: redis.url })
+    const servers = { databaseUrl: postgres.url, redisUrl: redis.url }
+    const real = await openStores(servers)
     const stop = async (): Promise<void> => {
       await real.close()
       await redis.stop()
       await postgres.stop()
     }
-    all.push({ title: 'Redis and PostgreSQL', stores: real, stop })
+    all.push({ title: 'Redis and PostgreSQL', stores: real, servers, stop })
   } else {
     await postgres?.stop()
     await redis?.stop()

@@ -167,7 +167,9 @@ export class Billing {
    * @param afterMs - how long ago it must have been left: whoever began it may be about to finish it.
    */
   async heal(afterMs = leftBehindMs): Promise<void> {
-    await this.#ledger.expire({ staleMs, limit: healLimit })
+    const expired = await this.#ledger.expire(healLimit)
+    await Promise.all(expired.map((charge) => this.#finish(charge)))
+    await this.#ledger.cancelStale(staleMs, healLimit)
     for (;;) {
       const left = await this.#ledger.due({ afterMs, limit: healLimit })
       const outcomes = await Promise.all(left.map((charge) => this.#finish(charge)))
@@ -278,12 +280,14 @@ export class Billing {
     return this.#quota.checkQuota(userId, freeQuotaOf(service), 0)
   }
 
-  #termsOf({ userId, service }: ServiceRequest): ServiceTariff {
+  #termsOf({ userId, service, count, requestId }: ServiceRequest & Partial<DeductQuotaRequest>): ServiceTariff {
     const terms = this.#tariff.get(service)
     if (terms !== undefined) return terms
     const services = [...this.#tariff.keys()].join(', ')
     throw new BillingProblem('unknown_service', `there is no service ${service}; there are ${services}`, {
-      ...{ user_id: userId, service, field: 'service' },
+      ...{ field: 'service', user_id: userId, service },
+      ...(count !== undefined && { count }),
+      ...(requestId !== undefined && { request_id: requestId }),
     })
   }
 }

@@ -182,24 +182,30 @@ export class Ledger {
     ])
   }
 
-  /** Gives back what reservations hold whose time is over, and drops plans that nobody carried out. */
-  async expire({ staleMs, limit }: { staleMs: number; limit: number }): Promise<void> {
-    await this.#database.transaction(async (query) => {
-      const over = await query<{ user_id: string; charged: string }>(
+  /** Gives back the money of reservations whose time is over, the oldest first. */
+  expire(limit: number): Promise<Charge[]> {
+    return this.#database.transaction(async (query) => {
+      const rows = await query<Row>(
         `UPDATE billing_requests SET state = 'expired', due = free > 0, changed_at = now()
         WHERE (user_id, request_id) IN (
           SELECT user_id, request_id FROM billing_requests WHERE state = 'held' AND expires_at <= now()
           ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED
-        ) RETURNING user_id, charged`,
+        ) RETURNING ${columns}`,
         [limit],
       )
+      const expired = rows.map(chargeOf)
       const sums = new Map<string, number>()
-      for (const { user_id, charged } of over) sums.set(user_id, (sums.get(user_id) ?? 0) + Number(charged))
+      for (const { userId, charged } of expired) sums.set(userId, (sums.get(userId) ?? 0) + charged)
       // In one order everywhere, so that two who do this at the same time never wait for each other.
       for (const [userId, sum] of [...sums].sort(([a], [b]) => (a < b ? -1 : 1))) {
         if (sum > 0) await changeAccount(query, userId, 'held = held - $2', [sum])
       }
+      return expired
     })
+  }
+
+  /** Drops plans that nobody has carried out in time. */
+  async cancelStale(staleMs: number, limit: number): Promise<void> {
     await this.#database.query(
       `UPDATE billing_requests SET state = 'cancelled', due = true, changed_at = now()
       WHERE (user_id, request_id) IN (

@@ -1,4 +1,5 @@
-import { MemoryQuotaStore, type QuotaStore } from 'spillway'
+import type { QuotaStore } from 'spillway'
+import { PostgresQuotaStore } from 'spillway/postgres'
 import { RedisQuotaStore } from 'spillway/redis'
 import type { Database } from '../database.ts'
 import { connectRedis, type StoresOptions } from '../stores.ts'
@@ -25,6 +26,7 @@ export async function openQuotaStore(
     return { store, title: `Redis at ${new URL(redisUrl).host}`, close: async () => redis.disconnect() }
   }
   if (database === undefined) throw new Error('REDIS_URL or DATABASE_URL must name a server that counts uses')
-  const store = new MemoryQuotaStore({ dedupe: 'event' })
+  const store = new PostgresQuotaStore(database.client, { dedupe: 'event' })
+  await store.createSchema()
   return { store, title: database.title, close: async () => undefined }
 }

@@ -1,6 +1,6 @@
 import type { QuotaStore } from 'spillway'
 import type { Closable } from 'spillway/process'
-import { RedisUsageStream } from 'spillway/redis'
+import { RedisUsageStream, RedisUsageWorker } from 'spillway/redis'
 import { type Log, text } from '../counters.ts'
 import { closeAll, logToStderr, type Running } from '../running.ts'
 import { connectRedis, type StoresOptions } from '../stores.ts'
@@ -30,7 +30,7 @@ export async function startUsageWorker(
   store: QuotaStore,
   log: Log = logToStderr,
 ): Promise<Running> {
-  const worker = stream.worker(store)
+  const worker = new RedisUsageWorker(stream, store)
   worker.on('writeFailed', ({ events, error, next }) => log('warn', `${events} uses failed (${text(error)}): ${next}`))
   worker.on('deadLettered', ({ entryId, reason }) => log('error', `${entryId} is in the dead letters: ${reason}`))
   worker.on('unhealthy', ({ reason, error }) => log('warn', `usage isn't accounted (${reason}): ${text(error)}`))
