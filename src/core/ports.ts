@@ -270,7 +270,7 @@ export interface DeadUsage {
  * Methods reject when the journal failed; nothing of the call is kept then, unless the error's `outcomeUnknown` says otherwise.
  */
 export interface UsageJournal {
-  /** Opens it. Called once, before anything else. */
+  /** Opens it. Called once, before anything else; again only when it failed. */
   open(): PromiseLike<JournalRemains>
   /**
    * Adds an event, behind those of earlier calls.

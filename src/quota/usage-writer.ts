@@ -231,5 +231,6 @@ function isJournalled(entry: UsageEntry): boolean {
 }
 
 function lossOf({ batchId, events }: UsageFailure): string {
-  return `${events.length} ${events.length === 1 ? 'event' : 'events'} of batch ${batchId} were not counted`
+  const [count, verb] = events.length === 1 ? ['1 event', 'was'] : [`${events.length} events`, 'were']
+  return `${count} of batch ${batchId} ${verb} not counted`
 }

@@ -86,7 +86,11 @@ export class MemoryUsageJournal implements UsageJournal {
     if (this.#closing !== undefined) return rejected(new ClosedError('memory-usage-journal is closed'))
     if (this.#opened) return rejected(new StoreError('memory-usage-journal is open already', { retryable: false }))
     this.#opened = true
-    return this.#do('open', () => this.#remains())
+    const opening = this.#do('open', () => this.#remains())
+    opening.catch(() => {
+      this.#opened = false
+    })
+    return opening
   }
 
   append(event: AcceptedUsage): Promise<number> {
