@@ -1,9 +1,11 @@
 import { randomUUID } from 'node:crypto'
+import { readFileSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 import { Redis } from 'ioredis'
 import { InvalidEventError, isSpillwayError, OptionError } from 'spillway'
 import { RedisQuotaStore, type RedisQuotaStoreOptions } from 'spillway/redis'
 import { afterAll, describe, expect, test, vi } from 'vitest'
+import { runSnippet } from '../../repo/checks/examples.ts'
 import { startRedis } from '../../servers/redis.ts'
 import { batchOf, claimOf, holdOf, keyOf, month, use, writeTo } from './usage-batches.ts'
 
@@ -108,6 +110,64 @@ describe.skipIf(server === undefined)('where quotas lie', () => {
     const usages = await store.readUsage(users.map((userId) => keyOf(userId)))
 
     expect(usages.map(({ used }) => used)).toEqual(users.map((_, i) => i))
+  })
+})
+
+describe.skipIf(server === undefined)('as docs/adapters/redis-quota.md says', () => {
+  test('a user of an ACL needs no keys and commands but these', async () => {
+    const page = readFileSync('docs/adapters/redis-quota.md', 'utf8')
+    const [, commands = ''] =
+      /needs\s+`~PREFIX:quota:\*` and `~\{PREFIX:quota:\*`, and\s+([A-Z,\s]+)\./.exec(page) ?? []
+    const [user, password, prefix] = [randomUUID(), randomUUID(), randomUUID()]
+    const rules = commands.split(',').map((command) => `+${command.trim().toLowerCase()}`)
+    expect(rules.length).toBeGreaterThan(15)
+    const patterns = [`~${prefix}:quota:*`, `~{${prefix}:quota:*`]
+    await redis.call('ACL', 'SETUSER', user, 'on', `>${password}`, 'resetkeys', ...patterns, '-@all', '+ping', ...rules)
+    const client = new Redis(server?.url as string, { username: user, password, enableReadyCheck: false })
+    // Clearing away, forgetting and expiring are reached, too.
+    const store = new RedisQuotaStore(client, { prefix, dedupe: 'request', rememberRequests: 1 })
+
+    for (let round = 0; round < 2; round++) {
+      await writeTo(store, batchOf([use(1, { requestId: `${round}` }), use(1, { period: 'total' })]))
+      await store.consume(claimOf(1, 100))
+      for (const id of ['a', 'b', 'c']) await store.reserve(holdOf(1, 100, { id: `${round}${id}`, ttlMs: 600_000 }))
+      await store.reserve(holdOf(1, 100, { ttlMs: 1 }))
+      await delay(5)
+      await store.settle(`${round}a`, 1)
+      await store.release(`${round}b`)
+    }
+
+    expect(await store.readUsage([keyOf()])).toEqual([{ used: 6, held: 2 }])
+    client.disconnect()
+  })
+
+  test('an id takes 150 to 200 bytes, a reservation about 700', async () => {
+    const bytes = async (): Promise<number> => Number(/used_memory:(\d+)/.exec(await redis.info('memory'))?.[1])
+    const each = async (body: (store: RedisQuotaStore) => PromiseLike<unknown>): Promise<number> => {
+      const { store } = open()
+      await body(store)
+      const before = await bytes()
+      for (let i = 0; i < 2000; i++) await body(store)
+      return ((await bytes()) - before) / 2000
+    }
+    const within = (size: number, from: number, to: number): void => {
+      expect(size).toBeGreaterThan(from)
+      expect(size).toBeLessThan(to)
+    }
+
+    within(await each((store) => writeTo(store, batchOf([use(1)]))), 100, 300)
+    within(await each((store) => store.consume(claimOf(1, 1e9))), 75, 250)
+    within(await each((store) => store.reserve(holdOf(1, 1e9))), 350, 1000)
+  })
+
+  test('the snippet does on Redis what it does in memory', { timeout: 60_000 }, async () => {
+    vi.stubEnv('REDIS_URL', server?.url)
+
+    const run = await runSnippet('examples/snippets/redis-quota.ts')
+
+    vi.unstubAllEnvs()
+    expect(run).toMatchObject({ code: 0, stderr: '' })
+    expect(run.stdout).toContain('10 of 100 jobs ran, 90 were refused')
   })
 })
 
