@@ -48,7 +48,7 @@ describe('a call that fails', () => {
         write: () => quotas.consumeQuota('ann', 'requests'),
       }[operation]
 
-      expect(await reasonOf(during(clock, call(), 1000)), operation).toBe(last)
+      expect(await reasonOf(during<unknown>(clock, call(), 1000)), operation).toBe(last)
       expect(store.count(operation), operation).toBe(3)
       expect(failed, operation).toEqual([last])
       expectServiceBooks(quotas, { offered: 1, failed: 1, retries: 2 })
@@ -135,7 +135,7 @@ describe('a call that fails', () => {
       quotas.consumeQuotaSync('ann', 'requests'),
       quotas.reserve('ann', 'requests', 1),
     ]) {
-      expect(await reasonOf(during(clock, call))).toBe(broken)
+      expect(await reasonOf(during<unknown>(clock, call))).toBe(broken)
     }
 
     expect([asked, store.calls.length]).toEqual([3, 0])
