@@ -167,7 +167,7 @@ class Reading {
     if (before !== undefined && number !== before.number + 1) {
       this.#damaged(this.#directory.file(segmentName(before.number + 1)), 0, 0, 'is missing')
     }
-    const length = after?.header?.before ?? bytes.length
+    const length = (after?.number === number + 1 ? after.header?.before : undefined) ?? bytes.length
     const segment: Segment = { number, path, bytes: Math.min(length, bytes.length), pins: 0, pinnedBytes: 0 }
     this.#segments.push(segment)
     this.#nextPosition = Math.max(this.#nextPosition, header?.position ?? 1)
