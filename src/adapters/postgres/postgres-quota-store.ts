@@ -18,7 +18,6 @@ import type {
 import { handled } from '../../internal/deferred.js'
 import { problemOfText, problemOfValue } from '../../internal/usage.js'
 import type { PostgresDatabase, RunQuery } from './database.js'
-import { sqlStateOf } from './postgres-error.js'
 import { type QuotaStatements, quotaStatements } from './quota-statements.js'
 import type {
   PostgresQuotaStoreEvents,
@@ -34,9 +33,8 @@ type ClaimCounts = {
   -readonly [Name in 'consumed' | 'reserved' | 'settled' | 'released' | 'exceeded' | 'claimsFailed']: number
 }
 
-const divisionByZero = '22012'
-/** How often a claim is made for somebody else having been faster each time. */
-const mostRaces = 10
+/** How often a claim is made anew because somebody else was faster: once, unless rows are removed again. */
+const mostAttempts = 10
 /** The longest that anything is held, in milliseconds: a hundred years. */
 const longestMs = 3_155_760_000_000
 
@@ -200,7 +198,7 @@ export class PostgresQuotaStore
     const request = [requestText(claim.id), userId, quotaType]
     const { consume, recallRequest } = this.#statements
     const row = await this.#ledger.call('consuming a quota', async (run) => {
-      const row = await race<ClaimRow<ConsumeOutcome>>(run, consume, [...request, period, value, limit])
+      const row = await this.#claim<ConsumeRow>(run, claim, consume, [...request, period, value, limit])
       if (!mayBeKnown(row)) return row
       const [known] = await run<{ known: boolean }>(recallRequest, request)
       return known?.known ? { ...row, status: 'repeated' as const } : row
@@ -217,13 +215,11 @@ export class PostgresQuotaStore
     const whose = [id, userId, quotaType, period, value]
     const { reserve, recallHold } = this.#statements
     const row = await this.#ledger.call('reserving a quota', async (run) => {
-      const row = await race<HoldRow>(run, reserve, [...whose, limit, ttlMs, settleLimit])
-      if (row.status === 'taken') throw new StoreError('reserving a quota failed: its id was taken and freed in turns')
-      const made = { ...row, status: row.status }
-      if (!mayBeKnown(row)) return made
+      const row = await this.#claim<HoldRow>(run, claim, reserve, [...whose, limit, ttlMs, settleLimit])
+      if (!mayBeKnown(row)) return row
       const [known] = await run<{ same: boolean; expires_at: string }>(recallHold, whose)
-      if (known === undefined) return made
-      return known.same ? { ...made, ...known, status: 'repeated' as const } : { ...made, status: 'conflict' as const }
+      if (known === undefined) return row
+      return known.same ? { ...row, ...known, status: 'repeated' as const } : { ...row, status: 'conflict' as const }
     })
     if (row.status === 'held') this.#counts.reserved++
     return this.#answer({ status: row.status, expiresAt: Number(row.expires_at ?? 0), ...usageOf(row) })
@@ -246,6 +242,23 @@ export class PostgresQuotaStore
     const [row] = await this.#ledger.call('releasing a reservation', (run) => run<{ released: number }>(release, [id]))
     this.#counts.released += Number(row?.released ?? 0)
     this.#ledger.passBy()
+  }
+
+  /** Makes a claim, again once the key has its row, or when somebody took the id after the statement had begun: the next one sees that. */
+  async #claim<Row extends UsageRow & { readonly status: string }>(
+    run: RunQuery,
+    { userId, quotaType, period }: QuotaKey,
+    statement: string,
+    values: unknown[],
+  ): Promise<Row> {
+    for (let attempt = 1; attempt <= mostAttempts; attempt++) {
+      const [row] = await run<Row | (UsageRow & { readonly status: 'absent' | 'taken' })>(statement, values)
+      if (row?.status === 'absent') await run(this.#statements.open, [userId, quotaType, period])
+      else if (row !== undefined && row.status !== 'taken') return row as Row
+    }
+    throw new StoreError('a claim failed: others made and removed again what it needs, each time', {
+      outcomeUnknown: false,
+    })
   }
 
   #answer<T extends { readonly status: string }>(outcome: T): T {
@@ -286,13 +299,17 @@ interface UsageRow {
 }
 
 /** What became of a claim. */
-interface ClaimRow<Outcome extends { readonly status: string }> extends UsageRow {
-  readonly status: Outcome['status']
+interface ClaimRow extends UsageRow {
   /** Whether somebody changed the key since the statement began, or it wasn't there. */
   readonly stale: boolean
 }
 
-interface HoldRow extends ClaimRow<ReserveOutcome | { readonly status: 'taken' }> {
+interface ConsumeRow extends ClaimRow {
+  readonly status: ConsumeOutcome['status']
+}
+
+interface HoldRow extends ClaimRow {
+  readonly status: ReserveOutcome['status']
   readonly expires_at: string | null
 }
 
@@ -303,24 +320,6 @@ interface SettleRow extends UsageRow {
   readonly period: string
   readonly value: string
   readonly limit: string
-}
-
-/**
- * Runs a claim's statement, again when somebody made the key's row or took the id after it had begun: the next one sees that.
- */
-async function race<Row extends { readonly status: string }>(
-  run: RunQuery,
-  statement: string,
-  values: unknown[],
-): Promise<Row> {
-  for (let attempt = 1; ; attempt++) {
-    try {
-      const [row] = await run<Row>(statement, values)
-      if (row !== undefined && (row.status !== 'taken' || attempt === mostRaces)) return row
-    } catch (error) {
-      if (sqlStateOf(error) !== divisionByZero || attempt === mostRaces) throw error
-    }
-  }
 }
 
 /** What doesn't fit may have been what filled the key, under the same id, after the statement had begun. */

@@ -8,10 +8,12 @@ import type { UsageTables } from './usage-statements.js'
  * is the latest, whatever came before; all else in the statement is as it was when the statement began. `stale` says whether
  * somebody changed the key in between, so that an id that wasn't known then may be known now.
  *
- * Whoever needs a hold and its key's row takes the row first, and whoever notes a new id notes it behind that: so no two of them wait
- * for each other in a circle.
+ * Whoever needs a hold or notes a new id takes the key's row before that, so no two of them wait for each other in a circle. That is
+ * why a key has its row before anything is claimed of it.
  */
 export interface QuotaStatements {
+  /** Makes a key's row, where there is none: user, quota type, period. */
+  readonly open: string
   /** A use that must fit: request, user, quota type, period, value, limit. */
   readonly consume: string
   /** Whether a request is known: request, user, quota type. */
@@ -53,15 +55,17 @@ export function quotaStatements(tables: UsageTables): QuotaStatements {
   const answer = `SELECT status, coalesce(written.value, used)::text AS used, coalesce(written.held, current.held)::text AS held,
     stale`
   return {
+    open: `INSERT INTO ${usage} (${key}) VALUES ($1, $2, $3) ON CONFLICT (${key}) DO NOTHING`,
+
     consume: `WITH ${current(tables)}, known AS MATERIALIZED (
     SELECT EXISTS (SELECT FROM ${requests} WHERE ${isRequest}) AS known
   ), day AS MATERIALIZED (${requestDays}
   ), noted AS (
     INSERT INTO ${requests} (id, user_id, quota_type, day)
-    SELECT $1, $2, $3, day FROM current, known, day WHERE NOT known AND ${fits} ORDER BY day
+    SELECT $1, $2, $3, day FROM current, known, day WHERE found AND NOT known AND ${fits} ORDER BY day
     ON CONFLICT DO NOTHING RETURNING day
   ), verdict AS MATERIALIZED (
-    SELECT CASE WHEN known THEN 'repeated' WHEN NOT (${fits}) THEN 'exceeded'
+    SELECT CASE WHEN known THEN 'repeated' WHEN NOT (${fits}) THEN 'exceeded' WHEN NOT found THEN 'absent'
       WHEN (SELECT count(*) FROM noted) = (SELECT count(*) FROM day) THEN 'applied' ELSE 'repeated' END AS status
     FROM current, known
   ), ${written(usage, { value: when('applied', '$5::float8'), count: when('applied', '1') })}
@@ -74,11 +78,11 @@ export function quotaStatements(tables: UsageTables): QuotaStatements {
   ), made AS (
     INSERT INTO ${holds} (id, ${key}, value, claim_limit, expires_at)
     SELECT $1, $2, $3, $4, $5::float8, $8::float8, clock_timestamp() + $7::float8 * ${millisecond}
-    FROM current WHERE NOT EXISTS (SELECT FROM earlier) AND ${fits}
+    FROM current WHERE found AND NOT EXISTS (SELECT FROM earlier) AND ${fits}
     ON CONFLICT (id) DO NOTHING RETURNING expires_at
   ), verdict AS MATERIALIZED (
     SELECT CASE WHEN same THEN 'repeated' WHEN same IS NOT NULL THEN 'conflict' WHEN made.expires_at IS NOT NULL THEN 'held'
-      WHEN ${fits} THEN 'taken' ELSE 'exceeded' END AS status,
+      WHEN NOT (${fits}) THEN 'exceeded' WHEN NOT found THEN 'absent' ELSE 'taken' END AS status,
       CASE WHEN same THEN earlier.expires_at ELSE made.expires_at END AS expires_at
     FROM current LEFT JOIN earlier ON true LEFT JOIN made ON true
   ), ${written(usage, { held: when('held', '$5::float8'), holds: when('held', '1') })}
@@ -165,25 +169,18 @@ function current({ usage, holds }: UsageTables): string {
   )`
 }
 
-/**
- * Writes a key's row, with what is added and without what has expired. A row that somebody else made since the statement began isn't
- * locked: what doesn't fit it divides by zero, and all is rolled back, to be done again.
- */
+/** Adds to the row of a key, and takes out what has expired. */
 function written(usage: string, added: { value?: string; count?: string; held?: string; holds?: string }): string {
   const { value = '0', count = '0', held = '0', holds = '0' } = added
-  const kept = (column: string): string =>
-    `CASE WHEN (SELECT found FROM current) THEN (SELECT ${column} FROM current) ELSE total.${column} END`
   return `written AS (
-    INSERT INTO ${usage} AS total (${key}, value, count, held, holds)
-    SELECT $2, $3, $4, added.value, added.count, added.held, added.holds FROM (
+    UPDATE ${usage} AS total SET value = total.value + added.value, count = total.count + added.count,
+      held = current.held + added.held, holds = current.holds + added.holds
+    FROM current, (
       SELECT ${value} AS value, ${count} AS count, ${held} AS held, ${holds} AS holds FROM verdict
-    ) AS added, current WHERE current.lapsed > 0 OR added.count + added.holds > 0
-    ON CONFLICT (${key}) DO UPDATE SET value = total.value + excluded.value, count = total.count + excluded.count,
-      held = ${kept('held')} + excluded.held, holds = ${kept('holds')} + excluded.holds
-    WHERE CASE WHEN (SELECT found FROM current)
-      OR ${atMost('total.value + total.held + excluded.value + excluded.held', '$6::float8')} THEN true
-      ELSE 1 / (total.holds - total.holds) = 0 END
-    RETURNING value, held
+    ) AS added
+    WHERE total.user_id = $2 AND total.quota_type = $3 AND total.period = $4
+    AND (current.lapsed > 0 OR added.count + added.holds > 0)
+    RETURNING total.value, total.held
   )`
 }
 
