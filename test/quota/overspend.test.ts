@@ -3,12 +3,14 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { HoldClaim, QuotaKey, QuotaUsage } from 'spillway'
 import { seededRandom } from 'spillway/testing'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { startPostgres } from '../servers/postgres.ts'
 import { startRedis } from '../servers/redis.ts'
 import { startRedisCluster } from '../servers/redis-cluster.ts'
 import { type Outcome, type StoreCall, type StorePlace, StoreProcess } from './support/store-processes.ts'
 
 const redis = await startRedis()
 const cluster = await startRedisCluster()
+const postgres = await startPostgres()
 const processes = 4
 /** What each of them asks for at once. */
 const each = 25
@@ -18,11 +20,13 @@ const timeout = 60_000
 afterAll(async () => {
   await redis?.stop()
   await cluster?.stop()
+  await postgres?.stop()
 })
 
 const places: readonly [StorePlace['kind'], StorePlace['target'] | undefined][] = [
   ['redis', redis && [{ host: redis.host, port: redis.port }]],
   ['redis cluster', cluster?.nodes],
+  ['postgres', postgres?.url],
 ]
 
 function claimOf(key: QuotaKey, limit: number, value = 1): HoldClaim {

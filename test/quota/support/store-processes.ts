@@ -6,10 +6,10 @@ const worker = fileURLToPath(new URL('./store-worker.ts', import.meta.url))
 const root = fileURLToPath(new URL('../../..', import.meta.url))
 const answerMs = 60_000
 
-/** Which store a process opens, and where. */
+/** Which store a process opens, and where: at nodes of Redis, or at the address of a database. */
 export interface StorePlace {
-  readonly kind: 'redis' | 'redis cluster'
-  readonly target: readonly { readonly host: string; readonly port: number }[]
+  readonly kind: 'redis' | 'redis cluster' | 'postgres'
+  readonly target: string | readonly { readonly host: string; readonly port: number }[]
   /** Of a data set of its own. */
   readonly prefix: string
 }
