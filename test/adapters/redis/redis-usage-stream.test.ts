@@ -1,12 +1,12 @@
 import { randomUUID } from 'node:crypto'
 import type { Redis } from 'ioredis'
-import { type BatchContext, isSpillwayError, QuotaConsumer, type UsageBatch, type UsageEvent } from 'spillway'
-import { RedisUsageStream, type RedisUsageStreamEvents } from 'spillway/redis'
+import { type BatchContext, QuotaConsumer, type UsageBatch, type UsageEvent } from 'spillway'
+import type { RedisUsageStream, RedisUsageStreamEvents } from 'spillway/redis'
 import { afterAll, describe, expect, test } from 'vitest'
 import { startRedis } from '../../servers/redis.ts'
 import { singleClients } from './clients.ts'
 import { startCuttingProxy } from './cutting-proxy.ts'
-import { errorOf, gate, ObedientSink, UsageRig, until, uses } from './usage-rig.ts'
+import { errorOf, ObedientSink, UsageRig, until, uses } from './usage-rig.ts'
 
 const server = await startRedis({ own: true })
 const rig = new UsageRig(server?.url)
@@ -400,62 +400,5 @@ describe.skipIf(server === undefined)('RedisUsageStream', () => {
 
     await until(() => sink.events.length === 50)
     expect(sink.repeated).toBe(0)
-  })
-
-  test.each<[string, object]>([
-    ['prefix', { prefix: 'a{b}' }],
-    ['prefix', { prefix: 'x'.repeat(161) }],
-    ['shards', { shards: 0 }],
-    ['shards', { shards: 1025 }],
-    ['group', { group: '' }],
-    ['capacity', { capacity: 0 }],
-    ['maxBatchSize', { maxBatchSize: 11, capacity: 10 }],
-    ['maxBatchBytes', { maxBatchBytes: 0 }],
-    ['concurrency', { concurrency: 1.5 }],
-    ['timeoutMs', { timeoutMs: 0 }],
-    ['timeoutGraceMs', { timeoutGraceMs: -1 }],
-    ['retry.attempts', { retry: { attempts: 0 } }],
-    ['publishMemoryMs', { publishMemoryMs: 0 }],
-    ['maxLength', { maxLength: 0 }],
-    ['periodOf', { periodOf: 'day' }],
-  ])('a wrong %s is an OptionError that names it', (field, options) => {
-    const client = rig.client()
-    let error: unknown
-    try {
-      new RedisUsageStream(client, options)
-    } catch (caught) {
-      error = caught
-    }
-    expect(error).toMatchObject({ code: 'ERR_OPTION', field })
-    expect((error as Error).message).toContain(field)
-  })
-
-  test('misuse of its methods is refused, and hurts nobody', async () => {
-    const stream = rig.stream({ periodOf: () => 'year' as 'day' })
-    const refusals = [
-      stream.publish(event, { signal: 'no' as never }),
-      stream.publish(event),
-      stream.publishMany('no' as never),
-      stream.deadLetters({ limit: 0 }),
-      stream.deadLetters({ after: 'no' }),
-      stream.requeue(['no']),
-      stream.requeue(['7:1-1']),
-      stream.discard('no' as never),
-      stream.addGroup(''),
-    ]
-    for (const refusal of refusals) expect(isSpillwayError(await errorOf(refusal), 'ERR_OPTION')).toBe(true)
-    expect(() => new RedisUsageStream({} as never)).toThrow(/client/)
-    const aborted = AbortSignal.abort(new Error('before'))
-    expect(await errorOf(stream.publish(event, { signal: aborted }))).toEqual(new Error('before'))
-  })
-
-  test('a rejected publish that nobody looks at is no unhandledRejection', async () => {
-    const stream = rig.stream()
-    void stream.publish({ ...event, value: -1 })
-    await stream.close()
-    void stream.publish(event)
-    const { passed, open } = gate()
-    setImmediate(open)
-    await passed
   })
 })
