@@ -7,6 +7,9 @@ import type { Closable } from 'spillway/process'
 const script = `command -v redis-server >/dev/null || exit 127
 redis-server --save '' --bind 127.0.0.1 --port "$1" & read _; kill $!; wait`
 
+const needsRedis = '--usage stream needs Redis: name one by REDIS_URL, or install redis-server'
+const startMs = 10_000
+
 export interface DemoRedis extends Closable {
   readonly url: string
 }
@@ -16,18 +19,17 @@ export async function startRedis(): Promise<DemoRedis> {
   const port = await freePort()
   const shell = spawn('sh', ['-c', script, 'sh', String(port)], { detached: true, stdio: ['pipe', 'pipe', 'ignore'] })
   const ended = once(shell, 'exit')
-  await new Promise<void>((resolve, reject) => {
-    shell.stdout.on('data', (chunk: Buffer) => chunk.includes('eady to accept') && resolve())
-    shell.once('error', reject)
-    shell.once('exit', () =>
-      reject(new Error('--usage stream needs Redis: name one by REDIS_URL, or install redis-server')),
-    )
-  })
-  shell.unref()
   const close = async (): Promise<void> => {
     shell.stdin.end()
     await ended
   }
+  const timer = setTimeout(close, startMs)
+  await new Promise<void>((resolve, reject) => {
+    shell.stdout.on('data', (chunk: Buffer) => chunk.includes('eady to accept') && resolve())
+    shell.once('error', reject)
+    shell.once('exit', () => reject(new Error(needsRedis)))
+  })
+  clearTimeout(timer)
   return { name: 'Redis', url: `redis://127.0.0.1:${port}`, close }
 }
 
