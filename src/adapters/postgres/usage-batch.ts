@@ -55,7 +55,7 @@ export class TotalRows implements UsageRows {
 
   constructor(batch: UsageBatch) {
     this.#batch = batch
-    this.#totals = batch.totals.every(isStorable) ? [...batch.totals] : this.#addUp(batch)
+    this.#totals = areSound(batch) ? [...batch.totals] : this.#addUp(batch)
     for (const { userId, quotaType, period, value, count } of this.#totals) {
       this.#users.push(userId)
       this.#types.push(quotaType)
@@ -214,10 +214,11 @@ export function problemOfKey({ userId, quotaType, period }: QuotaKey): SpillwayE
   return problemOfText('userId', userId) ?? problemOfText('quotaType', quotaType) ?? problemOfText('period', period)
 }
 
-/** A sum may be beyond what fits, and is refused for that; what isn't a sum at all would fail the statement. */
-function isStorable(total: UsageTotal): boolean {
+/** Whether the sums can be taken as they are: each of them can be stored, if it fits, and no event falsifies one. */
+function areSound({ totals, events }: UsageBatch): boolean {
   return (
-    problemOfKey(total) === undefined && (total.value > maxUsage || problemOfValue('value', total.value) === undefined)
+    totals.every((total) => problemOfKey(total) === undefined) &&
+    events.every(({ value }) => problemOfValue('value', value) === undefined)
   )
 }
 
