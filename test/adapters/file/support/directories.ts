@@ -20,6 +20,11 @@ export class Directories implements AsyncDisposable {
     return copy
   }
 
+  /** Directories that something else has made. */
+  adopt(paths: readonly string[]): void {
+    this.#made.push(...paths)
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all(this.#made.map((path) => rm(path, { recursive: true, force: true })))
   }
