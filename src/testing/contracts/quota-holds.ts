@@ -169,6 +169,16 @@ function settleCases(test: QuotaTest): void {
     expectSettled(await world.store.settle(b, 1), 'settled', { used: 10, held: 0 })
   })
 
+  test('settle takes Infinity and fractions as limits of its own', async (world) => {
+    const [a, b] = [world.name('a'), world.name('b')]
+    await world.reserve(4, { id: a, limit: 4.5, settleLimit: Number.POSITIVE_INFINITY })
+    expectSettled(await world.store.settle(a, 1000), 'settled', { used: 1000, held: 0 })
+    expectOutcome(await world.reserve(2, { id: b, user: 'v', limit: 1.5 }), 'exceeded', nothing)
+    await world.reserve(1, { id: b, user: 'v', limit: 1.5, settleLimit: 2.5 })
+    expectSettled(await world.store.settle(b, 3), 'exceeded', { used: 0, held: 1 })
+    expectSettled(await world.store.settle(b, 2.5), 'settled', { used: 2.5, held: 0 })
+  })
+
   test('settle never counts beyond 2^53 - 1', async (world) => {
     const id = world.name('hold')
     await world.reserve(4, { id })
