@@ -262,6 +262,20 @@ describe('a signal that aborts', () => {
     }
   })
 
+  inVirtualTime('leaves no timer of an attempt that nobody waits for', async (clock) => {
+    const controller = new AbortController()
+    const { quotas, store } = sceneOf(clock, { timeoutMs: 60_000 })
+    const stuck = store.stage('consume')
+    const watched = watch(quotas.consumeQuotaSync('ann', 'requests', 1, { signal: controller.signal }))
+    await clock.advance(0)
+    expect([stuck.reached, clock.pending]).toEqual([true, 1])
+
+    controller.abort('enough')
+    await clock.advance(0)
+
+    expect([watched.reason, clock.pending]).toEqual(['enough', 0])
+  })
+
   inVirtualTime('before the call lets it do nothing', async (clock) => {
     for (const operation of operations) {
       const { quotas, store, calls: call } = calls(clock, AbortSignal.abort('never'))
