@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { resolve } from 'node:path'
 import { Component, type ComponentOptions } from '../../core/component.js'
 import { ClosedError, InvalidEventError, StoreError } from '../../core/errors.js'
-import { checkBoolean, checkCount, checkOneOf, failOption, valueOr } from '../../core/options.js'
+import { checkBoolean, checkCount, checkOneOf, describeValue, failOption, valueOr } from '../../core/options.js'
 import type { AcceptedUsage, DeadUsage, JournalRemains, UsageJournal } from '../../core/ports.js'
 import type { LatencySnapshot } from '../../core/stats.js'
 import { captureContext } from '../../internal/async-context.js'
@@ -472,12 +472,13 @@ function checkBatchId(batchId: string): void {
   if (typeof batchId !== 'string' || batchId === '') failOption('batchId', 'must be a text', batchId)
 }
 
-/** An error in one line, with its causes. */
+/** An error in one line, with its causes; whatever was thrown. */
 function reasonOf(error: unknown): string {
   const parts: string[] = []
-  for (let current = error; current !== undefined && parts.length < 5; ) {
+  for (let current = error; parts.length < 5; ) {
     const { name, message, cause } = (current ?? {}) as { name?: unknown; message?: unknown; cause?: unknown }
-    parts.push(typeof message === 'string' ? `${String(name)}: ${message}` : String(current))
+    parts.push(typeof message === 'string' ? `${name}: ${message}` : describeValue(current))
+    if (cause === undefined) break
     current = cause
   }
   return parts.join(' / caused by ')
