@@ -87,7 +87,7 @@ export class PendingUsage {
    */
   cellAt(userId: UserId, quotaType: string, at: number): PendingCell {
     const type = this.#latest
-    if (type?.quotaType === quotaType && at >= type.latest.from && at < type.latest.until) {
+    if (type !== undefined && type.quotaType === quotaType && at >= type.latest.from && at < type.latest.until) {
       const cell = type.latest.cells.get(userId)
       if (cell !== undefined) return cell
     }

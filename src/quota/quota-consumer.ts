@@ -335,7 +335,12 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
 
   /** Gives an entry its place, or returns why not. */
   #enter(entry: UsageEntry, fromLine = false): unknown {
-    // Before it has its place: a listener may see to it that it loses it again at once.
+    if (this.#policy.overflow !== 'drop-oldest') {
+      const refusal = this.#queue.offer(entry, undefined, fromLine)
+      if (refusal === undefined) entry.cell.add(entry.value)
+      return refusal
+    }
+    // Before it has its place: a listener of 'dropped' may see to it that it loses it again at once.
     entry.cell.add(entry.value)
     const refusal = this.#queue.offer(entry, undefined, fromLine)
     if (refusal !== undefined) entry.cell.remove(entry.value)

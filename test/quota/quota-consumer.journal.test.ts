@@ -249,7 +249,7 @@ describe('start', () => {
     gate.failing.set('open', new StoreError('locked', { retryable: true }))
 
     const unhandled = await unhandledDuring(async () => {
-      const outcomes = [consumer.start(), consumer.publish(use(1))].map(watch)
+      const outcomes = [watch(consumer.start()), watch(consumer.publish(use(1)))]
       expect(consumer.offer(use(2))).toBe(true)
       await turn()
       for (const { reason } of outcomes) expect(reason).toMatchObject({ message: 'locked' })

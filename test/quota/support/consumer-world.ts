@@ -98,7 +98,7 @@ export class ConsumerWorld {
       before: (operation) => {
         current = journalMood(operation)
         if (current === 'fails') throw new Error(`${operation} failed`)
-        if (current === 'is slow') return new Promise((resolve) => void this.clock.setTimer(resolve, 5))
+        return current === 'is slow' ? new Promise((resolve) => void this.clock.setTimer(resolve, 5)) : undefined
       },
       after: () => {
         if (current === 'keeps, and the answer is lost') throw new Error('the answer is lost')
