@@ -14,8 +14,11 @@ export type AccountedUse = 'buffered' | 'written'
 
 /** A use that the consumer refused because it is full or closed, so that it goes to the store at once. */
 export interface UsageFallback {
+  /** Who used it, as text. */
   readonly userId: string
+  /** Which of the user's quotas. */
   readonly quotaType: string
+  /** How much. */
   readonly value: number
   /** What the consumer refused it with. */
   readonly error: unknown
