@@ -20,6 +20,7 @@ const entries = {
   monolith: 'bench/load/targets/monolith.ts',
   'naive-gateway': 'bench/load/targets/naive-gateway.ts',
   'naive-counters': 'bench/load/targets/naive-counters.ts',
+  quota: 'bench/load/quota/service.ts',
   service: 'examples/counter-billing/main.ts',
 } as const
 

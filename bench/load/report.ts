@@ -204,14 +204,14 @@ function colorOf(name: string): string {
   return name.startsWith('naive') ? '#b5483a' : '#7b8794'
 }
 
-function ratio(value: number): string {
+export function ratio(value: number): string {
   return `${value < 10 ? value.toFixed(2) : value.toFixed(1)} x`
 }
 
-function whole(value: number): string {
+export function whole(value: number): string {
   return Math.round(value).toLocaleString('en-US')
 }
 
-function escapeXml(text: string): string {
+export function escapeXml(text: string): string {
   return text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;').replaceAll('"', '&quot;')
 }

@@ -10,11 +10,13 @@ import { readFacts } from '../harness/facts.ts'
 import { bundlePrograms, type Running } from './processes.ts'
 import { type Comparison, html, latencyChart, markdown, type Row, tableText, throughputChart } from './report.ts'
 import { type Places, Stored } from './stored.ts'
+import { wholeFlag } from './whole-flag.ts'
 import { findWrk, type LoadOptions, type LoadResult } from './wrk.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 
 const help = `Usage: npm run load -- [options]
+       npm run load -- quota [options], which compares ways of accounting usage and has a --help of its own
 
 The same HTTP load (wrk, ${100} connections, a process of its own) against a naive service, a monolith, and the example's service
 with each acknowledgement, on a real Redis and a real Postgres, every part in a process of its own. The targets take turns, in
@@ -44,6 +46,10 @@ type Results = Record<Scene, LoadResult[]>
 
 const connections = 100
 const manyKeys = 1_000
+if (process.argv[2] === 'quota') {
+  const { runQuotaLoad } = await import('./quota/run.ts')
+  process.exit(await runQuotaLoad(process.argv.slice(3)))
+}
 const { rounds, seconds, pace, only, out, check } = readArguments()
 process.exitCode = await main()
 
@@ -202,16 +208,10 @@ function readArguments() {
       console.log(help)
       process.exit(0)
     }
-    const whole = (name: string, text: string, most: number): number => {
-      const value = /^\d+$/.test(text) ? Number(text) : 0
-      if (value < 1 || value > most)
-        throw new Error(`--${name} must be a whole number from 1 to ${most}, got "${text}"`)
-      return value
-    }
     return {
-      rounds: values.smoke ? 1 : whole('rounds', values.rounds, 20),
-      seconds: values.smoke ? 1 : whole('seconds', values.seconds, 60),
-      pace: whole('pace', values.pace, 100_000),
+      rounds: values.smoke ? 1 : wholeFlag('rounds', values.rounds, 20),
+      seconds: values.smoke ? 1 : wholeFlag('seconds', values.seconds, 60),
+      pace: wholeFlag('pace', values.pace, 100_000),
       only: values.only,
       out: values.out === undefined ? join(root, '.cache/load/report') : resolve(values.out),
       check: values.check,

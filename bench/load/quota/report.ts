@@ -1,0 +1,214 @@
+import { medianOf } from '../../harness/contest.ts'
+import { type Facts, factsText } from '../../harness/facts.ts'
+import { ratio, whole } from '../report.ts'
+import { type Latencies, type Quantiles, quantilesOf, slicesOf } from './latencies.ts'
+import { type Band, type Line, lineChart } from './line-chart.ts'
+import { type Path, paths, pathTexts, type ServiceReport } from './paths.ts'
+import { type Scenario, secondsOf } from './scenarios.ts'
+
+/** One path in one scenario in one round. */
+export interface Run extends ServiceReport {
+  readonly latencies: Latencies
+  /** How late the load itself was, at the 99th percentile. */
+  readonly lateP99Ms: number
+  readonly answered: number
+  readonly failed: number
+  /** What the table has of this run. */
+  readonly stored: number
+}
+
+/** The rounds of one path in one scenario. */
+export interface Row {
+  readonly scenario: Scenario
+  readonly path: Path
+  readonly runs: readonly Run[]
+}
+
+export interface QuotaComparison {
+  readonly rows: readonly Row[]
+  readonly facts: Facts
+  readonly rounds: number
+  readonly users: number
+  /** What the server says of itself. */
+  readonly database: string
+  readonly wrong: readonly string[]
+}
+
+/** How many times the path behind the request is to be faster at the 99th percentile, and in which scenario. */
+export const aim = { scenario: '1000', timesFaster: 10 } as const
+const colors: Readonly<Record<Path, string>> = {
+  'consume-sync': '#b5483a',
+  upsert: '#d18b2c',
+  'check-and-consume': '#3a6ea5',
+  consume: '#0b7a75',
+}
+
+/** The medians of the rounds' quantiles. */
+export function quantilesOfRow({ runs }: Row): Quantiles {
+  const each = runs.map(({ latencies }) => quantilesOf(latencies))
+  const median = (name: keyof Quantiles): number => medianOf(each.map((quantiles) => quantiles[name]))
+  return { p50Ms: median('p50Ms'), p95Ms: median('p95Ms'), p99Ms: median('p99Ms'), maxMs: median('maxMs') }
+}
+
+/** How many times lower the p99 is than in the request, where the same question is answered; undefined without that path. */
+export function timesFaster(row: Row, rows: readonly Row[]): number | undefined {
+  const { beside } = pathTexts[row.path]
+  const other = rows.find(({ scenario, path }) => scenario === row.scenario && path === beside)
+  return other === undefined ? undefined : quantilesOfRow(other).p99Ms / quantilesOfRow(row).p99Ms
+}
+
+/** What is missed of the aim. */
+export function missedAims(rows: readonly Row[]): string[] {
+  return rows
+    .filter(({ scenario, path }) => scenario.name === aim.scenario && !pathTexts[path].inRequest)
+    .flatMap((row) => {
+      const times = timesFaster(row, rows)
+      if (times === undefined || times >= aim.timesFaster) return []
+      const { title, beside } = pathTexts[row.path]
+      return [
+        `${row.scenario.title}: ${title}: a p99 of ${aim.timesFaster} times less than ${pathTexts[beside].title}, got ${times.toFixed(1)}`,
+      ]
+    })
+}
+
+function cells({ rows }: QuotaComparison): string[][] {
+  const header = [
+    'scenario',
+    'path',
+    'p50 ms',
+    'p95 ms',
+    'p99 ms',
+    'max ms',
+    'p99 in the request',
+    'most waiting',
+    'batches',
+    'failed',
+    'lost',
+  ]
+  const sum = (row: Row, of: (run: Run) => number): number => row.runs.reduce((total, run) => total + of(run), 0)
+  return [
+    header,
+    ...rows.map((row) => {
+      const { p50Ms, p95Ms, p99Ms, maxMs } = quantilesOfRow(row)
+      const { title, inRequest } = pathTexts[row.path]
+      const times = inRequest ? undefined : timesFaster(row, rows)
+      const behind = (text: string): string => (inRequest ? '' : text)
+      return [
+        row.scenario.title,
+        title,
+        ...[p50Ms, p95Ms, p99Ms, maxMs].map(milliseconds),
+        times === undefined ? '' : ratio(times),
+        behind(whole(Math.max(...row.runs.map(({ mostPending }) => mostPending)))),
+        behind(whole(sum(row, ({ batches }) => batches))),
+        whole(sum(row, ({ failed }) => failed)),
+        whole(sum(row, ({ answered, stored }) => Math.max(0, answered - stored))),
+      ]
+    }),
+  ]
+}
+
+export function tableText(comparison: QuotaComparison): string {
+  const table = cells(comparison)
+  const widths = table[0]?.map((_, column) => Math.max(...table.map((row) => (row[column] ?? '').length))) ?? []
+  return table
+    .map((row) =>
+      row.map((cell, i) => (i < 2 ? cell.padEnd(widths[i] ?? 0) : cell.padStart(widths[i] ?? 0))).join('  '),
+    )
+    .join('\n')
+}
+
+/** The page, beside which the charts lie. */
+export function markdown(comparison: QuotaComparison): string {
+  const { rows, facts, rounds, users, database, wrong } = comparison
+  const [header = [], ...body] = cells(comparison)
+  const line = (row: readonly string[]): string => `| ${row.join(' | ')} |`
+  const rule = header.map((_, column) => (column < 2 ? '---' : '---:'))
+  const scenarios = [...new Set(rows.map(({ scenario }) => scenario))]
+  const late = medianOf(rows.flatMap(({ runs }) => runs.map(({ lateP99Ms }) => lateP99Ms)))
+  const events = rows.flatMap(({ runs }) => runs).reduce((sum, { answered }) => sum + answered, 0)
+  const sums =
+    wrong.length === 0
+      ? `All sums were right: after every run, the table held of each user what had been answered, ${whole(events)} uses in all; none was lost,
+and none counted twice.`
+      : `${wrong.length} sums were WRONG: ${wrong.join('; ')}.`
+  return `# Accounting usage in the request, and behind it
+
+The same requests on a service that counts what each uses, in four ways. The service is one process of plain \`node:http\` that does nothing else,
+with a pool of 10 connections to a real PostgreSQL; each way has a process and a table of its own, and they take turns${rounds === 1 ? '' : `, in each of ${rounds} rounds`}. All share
+the machine with the database and the load.
+
+${[...new Set(rows.map(({ path }) => path))].map((path) => `- **${pathTexts[path].title}**: ${pathTexts[path].does}.`).join('\n')}
+
+The consumer is \`QuotaConsumer.presets.highConcurrency\`: batches of 20, 5 workers, room for 2,000. It has no journal: a process that is killed
+loses what waits. The checks may use again what they read (\`usageTtlMs\`) until a batch of the same user is written.
+
+The load is an open loop: each request is sent when it is due, whether or not earlier ones were answered, and its latency counts from then, so that a
+service that falls behind isn't spared and no wait is left out. Requests come at random (Poisson), of ${whole(users)} users at random: ${whole(users)} keys, which
+spares what counts in the request most of the waiting for each other's rows. Half of the runs sent 99 % of their requests at most
+${milliseconds(late)} ms late; that is in all latencies. The figures are the rounds' medians; the ratio is the p99 of the way in the request that answers the same
+question over this one's.
+
+${[header, rule, ...body].map(line).join('\n')}
+
+${sums} "Most waiting" is how many uses were accepted and not yet written at a time, at most, in any round.
+
+${scenarios.map((scenario) => `![${scenario.title}](${chartName(scenario)})`).join('\n\n')}
+
+\`npm run load -- quota\` makes this report. ${database}. ${factsText(facts).replace('\n', '; ')}.
+`
+}
+
+export function chartName({ name }: Scenario): string {
+  return `quota-${name}.svg`
+}
+
+/** p50 and p99 over time, all rounds on top of each other. */
+export function latencyChart(scenario: Scenario, rows: readonly Row[]): string {
+  const seconds = secondsOf(scenario)
+  const sliceMs = (seconds * 1000) / Math.min(16, Math.max(4, Math.round(seconds * 2)))
+  const lines = rows
+    .filter((row) => row.scenario === scenario)
+    .flatMap(({ path, runs }): Line[] => {
+      const slices = slicesOf(
+        runs.map(({ latencies }) => latencies),
+        sliceMs,
+      )
+      const { title } = pathTexts[path]
+      const points = (of: (slice: (typeof slices)[number]) => number): Line['points'] =>
+        slices.map((slice) => ({ x: (slice.fromMs + slice.untilMs) / 2000, y: of(slice) }))
+      return [
+        { name: `p99 ${title}`, color: colors[path], points: points(({ p99Ms }) => p99Ms) },
+        { name: `p50 ${title}`, color: colors[path], light: true, points: points(({ p50Ms }) => p50Ms) },
+      ]
+    })
+  return lineChart({
+    title: `latency under ${scenario.title}`,
+    xLabel: 'seconds since the start, when the request was due',
+    yLabel: 'milliseconds',
+    xMax: seconds,
+    lines,
+    bands: bandsOf(scenario),
+  })
+}
+
+/** Where the rate is above the least one. */
+export function bandsOf({ phases }: Scenario): Band[] {
+  const least = Math.min(...phases.map(({ perSecond }) => perSecond))
+  let from = 0
+  return phases.flatMap(({ perSecond, seconds }) => {
+    const band = { from, until: from + seconds, label: `${whole(perSecond)} requests/s` }
+    from = band.until
+    return perSecond > least ? [band] : []
+  })
+}
+
+/** The order of the table. */
+export function rowsOf(scenarios: readonly Scenario[], runsOf: (scenario: Scenario, path: Path) => Run[]): Row[] {
+  return scenarios.flatMap((scenario) =>
+    paths.map((path) => ({ scenario, path, runs: runsOf(scenario, path) })).filter(({ runs }) => runs.length > 0),
+  )
+}
+
+function milliseconds(value: number): string {
+  return value < 10 ? value.toFixed(2) : value.toFixed(1)
+}

@@ -1,0 +1,228 @@
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
+import pg from 'pg'
+import { startPostgres } from '../../../test/servers/postgres.ts'
+import { buildIfStale } from '../../harness/built-package.ts'
+import { readFacts } from '../../harness/facts.ts'
+import { bundlePrograms, type Running } from '../processes.ts'
+import { wholeFlag } from '../whole-flag.ts'
+import { quantile, quantilesOf } from './latencies.ts'
+import { askService, type LoopResult, runOpenLoop } from './open-loop.ts'
+import { type Path, paths, pathTexts, type ServiceReport, tableOf } from './paths.ts'
+import {
+  chartName,
+  latencyChart,
+  markdown,
+  missedAims,
+  type QuotaComparison,
+  type Row,
+  type Run,
+  rowsOf,
+  tableText,
+} from './report.ts'
+import { arrivalsOf, type Scenario, scenariosOf } from './scenarios.ts'
+
+const root = fileURLToPath(new URL('../../..', import.meta.url))
+const users = 1000
+
+const help = `Usage: npm run load -- quota [options]
+
+The same requests, sent when they are due whether or not earlier ones were answered, against a service that accounts what each uses:
+in the request, and behind it. At 100 a second, at 1,000, and in a burst from 100 to 2,000; on a real Postgres, every part in a process of its
+own. The paths take turns; after every run the table must hold of each user what was answered. Without DATABASE_URL it starts a server of
+its own.
+
+  --rounds N     how often each path takes its turn, 1 to 20 (3)
+  --seconds N    how long a steady run lasts, 1 to 60; a burst lasts 1.6 times as long (5)
+  --out DIR      where quota.md, its charts and quota.json go (.cache/load/quota)
+  --docs         writes quota.md and its charts into docs/load, too
+  --check        exit with 1 when an aim is missed
+  --smoke        one round of one second, to see that everything works and adds up
+  --help         this text
+
+Exit code: 0, or 1 when a sum is wrong, a run failed or an aim was missed, or 2 when an argument is wrong.`
+
+interface Settings {
+  readonly rounds: number
+  readonly seconds: number
+  readonly out: string
+  readonly docs: boolean
+  readonly check: boolean
+}
+
+/** What is being measured against. */
+interface Bench {
+  readonly pool: pg.Pool
+  readonly services: ReadonlyMap<Path, Running>
+  readonly wrong: string[]
+}
+
+/** Runs it all; answers the exit code. */
+export async function runQuotaLoad(args: readonly string[]): Promise<number> {
+  const settings = readArguments(args)
+  if (typeof settings === 'number') return settings
+  if (await buildIfStale(root)) console.log('built dist, which was missing or older than src')
+  const start = await bundlePrograms(root)
+  const open: { stop(): Promise<void> }[] = []
+  try {
+    const postgres = await startPostgres()
+    if (postgres === undefined) return 1
+    open.unshift(postgres)
+    const services = new Map<Path, Running>()
+    for (const path of paths) {
+      const service = await start('quota', { env: { DATABASE_URL: postgres.url, ACCOUNTING: path } })
+      open.unshift(service)
+      services.set(path, service)
+    }
+    const pool = new pg.Pool({ connectionString: postgres.url, max: 1 })
+    open.unshift({ stop: () => pool.end() })
+    const bench: Bench = { pool, services, wrong: [] }
+    const rows = await measure(bench, settings)
+    return report(bench, rows, settings, await describeDatabase(pool))
+  } finally {
+    for (const part of open) await part.stop()
+  }
+}
+
+async function measure(bench: Bench, { rounds, seconds }: Settings): Promise<Row[]> {
+  const scenarios = scenariosOf(seconds)
+  const runs = new Map<Scenario, Map<Path, Run[]>>(
+    scenarios.map((scenario) => [scenario, new Map(paths.map((path) => [path, []]))]),
+  )
+  const warmUp: Scenario = { ...scenarios[1], phases: [{ perSecond: 1000, seconds: Math.min(3, seconds) }] }
+  for (const path of paths) await runOne(bench, warmUp, path, 0)
+  for (let round = 1; round <= rounds; round++) {
+    console.log(`\nround ${round} of ${rounds}`)
+    for (const scenario of scenarios) {
+      const first = (round - 1) % paths.length
+      for (const path of [...paths.slice(first), ...paths.slice(0, first)]) {
+        const run = await runOne(bench, scenario, path, round)
+        runs.get(scenario)?.get(path)?.push(run)
+        const { p50Ms, p99Ms } = quantilesOf(run.latencies)
+        const { title } = pathTexts[path]
+        console.log(
+          `  ${scenario.name.padEnd(6)}${title.padEnd(40)}p50 ${p50Ms.toFixed(2)} ms  p99 ${p99Ms.toFixed(2)} ms  ` +
+            `late p99 ${run.lateP99Ms.toFixed(2)} ms  most waiting ${run.mostPending}`,
+        )
+      }
+    }
+  }
+  return rowsOf(scenarios, (scenario, path) => runs.get(scenario)?.get(path) ?? [])
+}
+
+async function runOne({ pool, services, wrong }: Bench, scenario: Scenario, path: Path, round: number): Promise<Run> {
+  const { url } = services.get(path) as Running
+  const prefix = `${scenario.name}-${round}-${Date.now().toString(36)}-`
+  const bodyOf = (user: number): string => JSON.stringify({ user_id: `${prefix}${user}`, value: 1 })
+  // Every path gets the same requests in a round, and others in the next.
+  const result = await runOpenLoop({ url, arrivals: arrivalsOf(scenario, users, round), bodyOf, users })
+  const service = await askService<ServiceReport>(url, '/settle')
+  const complain = (text: string): void => {
+    wrong.push(`${pathTexts[path].title}, ${scenario.title}: ${text}`)
+    console.log(`  WRONG: ${wrong.at(-1)}`)
+  }
+  if (service.givenUp > 0) complain(`${service.givenUp} uses were given up`)
+  const stored = await checkStored(pool, path, prefix, result, complain)
+  const sum = (counts: Uint32Array): number => counts.reduce((total, count) => total + count, 0)
+  if (sum(result.failed) > 0) console.log(`  ${sum(result.failed)} requests failed`)
+  const lateP99Ms = quantile(result.lateMs.slice().sort(), 0.99)
+  return {
+    latencies: result,
+    lateP99Ms,
+    answered: sum(result.answered),
+    failed: sum(result.failed),
+    stored,
+    ...service,
+  }
+}
+
+/** Complains unless the table has of each user what was answered; what failed may have been counted. Answers the sum. */
+async function checkStored(
+  pool: pg.Pool,
+  path: Path,
+  prefix: string,
+  { answered, failed }: LoopResult,
+  complain: (text: string) => void,
+): Promise<number> {
+  const { rows } = await pool.query(
+    `SELECT user_id, sum(value) AS value FROM ${tableOf(path)} WHERE starts_with(user_id, $1) GROUP BY user_id`,
+    [prefix],
+  )
+  const stored = new Float64Array(answered.length)
+  for (const { user_id, value } of rows) stored[Number((user_id as string).slice(prefix.length))] = Number(value)
+  const differing = stored.findIndex((value, user) => {
+    const least = answered[user] as number
+    return !(value >= least && value <= least + (failed[user] as number))
+  })
+  if (differing >= 0)
+    complain(`of user ${differing}, ${answered[differing]} were answered, ${stored[differing]} are stored`)
+  return stored.reduce((total, value) => total + value, 0)
+}
+
+async function describeDatabase(pool: pg.Pool): Promise<string> {
+  const show = async (name: string): Promise<string> =>
+    Object.values((await pool.query(`SHOW ${name}`)).rows[0])[0] as string
+  const [version, fsync, commit] = [await show('server_version'), await show('fsync'), await show('synchronous_commit')]
+  return `PostgreSQL ${version.split(' ')[0]}, fsync ${fsync}, synchronous_commit ${commit}`
+}
+
+function report({ wrong }: Bench, rows: readonly Row[], settings: Settings, database: string): number {
+  const { rounds, out, docs, check } = settings
+  const facts = readFacts(root, ['pg', 'undici'])
+  const comparison: QuotaComparison = { rows, facts, rounds, users, database, wrong }
+  for (const folder of [out, ...(docs ? [join(root, 'docs/load')] : [])]) {
+    mkdirSync(folder, { recursive: true })
+    for (const scenario of new Set(rows.map((row) => row.scenario))) {
+      writeFileSync(join(folder, chartName(scenario)), latencyChart(scenario, rows))
+    }
+    writeFileSync(join(folder, 'quota.md'), markdown(comparison))
+  }
+  const figures = rows.map(({ scenario, path, runs }) => ({
+    scenario: scenario.name,
+    path,
+    runs: runs.map(({ latencies, ...run }) => ({ ...run, ...quantilesOf(latencies) })),
+  }))
+  writeFileSync(join(out, 'quota.json'), `${JSON.stringify({ ...comparison, rows: figures }, null, 2)}\n`)
+  console.log(`\n${tableText(comparison)}\n`)
+  const missed = missedAims(rows)
+  for (const aim of missed) console.log(`MISSED: ${aim}`)
+  console.log(wrong.length === 0 ? 'every sum is right' : `${wrong.length} sums are WRONG`)
+  console.log(`report: ${join(out, 'quota.md')}`)
+  return wrong.length > 0 || (check && missed.length > 0) ? 1 : 0
+}
+
+/** The settings, or the exit code when there is nothing to run. */
+function readArguments(args: readonly string[]): Settings | number {
+  try {
+    const { values } = parseArgs({
+      args: [...args],
+      options: {
+        rounds: { type: 'string', default: '3' },
+        seconds: { type: 'string', default: '5' },
+        out: { type: 'string' },
+        docs: { type: 'boolean', default: false },
+        check: { type: 'boolean', default: false },
+        smoke: { type: 'boolean', default: false },
+        help: { type: 'boolean', default: false },
+      },
+    })
+    if (values.help) {
+      console.log(help)
+      return 0
+    }
+    if (values.smoke && values.docs) throw new Error("--docs needs figures, which --smoke doesn't give")
+    return {
+      rounds: values.smoke ? 1 : wholeFlag('rounds', values.rounds, 20),
+      seconds: values.smoke ? 1 : wholeFlag('seconds', values.seconds, 60),
+      out: values.out === undefined ? join(root, '.cache/load/quota') : resolve(values.out),
+      docs: values.docs,
+      check: values.check,
+    }
+  } catch (error) {
+    console.error(error instanceof Error ? error.message : error)
+    console.error('npm run load -- quota --help says what there is.')
+    return 2
+  }
+}
