@@ -226,6 +226,29 @@ describe.skipIf(server === undefined)('RedisUsageWorker', () => {
     await worker.close()
   })
 
+  test('of two attempts at a batch that both succeed, one counts', async () => {
+    const stream = rig.stream()
+    const sink = new ObedientSink()
+    const attempts: ReturnType<typeof gate<void>>[] = []
+    sink.before = () => {
+      const one = gate()
+      attempts.push(one)
+      return one.passed
+    }
+    const worker = await rig.worker(stream, sink, { timeoutMs: 200, timeoutGraceMs: 1, retry: { delayMs: 1 } })
+    const applied: RedisUsageWorkerEvents['applied'][] = []
+    worker.on('applied', (one) => applied.push(one))
+    await stream.publishMany(uses(10))
+    await until(() => attempts.length === 2)
+
+    for (const { open } of attempts) open()
+    await until(() => sink.batches.length === 2)
+    await worker.flush()
+
+    expect(applied).toMatchObject([{ events: 10 }])
+    expect(worker.stats()).toMatchObject({ delivered: 10, applied: 10, pending: 0, failedBatches: 1 })
+  })
+
   test('attempts at a batch are the same batch under the same id', async () => {
     const stream = rig.stream()
     const sink = new ObedientSink()
