@@ -1,4 +1,3 @@
-import { Metadata } from '@grpc/grpc-js'
 import {
   type BatchContext,
   type CounterIncrement,
@@ -8,9 +7,8 @@ import {
 } from 'spillway'
 import type { GrpcBalancedPool } from 'spillway/grpc'
 import type { BatchIncrementReply, CounterClient, StoreName } from './protocol.ts'
-import type { ServiceInstance } from './service-pool.ts'
+import { patientMetadata, type ServiceInstance } from './service-pool.ts'
 
-const patient = new Metadata({ waitForReady: true })
 /** How many counter services are asked, one after the other, before an attempt has failed. */
 const attempts = 3
 
@@ -65,10 +63,8 @@ export class RemoteCounterStore implements CounterStore {
   ): Promise<BatchIncrementReply> {
     const keys = increments.map(({ key }) => key)
     const deltas = increments.map(({ delta }) => delta)
-    // Where nobody waits for an answer and there is nobody else to ask, the call waits for a connection: at close, retries follow
-    // each other at once, and a service that is about to be back must not cost what was accepted.
-    const waits = !answers && this.#services.instances().length < 2
-    const options = { signal, attempts, idempotent: true, metadata: waits ? patient : undefined }
+    const metadata = answers ? undefined : patientMetadata(this.#services)
+    const options = { signal, attempts, idempotent: true, metadata }
     return this.#pool.call('batchIncrement', { batchId, store: this.#store, keys, deltas, answers }, options)
   }
 }

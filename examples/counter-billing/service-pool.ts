@@ -1,4 +1,4 @@
-import type { ChannelOptions, Client } from '@grpc/grpc-js'
+import { type ChannelOptions, type Client, Metadata } from '@grpc/grpc-js'
 import { type InstanceSource, LoadBalancer } from 'spillway'
 import { ConsulRegistration, consulSource } from 'spillway/consul'
 import { classifyGrpcError, GrpcBalancedPool } from 'spillway/grpc'
@@ -84,6 +84,16 @@ export async function connectToServices<C extends Client>(options: ServicePoolOp
       return { ...balancer.stats(), instances }
     },
   }
+}
+
+const waiting = new Metadata({ waitForReady: true })
+
+/**
+ * For calls that nobody waits for. Where there is nobody else to ask, such a call waits for a connection: at close, retries follow
+ * each other at once, and a service that is about to be back must not cost what was accepted.
+ */
+export function patientMetadata(services: { instances(): readonly unknown[] }): Metadata | undefined {
+  return services.instances().length < 2 ? waiting : undefined
 }
 
 function discovered(address: string, service: string): InstanceSource<ServiceInstance> {

@@ -29,12 +29,12 @@ export interface BillingServices {
 
 /** Connects to billing services: a request counts once, by its id, whoever answers it. */
 export async function connectToBillingServices(options: BillingServicesOptions): Promise<BillingServices> {
-  const { pool, parts, stats } = await connectToServices({
+  const { pool, balancer, parts, stats } = await connectToServices({
     ...options,
     service: billingServiceName,
     clientOf: billingClient,
   })
-  const metering = new Metering(options.usageSink ?? new RemoteUsageSink(pool), options)
+  const metering = new Metering(options.usageSink ?? new RemoteUsageSink(pool, balancer), options)
   return {
     pool,
     metering,

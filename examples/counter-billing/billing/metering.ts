@@ -55,7 +55,9 @@ export class Metering {
   /** Nobody waits for these any more, so the log is the last place that can know of them. */
   #lose({ events, error, kept }: UsageFailure): void {
     if (kept) return this.#log('warn', `${events.length} uses are tried again after the next start (${text(error)})`)
-    const uses = JSON.stringify(events.map(({ userId, value, period }) => [userId, value, period]))
-    this.#log('error', `LOST: ${events.length} uses weren't accounted (${text(error)}): ${uses}`)
+    const writes: Record<string, number> = {}
+    for (const { userId, value } of events) writes[String(userId)] = (writes[String(userId)] ?? 0) + value
+    const users = JSON.stringify(writes)
+    this.#log('error', `LOST: ${events.length} uses weren't accounted (${text(error)}): ${users}`)
   }
 }

@@ -1,4 +1,5 @@
 import type { AcceptedUsage, BatchContext, RefusedUsage, UsageBatch, UsageSink } from 'spillway'
+import { patientMetadata } from '../service-pool.ts'
 import type { BillingPool } from './billing-services.ts'
 import type { RecordUsageReply, RecordUsageRequest } from './protocol.ts'
 
@@ -9,13 +10,16 @@ const attempts = 3
 export class RemoteUsageSink implements UsageSink {
   readonly idempotent = true
   readonly #pool: BillingPool
+  readonly #services: { instances(): readonly unknown[] }
 
-  constructor(pool: BillingPool) {
+  /** @param services - tells how many there are. */
+  constructor(pool: BillingPool, services: { instances(): readonly unknown[] }) {
     this.#pool = pool
+    this.#services = services
   }
 
   async write({ id: batchId, events, totals }: UsageBatch, { signal }: BatchContext): Promise<RefusedUsage[]> {
-    const options = { attempts, idempotent: true, signal }
+    const options = { attempts, idempotent: true, signal, metadata: patientMetadata(this.#services) }
     const { refused } = await this.#pool.call('recordUsage', { batchId, totals }, options)
     return refused.flatMap(({ index, reason }) => {
       const total = totals[index]

@@ -1,0 +1,60 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { fileURLToPath } from 'node:url'
+import { afterAll, describe, expect, onTestFinished, test } from 'vitest'
+import { startRedis } from '../servers/redis.ts'
+
+const root = fileURLToPath(new URL('../..', import.meta.url))
+const redis = await startRedis()
+
+afterAll(() => redis?.stop())
+
+async function runDemo(flags: readonly string[], env: Readonly<Record<string, string>>) {
+  const child = spawn(process.execPath, ['--import', 'tsx', 'examples/counter-billing/demo.ts', ...flags], {
+    cwd: root,
+    env: { ...process.env, NODE_OPTIONS: '', TSX_TSCONFIG_PATH: 'tsconfig.check.json', DATABASE_URL: '', ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  onTestFinished(() => void child.kill('SIGKILL'))
+  let output = ''
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.on('data', (chunk: Buffer) => {
+      output += chunk
+    })
+  }
+  const [code] = (await once(child, 'close')) as [number | null]
+  return { code, output }
+}
+
+const passes = (output: string): number => output.match(/PASS: /g)?.length ?? 0
+
+describe('the demo of billing', { timeout: 180_000 }, () => {
+  test('meters and bills on what it has in itself, and its sums are equal', async () => {
+    const { code, output } = await runDemo(['--seconds', '1', '--port', '0'], { REDIS_URL: '' })
+
+    expect({ code, passes: passes(output) }, output).toEqual({ code: 0, passes: 3 })
+    expect(output).toMatch(/deduct 50 +free 20, charged 60, balance 440/)
+    expect(output).toMatch(/settle 10 of them +free 0, charged 20, balance 420/)
+    expect(output).toMatch(/check 1000 +allowed false/)
+    expect(output).toMatch(/240 deductions from 20 clients +210 accepted, 30 refused/)
+  })
+
+  test.skipIf(redis === undefined)('two gateways publish, two workers account, and the sums are equal', async () => {
+    const flags = ['--usage', 'stream', '--seconds', '2']
+    const { code, output } = await runDemo(flags, { REDIS_URL: redis?.url ?? '' })
+
+    expect({ code, passes: passes(output) }, output).toEqual({ code: 0, passes: 3 })
+    const [, offered = ''] = /offered +([\d,]+) events/.exec(output) ?? []
+    const accounted = [...output.matchAll(/a usage worker accounted (\d+) uses/g)].map(([, uses]) => Number(uses))
+    expect(output.match(/listens for HTTP at http:\S+ and http:/), output).not.toBeNull()
+    expect(accounted).toHaveLength(2)
+    expect(accounted.reduce((sum, uses) => sum + uses, 0)).toBe(Number(offered.replaceAll(',', '')))
+  })
+
+  test('says what the stream needs where there is no Redis', async () => {
+    const { code, output } = await runDemo(['--usage', 'stream'], { REDIS_URL: '', PATH: '/bin' })
+
+    expect(code).toBe(1)
+    expect(output).toContain('--usage stream needs Redis: name one by REDIS_URL, or install redis-server')
+  })
+})
