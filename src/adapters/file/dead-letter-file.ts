@@ -2,10 +2,11 @@ import { createReadStream } from 'node:fs'
 import { type FileHandle, open, rename, stat } from 'node:fs/promises'
 import { createInterface } from 'node:readline'
 import { StoreError } from '../../core/errors.js'
+import { describeValue } from '../../core/options.js'
 import type { AcceptedUsage } from '../../core/ports.js'
 import { type Deferred, deferred, handled } from '../../internal/deferred.js'
-import { problemOfUsage } from '../../internal/usage.js'
 import { usageFromJson, usageToJson } from '../../internal/usage-json.js'
+import { checkAccepted } from './accepted-usage.js'
 import { codeOf, fileError, fileMode, type JournalDirectory, removeIfThere } from './journal-directory.js'
 
 /** A batch that was given up, as the journal keeps it. */
@@ -61,7 +62,7 @@ function parseLine(journal: string, path: string, number: number, line: string):
       at: Date.parse(at),
       error: String(error),
       partial: partial === true,
-      events: events.map((event) => checkEvent(usageFromJson(event))),
+      events: events.map((event) => checkAccepted(usageFromJson(event))),
     }
   } catch (cause) {
     const why = cause instanceof Error ? cause.message : String(cause)
@@ -70,13 +71,16 @@ function parseLine(journal: string, path: string, number: number, line: string):
   }
 }
 
-/** Lines are edited by hand, too. */
-function checkEvent(event: AcceptedUsage): AcceptedUsage {
-  const problem = problemOfUsage(event)
-  if (problem !== undefined) throw problem
-  if (event.timestamp === undefined || typeof event.period !== 'string')
-    throw new Error('an event has no time or period')
-  return event
+/** An error in one line, with its causes; whatever was thrown. */
+export function reasonOf(error: unknown): string {
+  const parts: string[] = []
+  for (let current = error; parts.length < 5; ) {
+    const { name, message, cause } = (current ?? {}) as { name?: unknown; message?: unknown; cause?: unknown }
+    parts.push(typeof message === 'string' ? `${name}: ${message}` : describeValue(current))
+    if (cause === undefined) break
+    current = cause
+  }
+  return parts.join(' / caused by ')
 }
 
 /** The file to which a journal adds what is given up: many lines with one write and one sync, as they come. */

@@ -1,16 +1,15 @@
 import { randomUUID } from 'node:crypto'
 import { resolve } from 'node:path'
 import { Component, type ComponentOptions } from '../../core/component.js'
-import { ClosedError, InvalidEventError, StoreError } from '../../core/errors.js'
-import { checkBoolean, checkCount, checkOneOf, describeValue, failOption, valueOr } from '../../core/options.js'
+import { ClosedError, StoreError } from '../../core/errors.js'
+import { checkBoolean, checkCount, checkOneOf, failOption, valueOr } from '../../core/options.js'
 import type { AcceptedUsage, DeadUsage, JournalRemains, UsageJournal } from '../../core/ports.js'
 import type { LatencySnapshot } from '../../core/stats.js'
 import { captureContext } from '../../internal/async-context.js'
 import { handled, rejected } from '../../internal/deferred.js'
 import { Histogram } from '../../internal/histogram.js'
-import { problemOfUsage } from '../../internal/usage.js'
-import { usageToJson } from '../../internal/usage-json.js'
-import { type DeadLetter, deadLetterFileName, deadLetterLine, readDeadLetters } from './dead-letter-file.js'
+import { acceptedText, checkAccepted } from './accepted-usage.js'
+import { type DeadLetter, deadLetterFileName, deadLetterLine, readDeadLetters, reasonOf } from './dead-letter-file.js'
 import { fileError } from './journal-directory.js'
 import { AppendEntry, AssignEntry, type Entry, SettleEntry } from './journal-entry.js'
 import { OpenJournal, requeueClosed } from './open-journal.js'
@@ -94,9 +93,6 @@ export interface FileJournalStats {
   /** What failed: groups of calls, removals, dead letters. */
   readonly failures: number
 }
-
-/** How long an event's text may be; all but its metadata is a few kilobytes at the most. */
-const maxEventChars = 1024 * 1024
 
 /**
  * A journal of usage in the files of a directory, for one process: what `append` resolved survives a crash of the process and, with
@@ -203,7 +199,7 @@ export class FileJournal
     if (journal === undefined) return this.#refuse()
     let json: string
     try {
-      json = textOf(event)
+      json = acceptedText(event)
     } catch (error) {
       return rejected(error)
     }
@@ -260,7 +256,7 @@ export class FileJournal
     try {
       checkBatchId(batchId)
       if (!Array.isArray(events) || events.length === 0) failOption('events', 'must be an array with events', events)
-      for (const event of events) checkEvent(event)
+      for (const event of events) checkAccepted(event)
       const partial = events.length < (journal.log.sizeOf(batchId) ?? 0)
       line = deadLetterLine({ batchId, at: this.clock.wallNow(), error: reasonOf(error), partial, events })
     } catch (error) {
@@ -446,40 +442,6 @@ function latencyOf(latency: Histogram): LatencySnapshot {
   return { p50: at(0.5), p95: at(0.95), p99: at(0.99), max: latency.max }
 }
 
-function textOf(event: AcceptedUsage): string {
-  checkEvent(event)
-  const json = usageToJson(event)
-  if (json.length <= maxEventChars) return json
-  throw new InvalidEventError(
-    'metadata',
-    `metadata makes an event of ${json.length} characters, at most ${maxEventChars}`,
-  )
-}
-
-/** What was written wrong couldn't be read again. */
-function checkEvent(event: AcceptedUsage): void {
-  const problem = problemOfUsage(event)
-  if (problem !== undefined) throw problem
-  for (const [field, type] of [
-    ['timestamp', 'number'],
-    ['period', 'string'],
-  ] as const) {
-    if (typeof event[field] !== type) throw new InvalidEventError(field, `${field} must be a ${type} once accepted`)
-  }
-}
-
 function checkBatchId(batchId: string): void {
   if (typeof batchId !== 'string' || batchId === '') failOption('batchId', 'must be a text', batchId)
-}
-
-/** An error in one line, with its causes; whatever was thrown. */
-function reasonOf(error: unknown): string {
-  const parts: string[] = []
-  for (let current = error; parts.length < 5; ) {
-    const { name, message, cause } = (current ?? {}) as { name?: unknown; message?: unknown; cause?: unknown }
-    parts.push(typeof message === 'string' ? `${name}: ${message}` : describeValue(current))
-    if (cause === undefined) break
-    current = cause
-  }
-  return parts.join(' / caused by ')
 }
