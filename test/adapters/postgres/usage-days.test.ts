@@ -28,7 +28,7 @@ const makePool = (config: pg.PoolConfig = {}): pg.Pool => {
 }
 
 /** Tables of their own. */
-const fresh = (): Required<Pick<PostgresUsageSinkOptions, 'table' | 'batchTable' | 'requestTable'>> => {
+const fresh = (): Record<'table' | 'batchTable' | 'requestTable', string> => {
   const name = randomUUID().slice(0, 8)
   return { table: `usage ${name}`, batchTable: `batches ${name}`, requestTable: `requests ${name}` }
 }
