@@ -17,7 +17,10 @@ export interface DemoRedis extends Closable {
 /** Starts a Redis that keeps nothing on disk. */
 export async function startRedis(): Promise<DemoRedis> {
   const port = await freePort()
-  const shell = spawn('sh', ['-c', script, 'sh', String(port)], { detached: true, stdio: ['pipe', 'pipe', 'ignore'] })
+  const shell = spawn('/bin/sh', ['-c', script, 'sh', String(port)], {
+    detached: true,
+    stdio: ['pipe', 'pipe', 'ignore'],
+  })
   const ended = once(shell, 'exit')
   const close = async (): Promise<void> => {
     shell.stdin.end()

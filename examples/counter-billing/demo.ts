@@ -221,8 +221,9 @@ async function settled(urls: readonly string[], servers: StoresOptions): Promise
       const left = gateways.reduce((sum, { billing, durableWrites, liveWrites }) => {
         return sum + billing.usage.pending + durableWrites.pending + liveWrites.pending
       }, 0)
-      const [group] = left === 0 && opened !== undefined ? (await opened.stream.status()).groups : []
-      const underWay = (group?.pending ?? 0) + (group?.undelivered ?? 0)
+      const status = left === 0 ? await opened?.stream.status() : undefined
+      const [group] = status?.groups ?? []
+      const underWay = (group?.pending ?? 0) + (group?.undelivered ?? status?.length ?? 0)
       if (left + underWay === 0 || Date.now() > deadline) return gateways
       await delay(100)
     }

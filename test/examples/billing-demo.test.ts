@@ -52,7 +52,7 @@ describe('the demo of billing', { timeout: 180_000 }, () => {
   })
 
   test('says what the stream needs where there is no Redis', async () => {
-    const { code, output } = await runDemo(['--usage', 'stream'], { REDIS_URL: '', PATH: '/bin' })
+    const { code, output } = await runDemo(['--usage', 'stream'], { REDIS_URL: '', PATH: '/nowhere' })
 
     expect(code).toBe(1)
     expect(output).toContain('--usage stream needs Redis: name one by REDIS_URL, or install redis-server')
