@@ -5,6 +5,10 @@ import { RedisScript } from './redis-script.js'
 export const outOfRange = 'r'
 /** How an answer says that a key holds something else than it should. */
 export const notUsage = 't'
+/** The answer of a call that has only cleared away some of what expired: there may be more of it, so make the call again. */
+export const again = 'again'
+/** How many expired holds a call looks at, so that none holds up its server when ten thousand of them expire together. */
+const expiredPerCall = 200
 
 /**
  * What all of these scripts keep to. They read all that they need before they write: a key of another type fails the call while
@@ -57,10 +61,15 @@ end
  * The books of a user's holds: which there are, in a sorted set by their ends, whose members say for what and how much, and the count
  * and sum of each quota type and period, in a hash. `heldIn` tells what is held without what has expired; `drop` takes one out;
  * `save` writes what has changed. A sum of none is 0: fractions leave traces.
+ *
+ * Where `left` is 0, more may have expired than was looked at, and `heldIn` may tell too much. A script then does nothing but `clear`, and
+ * answers that it wants to be called again.
  */
 const holdings = `
+local left = ${expiredPerCall}
 local function booksOf(holds, held)
-  local expired = redis.call('ZRANGEBYSCORE', holds, '-inf', text(now))
+  local expired = redis.call('ZRANGEBYSCORE', holds, '-inf', text(now), 'LIMIT', 0, left)
+  left = left - #expired
   local entries, books = {}, {}
   local function entryOf(field)
     local entry = entries[field]
@@ -91,6 +100,11 @@ local function booksOf(holds, held)
         redis.call('HDEL', held, field)
       end
     end
+  end
+  function books.clear()
+    if #expired > 0 then redis.call('ZREMRANGEBYRANK', holds, 0, #expired - 1) end
+    expired = {}
+    books.save()
   end
   for _, member in ipairs(expired) do books.drop(member) end
   return books
@@ -168,7 +182,7 @@ return packed
 `)
 
 /**
- * Reads usage: for each key what is used, then what is held. KEYS: what ARGV names. ARGV: for each key the places among KEYS of the
+ * Reads usage: for each key what is used, then what is held. It writes only where too much has expired. KEYS: what ARGV names. ARGV: for each key the places among KEYS of the
  * period's hash and of the user's holds, behind which comes what they hold, then the quota type and the field of what is held.
  */
 export const readUsage: RedisScript = new RedisScript(`${numbers}${holdings}
@@ -178,6 +192,10 @@ for i = 1, #ARGV, 4 do
   books[holds] = books[holds] or booksOf(KEYS[holds], KEYS[holds + 1])
   table.insert(answer, text(numberIn(KEYS[tonumber(ARGV[i])], ARGV[i + 2])))
   table.insert(answer, text(books[holds].heldIn(ARGV[i + 3])))
+  if left == 0 then
+    for _, read in pairs(books) do read.clear() end
+    return '${again}'
+  end
 end
 return answer
 `)
@@ -191,6 +209,10 @@ local books = booksOf(KEYS[2], KEYS[3])
 local field = ARGV[1] .. '\\0' .. ARGV[2]
 local used = numberIn(KEYS[1], ARGV[1])
 local held = books.heldIn(field)
+if left == 0 then
+  books.clear()
+  return '${again}'
+end
 local function use(value)
   if value == 0 then return end
   used = used + value
@@ -322,6 +344,10 @@ local hold = read(KEYS[3])
 if not hold or hold.state ~= 'held' then return 0 end
 local books = booksOf(KEYS[1], KEYS[2])
 books.heldIn(hold.type .. '\\0' .. hold.period)
+if left == 0 then
+  books.clear()
+  return '${again}'
+end
 local member = memberOf(hold, ARGV[1])
 if redis.call('ZREM', KEYS[1], member) == 1 and hold.live then books.drop(member) end
 if ARGV[2] == 'forgotten' then redis.call('DEL', KEYS[3]) else redis.call('HSET', KEYS[3], 'state', ARGV[2]) end

@@ -20,6 +20,7 @@ import { type BatchPart, KeyList, PreparedBatch, problemOf, type RefusedTotal, r
 import { ceilingOf, checkClaim, checkHold, longestMs, ownerOf, usageOf } from './quota-claims.js'
 import { endOf, QuotaKeys } from './quota-keys.js'
 import {
+  again,
   claimId,
   consumeUsage,
   findOwner,
@@ -383,6 +384,7 @@ export class RedisQuotaStore implements QuotaStore {
     return (await this.#send(operation, true, script, keys, args)) as readonly string[]
   }
 
+  /** Runs a script; as often as it takes, where it first clears away what has expired. */
   async #send(
     operation: string,
     writes: boolean,
@@ -392,7 +394,10 @@ export class RedisQuotaStore implements QuotaStore {
   ): Promise<unknown> {
     const { closed, epoch } = this.#face
     try {
-      return await script.run(this.#face, keys, args)
+      let answer: unknown
+      do answer = await script.run(this.#face, keys, args)
+      while (answer === again)
+      return answer
     } catch (error) {
       const resent = this.#face.epoch !== epoch
       throw redisError(error, { name: this.name, operation, writes, closed, resent })

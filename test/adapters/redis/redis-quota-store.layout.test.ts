@@ -7,6 +7,7 @@ import { RedisQuotaStore, type RedisQuotaStoreOptions } from 'spillway/redis'
 import { afterAll, describe, expect, test, vi } from 'vitest'
 import { runSnippet } from '../../repo/checks/examples.ts'
 import { startRedis } from '../../servers/redis.ts'
+import { scriptCalls } from './script-calls.ts'
 import { batchOf, claimOf, holdOf, keyOf, month, use, writeTo } from './usage-batches.ts'
 
 const server = await startRedis({ own: true })
@@ -82,9 +83,7 @@ describe.skipIf(server === undefined)('where quotas lie', () => {
     async (dedupe) => {
       const { store } = open({ dedupe })
       await writeTo(store, batchOf([use(1, { userId: 'warm', requestId: 'warm' })]))
-      const calls = async (): Promise<number> =>
-        Number(/cmdstat_evalsha:calls=(\d+)/.exec(await redis.info('commandstats'))?.[1] ?? 0)
-      const before = await calls()
+      const before = await scriptCalls(redis)
 
       const events = Array.from({ length: 10_000 }, (_, i) =>
         use(i, { userId: `u${i % 1000}`, quotaType: `t${i % 3}`, requestId: `r${i}` }),
@@ -94,7 +93,7 @@ describe.skipIf(server === undefined)('where quotas lie', () => {
       // Half of it again in another batch: only requests tell.
       await writeTo(store, batchOf(events.slice(0, 5000)))
 
-      expect(await calls()).toBe(before + 3)
+      expect(await scriptCalls(redis)).toBe(before + 3)
       const keys = Array.from({ length: 3000 }, (_, i) => keyOf(`u${i % 1000}`, `t${Math.floor(i / 1000)}`))
       const sum = (await store.readUsage(keys)).reduce((total, { used }) => total + used, 0)
       const [all, half] = [(10_000 * 9999) / 2, (5000 * 4999) / 2]
