@@ -17,7 +17,8 @@ import type {
   UsageDedupe,
 } from '../core/ports.js'
 import { keyText, maxUsage, userText } from '../internal/usage.js'
-import { type Hold, QuotaCell, Remembered } from './quota-cell.js'
+import { type Hold, QuotaCell } from './quota-cell.js'
+import { Remembered } from './remembered.js'
 
 /** Options of {@link MemoryQuotaStore}. */
 export interface MemoryQuotaStoreOptions {

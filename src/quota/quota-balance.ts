@@ -1,7 +1,6 @@
 import { QuotaExceededError } from '../core/errors.js'
 import type { QuotaKey, QuotaUsage } from '../core/ports.js'
 import { maxUsage } from '../internal/usage.js'
-import { endOfPeriod } from './quota-periods.js'
 
 /** What is known of a user's quota in a period. */
 export interface QuotaBalance extends QuotaUsage {
@@ -27,14 +26,17 @@ export interface QuotaTerms extends QuotaUsage {
   readonly pending: number
 }
 
+/** A key whose period has an end, or never ends. */
+export interface TimedKey extends QuotaKey {
+  /** When the next period begins, in milliseconds since the epoch, or `Infinity`. */
+  readonly until: number
+}
+
 /** What a key's limit and usage come to. */
-export function balanceOf({ period }: QuotaKey, { limit, used, held, pending }: QuotaTerms): QuotaBalance {
+export function balanceOf({ period, until }: TimedKey, { limit, used, held, pending }: QuotaTerms): QuotaBalance {
   const remaining = Math.max(0, limit - used - held - pending)
-  const resetsAt = endOfPeriod(period)
-  return {
-    ...{ limit, used, held, pending, remaining, period },
-    ...(resetsAt < Number.POSITIVE_INFINITY && { resetsAt }),
-  }
+  const balance = { limit, used, held, pending, remaining, period }
+  return until === Number.POSITIVE_INFINITY ? balance : { ...balance, resetsAt: until }
 }
 
 /** Whether a value fits, as stores see it. */
@@ -45,13 +47,13 @@ export function fits(value: number, { limit, used, held, pending }: QuotaTerms):
 /** @param doubted - whether an earlier attempt that got no answer may count it yet. */
 export function exceededError(
   name: string,
-  { userId, quotaType, period }: QuotaKey,
+  { userId, quotaType, period, until }: TimedKey,
   value: number,
   terms: QuotaTerms,
   doubted: boolean,
 ): QuotaExceededError {
   const { limit, used, held, pending } = terms
-  const { resetsAt } = balanceOf({ userId, quotaType, period }, terms)
+  const resetsAt = until === Number.POSITIVE_INFINITY ? undefined : until
   const parts = [`${used} used`, `${held} held`, ...(pending > 0 ? [`${pending} pending here`] : [])]
   return new QuotaExceededError(
     `${name}: ${value} of ${cut(quotaType)} is more than is left to user ${JSON.stringify(cut(userId))} in ${period}: ` +

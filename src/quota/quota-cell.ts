@@ -56,27 +56,3 @@ export class QuotaCell {
     return due
   }
 }
-
-/** The latest of what was seen, up to a number. */
-export class Remembered<T> {
-  readonly #capacity: number
-  readonly #entries = new Map<string, T>()
-
-  constructor(capacity: number) {
-    this.#capacity = capacity
-  }
-
-  get(id: string): T | undefined {
-    return this.#entries.get(id)
-  }
-
-  /** Adds an entry as the latest, and forgets the oldest beyond its capacity. */
-  add(id: string, value: T): void {
-    this.#entries.delete(id)
-    this.#entries.set(id, value)
-    for (const oldest of this.#entries.keys()) {
-      if (this.#entries.size <= this.#capacity) break
-      this.#entries.delete(oldest)
-    }
-  }
-}

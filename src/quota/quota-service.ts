@@ -30,7 +30,7 @@ import { balanceOf, exceededError, fits, type QuotaBalance } from './quota-balan
 import { QuotaCalls, type QuotaOperation, type QuotaOperationKind } from './quota-calls.js'
 import type { QuotaConsumer } from './quota-consumer.js'
 import { checkConsumer, checkStore, choosePeriods } from './quota-parts.js'
-import { QuotaPeriods } from './quota-periods.js'
+import { endOfPeriod, QuotaPeriods } from './quota-periods.js'
 import type {
   CheckOptions,
   ConsumeOptions,
@@ -105,6 +105,8 @@ interface Subject {
   readonly value: number
   /** A time in the key's period. */
   readonly at: number
+  /** When the next period begins. */
+  readonly until: number
 }
 
 /**
@@ -375,15 +377,15 @@ export class QuotaService extends Component<QuotaServiceEvents, QuotaServiceStat
     const pending = this.#pendingOf(subject)
     const { used, held } = await this.#reader.read(subject.key)
     const terms = { limit, used, held, pending }
-    return { allowed: fits(subject.value, terms), ...balanceOf(subject.key, terms) }
+    return { allowed: fits(subject.value, terms), ...balanceOf({ ...subject.key, until: subject.until }, terms) }
   }
 
   /** @throws InvalidEventError when an argument is wrong. */
   #subjectOf(userId: UserId, quotaType: string, value: number, at: number): Subject {
     const problem = problemOfUser(userId) ?? problemOfText('quotaType', quotaType) ?? problemOfValue('value', value)
     if (problem !== undefined) throw problem
-    const period = this.#periods.spanAt(quotaType, at).label
-    return { userId, key: { userId: userText(userId), quotaType, period }, value, at }
+    const { label: period, until } = this.#periods.spanAt(quotaType, at)
+    return { userId, key: { userId: userText(userId), quotaType, period }, value, at, until }
   }
 
   async #limitOf({ userId, key }: Subject): Promise<number> {
@@ -412,7 +414,7 @@ export class QuotaService extends Component<QuotaServiceEvents, QuotaServiceStat
   // ── change ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
   async #consume(subject: Subject, id: string, ended: LazySignal): Promise<ConsumedQuota> {
-    const { key, value } = subject
+    const { key, value, until } = subject
     const limit = await this.#limitOf(subject)
     let pending = 0
     const consumed = this.#change('consume', id, ended, () => {
@@ -422,10 +424,11 @@ export class QuotaService extends Component<QuotaServiceEvents, QuotaServiceStat
     const { answer, doubted } = await consumed.finally(() => this.#reader.forget([key]))
     const { status, used, held } = answer
     const terms = { limit, used, held, pending }
-    if (status === 'exceeded') throw exceededError(this.name, key, value, terms, doubted)
+    const timed = { ...key, until }
+    if (status === 'exceeded') throw exceededError(this.name, timed, value, terms, doubted)
     if (status !== 'applied' && status !== 'repeated') throw wrongAnswer('consume', answer)
     // Its own attempt of before is what it was told of.
-    return { status: doubted ? 'applied' : status, ...balanceOf(key, terms) }
+    return { status: doubted ? 'applied' : status, ...balanceOf(timed, terms) }
   }
 
   async #reserve(
@@ -445,7 +448,10 @@ export class QuotaService extends Component<QuotaServiceEvents, QuotaServiceStat
     })
     const { answer, doubted } = await reserved.finally(() => this.#reader.forget([key]))
     const { status, used, held, expiresAt } = answer
-    if (status === 'exceeded') throw exceededError(this.name, key, value, { limit, used, held, pending }, doubted)
+    if (status === 'exceeded') {
+      const terms = { limit, used, held, pending }
+      throw exceededError(this.name, { ...key, until: subject.until }, value, terms, doubted)
+    }
     if (status === 'conflict') throw reservationError(this.name, id, 'conflict')
     if (status !== 'held' && status !== 'repeated') throw wrongAnswer('reserve', answer)
     // Nobody will ever know its id.
@@ -462,7 +468,8 @@ export class QuotaService extends Component<QuotaServiceEvents, QuotaServiceStat
     if (status !== 'exceeded' || claim === undefined || usage === undefined) throw wrongAnswer('settle', answer)
     const { limit } = claim
     const { used, held } = usage
-    throw exceededError(this.name, claim, actual, { limit, used, held, pending: 0 }, doubted)
+    const timed = { ...claim, until: endOfPeriod(claim.period) }
+    throw exceededError(this.name, timed, actual, { limit, used, held, pending: 0 }, doubted)
   }
 
   /** Has the store change something, as often as it takes: it does so once for an id. */

@@ -4,6 +4,7 @@ import type { QuotaKey, QuotaStore, QuotaUsage } from '../core/ports.js'
 import { captureContext } from '../internal/async-context.js'
 import { type Deferred, deferred, handled } from '../internal/deferred.js'
 import { keyText } from '../internal/usage.js'
+import { Remembered } from './remembered.js'
 import type { StoreCalls } from './store-calls.js'
 
 /** The most keys of one read. */
@@ -40,13 +41,14 @@ export class UsageReader {
   readonly #setting: UsageReaderSetting
   readonly #inContext = captureContext()
   /** Usage that may be used again, the latest read last. */
-  readonly #cache = new Map<string, { readonly usage: QuotaUsage; readonly until: number }>()
+  readonly #cache: Remembered<{ readonly usage: QuotaUsage; readonly until: number }>
   #waiting = new Map<string, Question>()
   #onTheWay: ReadonlyMap<string, Question> | undefined
   #due = false
 
   constructor(setting: UsageReaderSetting) {
     this.#setting = setting
+    this.#cache = new Remembered(setting.cacheSize)
   }
 
   /** How many keys are kept. */
@@ -136,15 +138,8 @@ export class UsageReader {
   }
 
   #answer(question: Question, usage: QuotaUsage, sentAt: number): void {
-    const { ttlMs, cacheSize } = this.#setting
-    if (ttlMs > 0 && !question.outdated) {
-      this.#cache.delete(question.text)
-      this.#cache.set(question.text, { usage, until: sentAt + ttlMs })
-      for (const oldest of this.#cache.keys()) {
-        if (this.#cache.size <= cacheSize) break
-        this.#cache.delete(oldest)
-      }
-    }
+    const { ttlMs } = this.#setting
+    if (ttlMs > 0 && !question.outdated) this.#cache.add(question.text, { usage, until: sentAt + ttlMs })
     question.resolve(usage)
   }
 }
