@@ -1,6 +1,6 @@
 import { Component } from '../../core/component.js'
 import { type SpillwayError, StoreError } from '../../core/errors.js'
-import { checkDuration, checkOptions, failOption, valueOr } from '../../core/options.js'
+import { checkDuration, failOption, valueOr } from '../../core/options.js'
 import type {
   BatchContext,
   ConsumeOutcome,
@@ -332,7 +332,7 @@ function usageOf({ used, held }: UsageRow): QuotaUsage {
 }
 
 function checkClaim(claim: QuotaClaim): void {
-  checkOptions('claim', claim)
+  if (typeof claim !== 'object' || claim === null) failOption('claim', 'must be an object', claim)
   throwIf(problemOfKey(claim) ?? problemOfText('id', claim.id) ?? problemOfValue('value', claim.value))
   checkLimit('limit', claim.limit)
 }
