@@ -5,7 +5,7 @@ import type { DeadLetter } from './dead-letter-file.js'
 import { type JournalDirectory, removeIfThere } from './journal-directory.js'
 import { MovedEntry } from './journal-entry.js'
 import type { JournalLogStart } from './journal-log.js'
-import { formatVersion } from './journal-record.js'
+import { formatVersion, type SegmentHeader } from './journal-record.js'
 import { type Recovered, segmentName } from './journal-recovery.js'
 import { JournalState, type Segment } from './journal-state.js'
 import { SegmentWriter } from './segment-writer.js'
@@ -20,20 +20,24 @@ export interface Requeued {
 /** How many characters one write of it takes. */
 const maxGroupChars = 1024 * 1024
 
-/**
- * Writes all that counts into one new segment, and with it what is to be sent again. The segment appears at once and whole, and says
- * that those before it count no more.
- */
-export async function writeCheckpoint(
+/** All that counts, written into one new segment that isn't one yet. */
+export interface Checkpoint {
+  /** Where the log goes on behind it. */
+  readonly start: JournalLogStart
+  /** Makes it a segment, at once and whole, that says that those before it count no more. */
+  put(): Promise<void>
+}
+
+/** Writes all that counts into one new segment, and with it what is to be sent again. When that fails, nothing has changed. */
+export async function draftCheckpoint(
   directory: JournalDirectory,
   recovered: Recovered,
   requeued: Requeued,
   { sync, random }: { readonly sync: boolean; readonly random: () => number },
-): Promise<JournalLogStart> {
+): Promise<Checkpoint> {
   const number = recovered.nextSegment
   const path = directory.file(segmentName(number))
-  const segment: Segment = { number, path, bytes: 0, pins: 0, pinnedBytes: 0 }
-  const state = new JournalState()
+  const draft = `${path}.tmp`
   const { entries, nextPosition } = entriesOf(recovered, requeued.letters)
   const header = {
     format: formatVersion,
@@ -43,24 +47,40 @@ export async function writeCheckpoint(
     checkpoint: true,
     requeued: requeued.files,
   }
-  const draft = `${path}.tmp`
-  const groups = groupsOf(entries)
+  const segment: Segment = { number, path, bytes: 0, pins: 0, pinnedBytes: 0 }
   try {
-    const writer = await SegmentWriter.create(directory, draft, header, groups[0] ?? [], sync)
-    try {
-      for (const group of groups.slice(1)) await writer.append(group)
-    } finally {
-      await writer.close()
-    }
-    segment.bytes = writer.segment.bytes
-    await rename(draft, path)
+    segment.bytes = await writeSegment(directory, draft, header, groupsOf(entries), sync)
   } catch (error) {
     await removeIfThere(draft).catch(() => undefined)
     throw error
   }
-  await directory.sync()
+  const state = new JournalState()
   for (const entry of entries) entry.apply(state, segment)
-  return { state, segments: [segment], nextPosition, nextSegment: number + 1 }
+  return {
+    start: { state, segments: [segment], nextPosition, nextSegment: number + 1 },
+    put: async () => {
+      await rename(draft, path)
+      await directory.sync()
+    },
+  }
+}
+
+/** Answers how long it is. */
+async function writeSegment(
+  directory: JournalDirectory,
+  path: string,
+  header: SegmentHeader,
+  groups: readonly (readonly MovedEntry[])[],
+  sync: boolean,
+): Promise<number> {
+  const writer = await SegmentWriter.create(directory, path, header, groups[0] ?? [], sync)
+  try {
+    for (const group of groups.slice(1)) await writer.append(group)
+    await writer.seal()
+  } finally {
+    await writer.close()
+  }
+  return writer.segment.bytes
 }
 
 function entriesOf(

@@ -47,6 +47,8 @@ export interface Recovered {
   readonly nextPosition: number
   readonly nextSegment: number
   readonly tornTail: TornTail | undefined
+  /** Whether it ends with a write of which nothing says that it had been durable. */
+  readonly unproven: boolean
   readonly damage: readonly Damage[]
   /** Files of dead letters that are in it already. */
   readonly requeued: ReadonlySet<string>
@@ -98,6 +100,7 @@ class Reading {
   readonly #requeued = new Set<string>()
   #nextPosition = 1
   #tornTail: TornTail | undefined
+  #unproven = false
 
   constructor(journal: string, directory: JournalDirectory, skipDamage: boolean) {
     this.#journal = journal
@@ -146,6 +149,7 @@ class Reading {
       nextPosition: this.#nextPosition,
       nextSegment,
       tornTail: this.#tornTail,
+      unproven: this.#unproven,
       damage: this.#damage,
       requeued: this.#requeued,
     }
@@ -204,6 +208,7 @@ class Reading {
 
   #apply(bytes: Buffer, at: number, record: RecordAt, segment: Segment): void {
     const size = record.end - at
+    this.#unproven = record.kind !== 'g'
     switch (record.kind) {
       case 'e': {
         const { position, textFrom } = readPosition(bytes, record)

@@ -3,7 +3,7 @@ import type { JournalledUsage, JournalRemains } from '../../core/ports.js'
 import { usageFromJson } from '../../internal/usage-json.js'
 import { type DeadLetter, DeadLetterFile, readDeadLetters } from './dead-letter-file.js'
 import { DirectoryLock, type LockHolder } from './directory-lock.js'
-import { missing, writeCheckpoint } from './journal-checkpoint.js'
+import { type Checkpoint, draftCheckpoint, missing } from './journal-checkpoint.js'
 import { codeOf, JournalDirectory, removeIfThere } from './journal-directory.js'
 import { JournalLog, type JournalLogFace, type JournalLogPolicy, type JournalLogStart } from './journal-log.js'
 import { type Damage, type Recovered, recover, type TornTail } from './journal-recovery.js'
@@ -129,7 +129,7 @@ async function tidy(directory: JournalDirectory, recovered: Recovered, sync: boo
   }
 }
 
-/** Takes in the dead letters that were requeued, and leaves behind what is damaged. */
+/** Takes in the dead letters that were requeued, and leaves behind what is damaged and what may not be on the disk. */
 async function takeIn(
   policy: OpenJournalPolicy,
   directory: JournalDirectory,
@@ -137,19 +137,29 @@ async function takeIn(
 ): Promise<JournalLogStart> {
   const files = (await directory.list()).filter((name) => requeuedPattern.test(name))
   const fresh = files.filter((name) => !recovered.requeued.has(name))
-  let start: JournalLogStart = recovered
-  if (fresh.length > 0 || recovered.damage.length > 0) {
-    const letters: DeadLetter[] = []
-    for (const name of fresh) {
-      for await (const letter of readDeadLetters(policy.journal, directory.file(name))) letters.push(letter)
+  const letters: DeadLetter[] = []
+  for (const name of fresh) {
+    for await (const letter of readDeadLetters(policy.journal, directory.file(name))) letters.push(letter)
+  }
+  for (const path of new Set(recovered.damage.map((part) => part.path))) await keepDamaged(path)
+  const mustChange = fresh.length > 0 || recovered.damage.length > 0
+  let checkpoint: Checkpoint | undefined
+  // The sync of an unproven write may have failed before the process did: then it is in the kernel's memory only, and no other sync
+  // writes it. It is written again, where there is room for that.
+  if (mustChange || (policy.sync && recovered.unproven)) {
+    try {
+      checkpoint = await draftCheckpoint(directory, recovered, { files, letters }, policy)
+    } catch (error) {
+      if (mustChange) throw error
     }
-    for (const path of new Set(recovered.damage.map((part) => part.path))) await keepDamaged(path)
-    start = await writeCheckpoint(directory, recovered, { files, letters }, policy)
+  }
+  if (checkpoint !== undefined) {
+    await checkpoint.put()
     for (const { path } of recovered.segments) await removeIfThere(path)
     await directory.sync()
   }
   for (const name of files) await directory.remove(directory.file(name))
-  return start
+  return checkpoint?.start ?? recovered
 }
 
 /** Gives a damaged segment a second name, under which it stays when the first one is removed. */

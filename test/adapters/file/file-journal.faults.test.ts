@@ -2,7 +2,7 @@ import { chmodSync } from 'node:fs'
 import type { StoreError } from 'spillway'
 import { FileJournal } from 'spillway/file'
 import { afterAll, beforeEach, describe, expect, test, vi } from 'vitest'
-import { Directories } from './support/directories.js'
+import { Directories, segmentsOf } from './support/directories.js'
 import { disk, type Fault, type Step } from './support/disk.js'
 import { contentOf, openJournal, range, readAgain, use } from './support/usage.js'
 
@@ -187,6 +187,38 @@ describe('a disk that fails', () => {
     expect(second).toMatchObject({ code: 'ERR_STORE', outcomeUnknown: false })
     expect((await readAgain(crashed)).events).toEqual([1, 2])
     expect((await readAgain(directory)).events).toEqual([1, 4])
+  })
+
+  test('the next process does not trust what may be in the kernel’s memory only: it writes that again', async () => {
+    const { journal } = await openJournal(directory)
+    await journal.append(use(1))
+    const stop = failing(['datasync', 'open'], { code: 'EIO' })
+    await errorOf(journal.append(use(2)))
+    stop()
+    const crashed = await directories.crashed(directory)
+    await journal.close()
+
+    expect(await segmentsOf(crashed)).toEqual(['segment-00000001'])
+    expect((await readAgain(crashed)).events).toEqual([1, 2])
+    expect(await segmentsOf(crashed)).toEqual(['segment-00000002'])
+    expect((await readAgain(crashed)).events).toEqual([1, 2])
+  })
+
+  test('where there is no room for that, the journal is opened all the same', async () => {
+    const { journal } = await openJournal(directory)
+    const position = await journal.append(use(1))
+    const crashed = await directories.crashed(directory)
+    await journal.close()
+    disk.watch(crashed)
+    disk.fault = ({ operation, path }) =>
+      operation === 'write' && path.endsWith('.tmp') ? { code: 'ENOSPC', after: 0 } : undefined
+
+    const { journal: after, remains } = await openJournal(crashed)
+    await after.assign('batch', [position])
+    await after.close()
+
+    expect(contentOf(remains).events).toEqual([1])
+    expect(await readAgain(crashed)).toEqual({ batches: { batch: [1] }, events: [] })
   })
 
   test('a full disk takes no new use, but what is small: so that batches can end and make room', async () => {
