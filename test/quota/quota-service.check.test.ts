@@ -1,3 +1,4 @@
+import { AsyncLocalStorage } from 'node:async_hooks'
 import { MemoryQuotaStore, QuotaConsumer, type QuotaKey, QuotaService, type QuotaStatus, StoreError } from 'spillway'
 import { FakeClock } from 'spillway/testing'
 import { describe, expect, test } from 'vitest'
@@ -292,6 +293,24 @@ describe('reads', () => {
       expect(codeOf(reason), JSON.stringify(wrong)).toBe('ERR_BATCH_RESULT')
     }
   })
+})
+
+test("a read for many callers runs in nobody's context but that in which the service was made", async () => {
+  const clock = new FakeClock()
+  const tenant = new AsyncLocalStorage<string>()
+  const { quotas, store } = tenant.run('service', () => sceneOf(clock))
+  const seen: unknown[] = []
+  const read = store.inner.readUsage.bind(store.inner)
+  store.inner.readUsage = (keys: readonly QuotaKey[]) => {
+    seen.push(tenant.getStore())
+    return read(keys)
+  }
+
+  const after = tenant.run('ann', () => quotas.checkQuota('ann', 'requests').then(() => tenant.getStore()))
+  tenant.run('bob', () => void quotas.checkQuota('bob', 'requests'))
+
+  expect(await during(clock, after)).toBe('ann')
+  expect(seen).toEqual(['service'])
 })
 
 describe('usageTtlMs', () => {
