@@ -11,7 +11,7 @@ export interface UsageFailure {
   readonly events: readonly AcceptedUsage[]
   /** How many attempts there were. */
   readonly attempts: number
-  /** Why. Its `outcomeUnknown` says whether they may have been counted in spite of it. */
+  /** Why. Where it is a `SpillwayError`, its `outcomeUnknown` says whether they may have been counted in spite of it. */
   readonly error: unknown
   /** Whether the journal keeps them, so that they are written again after the next start. */
   readonly kept: boolean

@@ -283,6 +283,41 @@ describe('start', () => {
     await fresh.close()
     await expect(fresh.start()).rejects.toMatchObject({ code: 'ERR_CLOSED' })
   })
+
+  test('that hangs until the deadline of close: what it brings then stays, and the journal is closed after all', async () => {
+    const first = setUp({ maxWaitMs: 60_000 })
+    await first.consumer.publish(use(1))
+    const clock = new FakeClock()
+    const sink = new GateSink(clock)
+    const calls: JournalOperation[] = []
+    let open = (): void => undefined
+    const journal = first.gate.journal.reopen({
+      before: (operation) => {
+        calls.push(operation)
+        if (operation !== 'open') return undefined
+        return new Promise<void>((resolve) => {
+          open = resolve
+        })
+      },
+    })
+    const consumer = new QuotaConsumer(sink, { clock, journal, onFailed: () => undefined })
+    consumer.on('journalFailed', () => undefined)
+    const started = consumer.start()
+    const waiting = watch(consumer.publish(use(2)))
+    const closing = consumer.close({ timeoutMs: 100 })
+    await clock.advance(100)
+
+    expect(await closing).toEqual({ drained: false, abandoned: 1 })
+    expect(waiting.reason).toMatchObject({ code: 'ERR_CLOSED', outcomeUnknown: true })
+    open()
+    expect(await started).toEqual({ recoveredBatches: 0, recoveredEvents: 0 })
+    await clock.advance(0)
+
+    expect(sink.writes).toEqual([])
+    expect(calls).toContain('close')
+    expect((await journal.reopen().open()).events.map(({ event }) => event.value)).toContain(1)
+    expectQuotaBooks(consumer, { recoveredEvents: 0, failed: 1 })
+  })
 })
 
 describe('what is given up', () => {
