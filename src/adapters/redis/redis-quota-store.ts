@@ -286,7 +286,7 @@ export class RedisQuotaStore implements QuotaStore {
         const claim = Object.freeze({ ...key, value: Number(value), limit: Number(limit), id })
         return { status: status as SettleOutcome['status'], claim, usage: usageOf(first, second) }
       }
-      // Somebody has asked for the id since, for another key of the same user, and was refused.
+      // On a cluster, the owner may still be that of an earlier reservation under the id, which is forgotten, of the same user.
       key = { userId, quotaType: first as string, period: second as string }
     }
     return { status: 'unknown' }

@@ -194,6 +194,29 @@ describe.skipIf(cluster === undefined).each(Object.entries(clusterClients))('Red
       expect(await store.settle(idB, 4)).toMatchObject({ status: 'settled', claim: { userId: 'u1' } })
     }))
 
+  test('a reservation that stopped half way is found by what an earlier one under its id has left, for whatever key', () =>
+    using(async (store, prefix, { client }) => {
+      const forgetful = new RedisQuotaStore(client, { prefix, holdMemoryMs: 1 })
+      const place = await slotPlaces(cluster)
+      const nodeOf = async (name: string): Promise<number> => place(await slotOf(cluster, name))
+      const mine = await nodeOf(`{${prefix}:quota:u0}`)
+      let id = 'h'
+      while ((await nodeOf(`${prefix}:quota:hold:${id}`)) === mine) id += 'h'
+      await forgetful.reserve(holdOf(1, 10, { id, userId: 'u0', ttlMs: 1 }))
+      await delay(10)
+      const others = [0, 1, 2].filter((node) => node !== mine)
+      const tokens = holdOf(3, 10, { id, userId: 'u0', quotaType: 'tokens', period: 'total' })
+
+      await whileFull(others, () => errorOf(store.reserve(tokens)))
+
+      expect(await store.settle(id, 2)).toMatchObject({
+        status: 'settled',
+        claim: { quotaType: 'tokens', period: 'total', value: 3 },
+        usage: { used: 2, held: 0 },
+      })
+      expect(await store.readUsage([keyOf('u0')])).toEqual([{ used: 0, held: 0 }])
+    }))
+
   test('a user who moves to another node keeps what is used, held and remembered', () =>
     using(async (store, prefix) => {
       const batch = batchOf([use(5, { userId: 'u0', requestId: 'w' })])

@@ -3,6 +3,7 @@ import { Redis } from 'ioredis'
 import { RedisQuotaStore } from 'spillway/redis'
 import { afterAll, describe, expect, test } from 'vitest'
 import { startRedis } from '../../servers/redis.ts'
+import { singleClients } from './clients.ts'
 import { scriptCalls } from './script-calls.ts'
 import { claimOf, holdOf, keyOf, month } from './usage-batches.ts'
 
@@ -68,6 +69,18 @@ describe.skipIf(server === undefined)('holds that expire in great numbers', () =
       { used: 0, held: 0 },
     ])
     expect(await redis.hkeys(`{${prefix}:quota:ann}:held`)).toEqual(held === 0 ? [] : [`calls\0${month}`])
+  })
+
+  test.each(Object.entries(singleClients))('%s comes again', async (_, connect) => {
+    const { client, close } = await connect(server?.url as string)
+    const prefix = randomUUID()
+    const store = new RedisQuotaStore(client, { prefix })
+    await crowd(store, 'ann', 450)
+    await expire(prefix, 'ann')
+
+    expect(await store.readUsage([keyOf()])).toEqual([{ used: 0, held: 5 }])
+
+    await close()
   })
 
   test('200 a call they are of many users, too; those that are fewer stay for calls that write', async () => {
