@@ -1,4 +1,8 @@
+import { execFile } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
 import { StoreError } from 'spillway'
 import { afterAll, describe, expect, test } from 'vitest'
 import { startRedis } from '../../servers/redis.ts'
@@ -18,7 +22,44 @@ afterAll(async () => {
 /** How long a worker must be gone before it is given up. */
 const claimIdleMs = 300
 
+/** What the page on the stream says that its user may do. */
+const acl = (prefix: string): string[] => [
+  ...['on', '>secret', `~{${prefix}:*`, `~${prefix}:layout`, '-@all'],
+  ...['eval', 'evalsha', 'get', 'set', 'exists', 'xadd', 'xlen', 'xrange', 'xdel', 'xtrim', 'xinfo'].map(
+    (name) => `+${name}`,
+  ),
+  ...['xgroup', 'xreadgroup', 'xpending', 'xclaim', 'xack'].map((name) => `+${name}`),
+  // Of the client, at its connecting.
+  ...['info', 'client', 'ping'].map((name) => `+${name}`),
+]
+
 describe.skipIf(server === undefined)('RedisUsageWorker on Redis', () => {
+  test('as a user that may do no more than it needs', async () => {
+    const prefix = `acl:${randomUUID()}`
+    await rig.client().call('ACL', 'SETUSER', 'usage', ...acl(prefix))
+    const { port } = new URL(server?.url as string)
+    const open = singleClients['ioredis 6'] as (url: string) => Promise<OpenClient>
+    await worksEndToEnd(() => open(`redis://usage:secret@127.0.0.1:${port}`), 2, prefix)
+  })
+
+  test('the snippet, on a Redis', async () => {
+    const args = [
+      'node_modules/tsx/dist/cli.mjs',
+      '--tsconfig',
+      'tsconfig.check.json',
+      'examples/snippets/redis-usage-stream.ts',
+    ]
+    const { stdout, stderr } = await promisify(execFile)(process.execPath, args, {
+      cwd: fileURLToPath(new URL('../../..', import.meta.url)),
+      env: { ...process.env, REDIS_URL: server?.url },
+      timeout: 60_000,
+    })
+
+    expect(stderr).toBe('')
+    expect(stdout).toMatch(/^accounted 2000\n/)
+    expect(stdout.match(/drained: true, abandoned: 0/g)).toHaveLength(2)
+  }, 90_000)
+
   test.each(Object.entries(singleClients))('with %s', async (_, open) => {
     await worksEndToEnd(() => open(server?.url as string), 1)
   })
@@ -66,10 +107,10 @@ describe.skipIf(cluster === undefined)('RedisUsageWorker on a cluster', () => {
 })
 
 /** All that a worker asks of Redis, once: reading, claiming, refunds, dead letters, trimming, leaving. */
-async function worksEndToEnd(open: () => Promise<OpenClient>, shards: number): Promise<void> {
+async function worksEndToEnd(open: () => Promise<OpenClient>, shards: number, prefix?: string): Promise<void> {
   const [mine, theirs] = [await open(), await open()]
   rig.onEnd(mine.close)
-  const stream = rig.stream({ shards }, mine.client)
+  const stream = rig.stream({ shards, prefix: prefix ?? `usage:${randomUUID()}` }, mine.client)
   const hangs = new ObedientSink()
   hangs.before = () => new Promise(() => undefined)
   const gone = await rig.worker(rig.same(stream, theirs.client), hangs, { claimIdleMs })
