@@ -16,9 +16,9 @@ import type {
   UsageBatch,
   UsageDedupe,
 } from '../core/ports.js'
+import { Remembered } from '../internal/remembered.js'
 import { keyText, maxUsage, userText } from '../internal/usage.js'
 import { type Hold, QuotaCell } from './quota-cell.js'
-import { Remembered } from './remembered.js'
 
 /** Options of {@link MemoryQuotaStore}. */
 export interface MemoryQuotaStoreOptions {

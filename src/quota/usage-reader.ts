@@ -3,8 +3,8 @@ import { BatchResultError } from '../core/errors.js'
 import type { QuotaKey, QuotaStore, QuotaUsage } from '../core/ports.js'
 import { captureContext } from '../internal/async-context.js'
 import { type Deferred, deferred, handled } from '../internal/deferred.js'
+import { Remembered } from '../internal/remembered.js'
 import { keyText } from '../internal/usage.js'
-import { Remembered } from './remembered.js'
 import type { StoreCalls } from './store-calls.js'
 
 /** The most keys of one read. */

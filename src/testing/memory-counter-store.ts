@@ -1,5 +1,6 @@
 import type { BatchContext, CounterIncrement, CounterStore, RefusedIncrement } from '../core/ports.js'
 import { invalidIncrement, maxCounter, refusal } from '../internal/counter-batch.js'
+import { Remembered } from '../internal/remembered.js'
 
 /** Options of {@link MemoryCounterStore}. */
 export interface MemoryCounterStoreOptions {
@@ -28,11 +29,11 @@ export interface MemoryCounterStoreOptions {
 export class MemoryCounterStore implements CounterStore {
   readonly idempotent = true
   readonly #values: Map<string, number>
-  readonly #answers = new Map<string, readonly (number | Error)[]>()
-  readonly #remembered: number
+  /** What each batch was answered. */
+  readonly #answers: Remembered<readonly (number | Error)[]>
 
   constructor(options: MemoryCounterStoreOptions = {}) {
-    this.#remembered = options.rememberBatches ?? 10_000
+    this.#answers = new Remembered(options.rememberBatches ?? 10_000)
     this.#values = new Map(options.initial)
   }
 
@@ -45,7 +46,7 @@ export class MemoryCounterStore implements CounterStore {
     const before = this.#answers.get(context.batchId)
     if (before !== undefined) return before
     const answers = increments.map((increment) => this.#apply(increment))
-    this.#remember(context.batchId, answers)
+    this.#answers.add(context.batchId, answers)
     return answers
   }
 
@@ -70,13 +71,5 @@ export class MemoryCounterStore implements CounterStore {
     if (Math.abs(value) > maxCounter) return refusal(key)
     this.#values.set(key, value)
     return value
-  }
-
-  #remember(batchId: string, answers: readonly (number | Error)[]): void {
-    this.#answers.set(batchId, answers)
-    for (const oldest of this.#answers.keys()) {
-      if (this.#answers.size <= this.#remembered) break
-      this.#answers.delete(oldest)
-    }
   }
 }

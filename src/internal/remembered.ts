@@ -1,3 +1,6 @@
+/** How many deletions in a row may leave their places behind, at least. */
+const minStale = 64
+
 /** The latest of what was seen, up to a number. */
 export class Remembered<T> {
   readonly #capacity: number
@@ -6,7 +9,9 @@ export class Remembered<T> {
    * Stands in front of the oldest entry, all before it being gone. A fresh iterator would step over the places of all that was
    * deleted before, again and again.
    */
-  readonly #oldest = this.#entries.keys()
+  #oldest = this.#entries.keys()
+  /** How many entries were deleted since the iterator last moved: it keeps every table alive that the map has outgrown since. */
+  #stale = 0
 
   constructor(capacity: number) {
     this.#capacity = capacity
@@ -22,12 +27,16 @@ export class Remembered<T> {
 
   /** Adds an entry as the latest, and forgets the oldest beyond its capacity. */
   add(id: string, value: T): void {
-    this.#entries.delete(id)
+    this.delete(id)
     this.#entries.set(id, value)
-    if (this.#entries.size > this.#capacity) this.#entries.delete(this.#oldest.next().value as string)
+    if (this.#entries.size <= this.#capacity) return
+    this.#entries.delete(this.#oldest.next().value as string)
+    this.#stale = 0
   }
 
   delete(id: string): void {
-    this.#entries.delete(id)
+    if (!this.#entries.delete(id) || ++this.#stale <= Math.max(minStale, this.#entries.size)) return
+    this.#oldest = this.#entries.keys()
+    this.#stale = 0
   }
 }

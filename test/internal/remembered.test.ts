@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest'
-import { Remembered } from '../../src/quota/remembered.js'
+import { Remembered } from '../../src/internal/remembered.js'
+import { heapInUse } from '../quota/support/heap.js'
 
 test('the latest entries are remembered, in the order in which they were last added', () => {
   const remembered = new Remembered<number>(3)
@@ -68,3 +69,25 @@ test('an entry costs the same where another one makes room for it', () => {
   // It is more than 40 times as much when the oldest is searched for from the beginning each time.
   expect(full / withRoom).toBeLessThan(10)
 })
+
+test.each(['added anew', 'deleted and added'])(
+  'memory stays bounded while entries are %s below the capacity',
+  async (how) => {
+    const remembered = new Remembered<number>(10_000)
+    const churn = (): void => {
+      for (let i = 0; i < 300_000; i++) {
+        const id = `k${i % 1000}`
+        remembered.add(id, i)
+        if (how !== 'added anew') remembered.delete(id)
+      }
+    }
+    churn()
+    const before = await heapInUse()
+
+    churn()
+
+    // The tables that the map outgrew would be 30 MB.
+    expect((await heapInUse()) - before).toBeLessThan(3_000_000)
+    expect(remembered.size).toBeLessThanOrEqual(1000)
+  },
+)
