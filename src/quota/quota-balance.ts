@@ -10,7 +10,7 @@ export interface QuotaBalance extends QuotaUsage {
   readonly used: number
   /** What is reserved. */
   readonly held: number
-  /** What was accepted here and isn't in the store yet. While a batch is being written, it may be in `used` already too. */
+  /** What this service and its consumer took and isn't in the store yet. While it is being written, it may be in `used` already too. */
   readonly pending: number
   /** What is left: `limit - used - held - pending`, and 0 where that is less. */
   readonly remaining: number

@@ -16,6 +16,7 @@ import type { CallCounts, LatencySnapshot } from '../core/stats.js'
 import { batchId } from '../internal/batch-id.js'
 import { rejected } from '../internal/deferred.js'
 import type { LazySignal } from '../internal/lazy-signal.js'
+import { isOutcomeUnknown } from '../internal/outcome.js'
 import { attempt } from '../internal/tasks.js'
 import {
   checkTime,
@@ -209,7 +210,7 @@ export class QuotaService extends Component<QuotaServiceEvents, QuotaServiceStat
 
   /**
    * Tells whether a value would fit now, and what there is. It is advice: others may use what is left before the caller does. What
-   * waits in the consumer here is counted in, once at least: while a batch is being written, twice at most.
+   * waits in the consumer here, or is being written past it, is counted in, once at least: while it is being written, twice at most.
    *
    * @param value - how much is asked about. The default is 1.
    * @returns rejects with `InvalidEventError` when an argument is wrong, with `ClosedError`, with the signal's reason, or with what the
@@ -395,7 +396,7 @@ export class QuotaService extends Component<QuotaServiceEvents, QuotaServiceStat
   }
 
   #pendingOf({ key, at }: Subject): number {
-    return this.#consumer?.pending(key.userId, key.quotaType, at) ?? 0
+    return this.#accounting.pending(key, at)
   }
 
   #watchConsumer(): void {
@@ -440,23 +441,38 @@ export class QuotaService extends Component<QuotaServiceEvents, QuotaServiceStat
     const { key, value } = subject
     const limit = await this.#limitOf(subject)
     const id = givenId ?? this.#newId()
+    let sent = false
     let pending = 0
     const reserved = this.#change('reserve', id, ended, () => {
+      sent = true
       pending = this.#pendingOf(subject)
       // What waits here now is stored by the time it is settled.
       return this.#store.reserve({ ...key, value, limit: roomOf(limit, pending), settleLimit: limit, id, ttlMs })
     })
-    const { answer, doubted } = await reserved.finally(() => this.#reader.forget([key]))
-    const { status, used, held, expiresAt } = answer
-    if (status === 'exceeded') {
-      const terms = { limit, used, held, pending }
-      throw exceededError(this.name, { ...key, until: subject.until }, value, terms, doubted)
+    try {
+      const { answer, doubted } = await reserved.finally(() => this.#reader.forget([key]))
+      const { status, used, held, expiresAt } = answer
+      if (status === 'exceeded') {
+        const terms = { limit, used, held, pending }
+        throw exceededError(this.name, { ...key, until: subject.until }, value, terms, doubted)
+      }
+      if (status === 'conflict') throw reservationError(this.name, id, 'conflict')
+      if (status !== 'held' && status !== 'repeated') throw wrongAnswer('reserve', answer)
+      // Who has gone takes no reservation, and hears of no error.
+      ended.signal.throwIfAborted()
+      return new HeldReservation(this, key, id, value, expiresAt)
+    } catch (error) {
+      // It may be held all the same, under an id that nobody will ever know.
+      if (givenId === undefined && sent && (ended.signal.aborted || isOutcomeUnknown(error))) this.#giveBack(key, id)
+      throw error
     }
-    if (status === 'conflict') throw reservationError(this.name, id, 'conflict')
-    if (status !== 'held' && status !== 'repeated') throw wrongAnswer('reserve', answer)
-    // Nobody will ever know its id.
-    if (givenId === undefined && ended.signal.aborted) attempt(() => this.#store.release(id)).catch(() => undefined)
-    return new HeldReservation(this, key, id, value, expiresAt)
+  }
+
+  /** Gives a hold back as far as that goes; otherwise it expires. */
+  #giveBack(key: QuotaKey, id: string): void {
+    attempt(() => this.#store.release(id))
+      .catch(() => undefined)
+      .finally(() => this.#reader.forget([key]))
   }
 
   async #settle(id: string, actual: number, ended: LazySignal): Promise<void> {

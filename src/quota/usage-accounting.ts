@@ -3,7 +3,7 @@ import { isSpillwayError } from '../core/errors.js'
 import type { AcceptedUsage, QuotaKey, QuotaPeriod, QuotaStore, UsageEvent } from '../core/ports.js'
 import type { LazySignal } from '../internal/lazy-signal.js'
 import { isOutcomeUnknown } from '../internal/outcome.js'
-import { acceptUsage, problemOfUsage, userText } from '../internal/usage.js'
+import { acceptUsage, keyText, problemOfUsage, userText } from '../internal/usage.js'
 import type { QuotaWork } from './quota-calls.js'
 import type { QuotaConsumer } from './quota-consumer.js'
 import type { StoreCalls } from './store-calls.js'
@@ -59,10 +59,19 @@ export class UsageAccounting {
   fallbacks = 0
   readonly #setting: UsageAccountingSetting
   readonly #writer: UncheckedWriter
+  /** What is being written at once, by key: each as long as something of it is. */
+  readonly #writing = new Map<string, { value: number; count: number }>()
 
   constructor(setting: UsageAccountingSetting) {
     this.#setting = setting
     this.#writer = new UncheckedWriter(setting)
+  }
+
+  /** What was taken of a key, and isn't in the store yet or only just; `at` is a time in its period. */
+  pending({ userId, quotaType, period }: QuotaKey, at: number): number {
+    const buffered = this.#setting.consumer?.pending(userId, quotaType, at) ?? 0
+    if (this.#writing.size === 0) return buffered
+    return buffered + (this.#writing.get(keyText(userId, quotaType, period))?.value ?? 0)
   }
 
   /**
@@ -113,9 +122,27 @@ export class UsageAccounting {
   }
 
   async #write(event: AcceptedUsage, ended: LazySignal, writeNow: WriteNow): Promise<AccountedUse> {
-    await writeNow(event, ended)
+    const end = this.#beginWriting(event)
+    try {
+      await writeNow(event, ended)
+    } finally {
+      end()
+    }
     this.written++
     return 'written'
+  }
+
+  /** Makes a use one that is being written, until the function that it returns is called. */
+  #beginWriting({ userId, quotaType, period, value }: AcceptedUsage): () => void {
+    const key = keyText(userText(userId), quotaType, period)
+    const sum = this.#writing.get(key) ?? { value: 0, count: 0 }
+    this.#writing.set(key, sum)
+    sum.count++
+    sum.value += value
+    return () => {
+      sum.value -= value
+      if (--sum.count === 0) this.#writing.delete(key)
+    }
   }
 
   async #writeTogether(left: readonly Leftover[]): Promise<void> {

@@ -169,6 +169,49 @@ describe('while a batch is on its way to the store, checkQuota', () => {
     expect(late.value).toMatchObject({ used: 3, pending: 0 })
   })
 
+  for (const consumer of ['no consumer', 'a consumer that is closed']) {
+    inVirtualTime(`sees what is being written at once, with ${consumer}`, async (clock) => {
+      const scene = sceneOf(clock, consumer === 'no consumer' ? {} : { buffer: {} })
+      const { quotas, store } = scene
+      if (consumer !== 'no consumer') await scene.consumer.close()
+      const [before, after] = [store.stage('write'), store.stage('write', 'after')]
+      const uses = [
+        ...[1, 2].map((value) => watch(quotas.consumeQuota('ann', 'requests', value))),
+        watch(quotas.consumeQuota('bob', 'requests', 4)),
+      ]
+      const check = (): Promise<QuotaStatus> => during(clock, quotas.checkQuota('ann', 'requests', 1))
+
+      // The second one is stored, and that isn't known here: twice rather than not at all.
+      expect(await check()).toMatchObject({ used: 2, pending: 3, remaining: 5 })
+      expect(await reasonOf(during(clock, quotas.consumeQuotaSync('ann', 'requests', 8)))).toMatchObject({ pending: 3 })
+      before.go()
+      await clock.advance(0)
+      expect(after.reached).toBe(true)
+      expect(await check()).toMatchObject({ used: 3, pending: 2 })
+      after.go()
+      await clock.advance(0)
+
+      expect(uses.map(({ value }) => value)).toEqual(['written', 'written', 'written'])
+      expect(await check()).toMatchObject({ used: 3, pending: 0 })
+    })
+  }
+
+  inVirtualTime('sees no more of what could not be written', async (clock) => {
+    const { quotas, store } = sceneOf(clock, { retry: { attempts: 1 } })
+    store.fails('write', new StoreError('down'))
+    const lost = watch(quotas.consumeQuota('ann', 'requests', 0.1))
+    const stuck = store.stage('write', 'after')
+    const kept = watch(quotas.consumeQuota('ann', 'requests', 0.2))
+    await clock.advance(0)
+
+    expect([lost.status, kept.status]).toEqual(['rejected', 'pending'])
+    expect(await during(clock, quotas.checkQuota('ann', 'requests'))).toMatchObject({ used: 0.2 })
+    stuck.go()
+    await clock.advance(0)
+
+    expect(await during(clock, quotas.checkQuota('ann', 'requests'))).toMatchObject({ used: 0.2, pending: 0 })
+  })
+
   test('would miss it if it asked the store first and then looked what waits here', async () => {
     const clock = new FakeClock()
     const { store, consumer } = sceneOf(clock, { buffer: { maxBatchSize: 1, eager: true } })

@@ -10,6 +10,22 @@ const lost = (): StoreError => new StoreError('lost', { outcomeUnknown: true })
 const fixed: SceneOptions = { random: () => 0.5, retry: { attempts: 3, delayMs: 20, maxDelayMs: 100 } }
 
 describe('a call that fails', () => {
+  inVirtualTime('gives back a hold that it may have made under an id that nobody knows', async (clock) => {
+    for (const [id, error, held] of [
+      [undefined, lost(), 0],
+      ['known', lost(), 3],
+      [undefined, down(), 3],
+    ] as const) {
+      const { quotas, store } = sceneOf(clock, { retry: { attempts: 1 } })
+      store.losesAnswer('reserve', error)
+
+      expect(await reasonOf(during(clock, quotas.reserve('ann', 'requests', 3, { id })))).toBe(error)
+
+      // What says that it did nothing is taken at its word.
+      expect(await during(clock, quotas.checkQuota('ann', 'requests'))).toMatchObject({ held })
+    }
+  })
+
   inVirtualTime('is made again after a delay, under the same id, as often as retry.attempts says', async (clock) => {
     const { quotas, store } = sceneOf(clock, fixed)
     const retries: StoreRetry[] = []
@@ -331,6 +347,24 @@ describe('a signal that aborts', () => {
       await clock.advance(0)
 
       expect(reserved.reason).toBe('enough')
+      const { held } = await during(clock, quotas.checkQuota('ann', 'requests'))
+      expect(held).toBe(id === undefined ? 0 : 3)
+    }
+  })
+
+  inVirtualTime('gives back a hold that an attempt may have made whose answer was lost', async (clock) => {
+    for (const id of [undefined, 'known']) {
+      const controller = new AbortController()
+      const { quotas, store } = sceneOf(clock, fixed)
+      store.losesAnswer('reserve', lost())
+      const reserved = watch(quotas.reserve('ann', 'requests', 3, { id, signal: controller.signal }))
+      await clock.advance(0)
+
+      controller.abort('enough')
+      await clock.advance(0)
+
+      expect(reserved.reason).toBe('enough')
+      expect(store.count('reserve')).toBe(1)
       const { held } = await during(clock, quotas.checkQuota('ann', 'requests'))
       expect(held).toBe(id === undefined ? 0 : 3)
     }
