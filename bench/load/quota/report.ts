@@ -81,6 +81,7 @@ function cells({ rows }: QuotaComparison): string[][] {
     'max ms',
     'p99 in the request',
     'most waiting',
+    'no room',
     'batches',
     'failed',
     'lost',
@@ -99,6 +100,7 @@ function cells({ rows }: QuotaComparison): string[][] {
         ...[p50Ms, p95Ms, p99Ms, maxMs].map(milliseconds),
         times === undefined ? '' : ratio(times),
         behind(whole(Math.max(...row.runs.map(({ mostPending }) => mostPending)))),
+        behind(whole(sum(row, ({ fallbacks }) => fallbacks))),
         behind(whole(sum(row, ({ batches }) => batches))),
         whole(sum(row, ({ failed }) => failed)),
         whole(sum(row, ({ answered, stored }) => Math.max(0, answered - stored))),
@@ -140,7 +142,8 @@ the machine with the database and the load.
 ${[...new Set(rows.map(({ path }) => path))].map((path) => `- **${pathTexts[path].title}**: ${pathTexts[path].does}.`).join('\n')}
 
 The consumer is \`QuotaConsumer.presets.highConcurrency\`: batches of 20, 5 workers, room for 2,000. It has no journal: a process that is killed
-loses what waits. The checks may use again what they read (\`usageTtlMs\`) until a batch of the same user is written.
+loses what waits. A use that it has no room for is written in its request. A check may use again what was read (\`usageTtlMs\`) until a batch of the same
+user is written, which here is nearly always before the next one; checks that come together are one query.
 
 The load is an open loop: each request is sent when it is due, whether or not earlier ones were answered, and its latency counts from then, so that a
 service that falls behind isn't spared and no wait is left out. Requests come at random (Poisson), of ${whole(users)} users at random: ${whole(users)} keys, which
@@ -150,7 +153,8 @@ question over this one's.
 
 ${[header, rule, ...body].map(line).join('\n')}
 
-${sums} "Most waiting" is how many uses were accepted and not yet written at a time, at most, in any round.
+${sums} "Most waiting" is how many uses the consumer had at a time, at most, in
+any round: waiting, or in one of five batches on their way. "No room" is how many were written in their requests.
 
 ${scenarios.map((scenario) => `![${scenario.title}](${chartName(scenario)})`).join('\n\n')}
 

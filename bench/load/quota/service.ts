@@ -71,12 +71,8 @@ async function accountBehind(checked: boolean): Promise<Accounting> {
   })
   const use = async (userId: string, value: number): Promise<void> => {
     if (checked && !(await service.checkQuota(userId, quotaType, value)).allowed) throw new Error('over the limit')
-    const consumed = service.consumeQuota(userId, quotaType, value)
-    mostPending = Math.max(mostPending, ++pending)
-    if ((await consumed) === 'written') {
-      pending--
-      fallbacks++
-    }
+    if ((await service.consumeQuota(userId, quotaType, value)) === 'written') fallbacks++
+    else mostPending = Math.max(mostPending, ++pending)
   }
   return {
     use,
