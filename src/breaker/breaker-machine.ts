@@ -1,7 +1,6 @@
 import type { Clock } from '../core/clock.js'
 import { TimeoutError } from '../core/errors.js'
 import { describeError, isThenable, warn } from '../core/events.js'
-import type { TurnClock } from '../internal/turn-clock.js'
 import type { TripCounter } from './trip-policy.js'
 
 /** How a call ended, as far as the breaker is concerned: `'ignore'` says nothing about what it guards. */
@@ -93,7 +92,6 @@ export class BreakerMachine {
   readonly #policy: MachinePolicy
   readonly #counter: TripCounter
   readonly #clock: Clock
-  readonly #turn: TurnClock
   readonly #random: () => number
   readonly #owner: MachineOwner
   #phase: 'closed' | 'open' | 'half-open' = 'closed'
@@ -106,6 +104,8 @@ export class BreakerMachine {
   /** How often it opened since it was last closed. */
   #openings = 0
   #successes = 0
+  /** When someone last asked for a probe. */
+  #askedMs = 0
   /** Probes whose slot is taken, in the order of their leases' ends: of earlier generations too, since they still run. */
   readonly #probes: Admission[] = []
   #reportedGate = false
@@ -125,13 +125,12 @@ export class BreakerMachine {
   constructor(
     policy: MachinePolicy,
     counter: TripCounter,
-    environment: { clock: Clock; turn: TurnClock; random: () => number },
+    environment: { clock: Clock; random: () => number },
     owner: MachineOwner,
   ) {
     this.#policy = policy
     this.#counter = counter
     this.#clock = environment.clock
-    this.#turn = environment.turn
     this.#random = environment.random
     this.#owner = owner
     this.free = policy.slowCallMs === undefined
@@ -174,8 +173,16 @@ export class BreakerMachine {
   retryAfterMs(): number | undefined {
     if (this.#isolations > 0) return undefined
     this.#catchUp()
+    return this.#waitMs(this.#clock.now())
+  }
+
+  /** The same as of when a call was last refused. */
+  refusedForMs(): number | undefined {
+    return this.#isolations > 0 ? undefined : this.#waitMs(this.#askedMs)
+  }
+
+  #waitMs(now: number): number {
     if (this.#phase === 'closed') return 0
-    const now = this.#clock.now()
     const [firstProbe] = this.#probes
     const full = firstProbe !== undefined && this.#probes.length >= this.#policy.halfOpenRequests
     const slotMs = full ? firstProbe.leaseEndMs - now : 0
@@ -192,9 +199,9 @@ export class BreakerMachine {
   }
 
   #admitProbe(): Admission | undefined {
+    this.#askedMs = this.#clock.now()
     if (this.#isolations > 0) return undefined
-    // The turn's time is good enough to refuse, and an open circuit refuses often.
-    if (this.#phase === 'open' && this.#turn.now() < this.#dueMs) return undefined
+    if (this.#phase === 'open' && this.#askedMs < this.#dueMs) return undefined
     this.#catchUp()
     if (this.#refuses() || (this.#phase !== 'closed' && !this.#mayProbe())) return undefined
     // Asked again: listeners and the gate may have done anything, even closed it.

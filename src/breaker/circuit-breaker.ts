@@ -230,10 +230,9 @@ export class CircuitBreaker extends Component<CircuitBreakerEvents, CircuitBreak
     this.#classifier = new Classifier(this.name, options)
     const trip = tripOf(options)
     const { clock, random } = this
-    const turn = TurnClock.of(clock)
-    const counter = startCounting(trip, turn)
+    const counter = startCounting(trip, TurnClock.of(clock))
     this.#policy = resolvePolicy(this.name, options, trip.slowCallMs)
-    this.#machine = new BreakerMachine(this.#policy, counter, { clock, turn, random }, this.#owner())
+    this.#machine = new BreakerMachine(this.#policy, counter, { clock, random }, this.#owner())
   }
 
   /**
@@ -490,7 +489,7 @@ export class CircuitBreaker extends Component<CircuitBreakerEvents, CircuitBreak
   }
 
   #refusedForMs(): number | undefined {
-    const retryAfterMs = this.#machine.retryAfterMs()
+    const retryAfterMs = this.#machine.refusedForMs()
     // Nothing stands in its way but the gate, and when that opens isn't known.
     return retryAfterMs === 0 && this.#policy.probeGate !== undefined ? undefined : retryAfterMs
   }

@@ -1,4 +1,11 @@
-import { CircuitBreaker, type CircuitBreakerOptions, countWindow, isSpillwayError, timeWindow } from 'spillway'
+import {
+  CircuitBreaker,
+  type CircuitBreakerOptions,
+  type Clock,
+  countWindow,
+  isSpillwayError,
+  timeWindow,
+} from 'spillway'
 import { type FakeClock, seededRandom } from 'spillway/testing'
 import { describe, expect, test } from 'vitest'
 import { inVirtualTime } from '../batcher/support/virtual-time.js'
@@ -11,6 +18,46 @@ async function due(clock: FakeClock, options: CircuitBreakerOptions = {}): Promi
   await clock.advance(100)
   return breaker
 }
+
+test('a circuit whose state is half-open lets a call through, however long the turn of the event loop has been', async () => {
+  for (const ask of ['execute', 'tryAcquire'] as const) {
+    let now = 0
+    // The turn never ends.
+    const clock: Clock = { now: () => now, wallNow: () => now, setTimer: () => () => undefined, defer: () => undefined }
+    const breaker = new CircuitBreaker({ clock, failureThreshold: 1, recoveryTimeoutMs: 100 })
+    await fail(breaker)
+    now = 99.5
+    const refusal = await refusalOf(breaker)
+    expect([breaker.state, breaker.tryAcquire(), refusal.retryAfterMs]).toEqual(['open', undefined, 0.5])
+
+    now = 100
+    expect([breaker.state, breaker.retryAfterMs]).toEqual(['half-open', 0])
+    if (ask === 'execute') await succeed(breaker)
+    else breaker.tryAcquire()?.success()
+
+    expect(breaker.state).toBe('closed')
+  }
+})
+
+test('a refusal says how long it was from when the call was turned away, whatever the clock shows next', async () => {
+  let now = 0
+  let step = 0
+  const clock: Clock = {
+    now: () => (now += step),
+    wallNow: () => now,
+    setTimer: () => () => undefined,
+    defer: () => undefined,
+  }
+  const breaker = new CircuitBreaker({ clock, failureThreshold: 1, recoveryTimeoutMs: 100 })
+  await fail(breaker)
+  now = 98
+  step = 1.5
+
+  const refusal = await refusalOf(breaker)
+
+  expect(refusal.message).toContain('in 1 ms')
+  expect(refusal.retryAfterMs).toBe(0.5)
+})
 
 describe('probes', () => {
   inVirtualTime('one goes through by default, the rest is refused at once', async (clock) => {
