@@ -8,6 +8,7 @@ import { type Deferred, deferred, handled } from '../../internal/deferred.js'
 import { usageFromJson, usageToJson } from '../../internal/usage-json.js'
 import { checkAccepted } from './accepted-usage.js'
 import { codeOf, fileError, fileMode, type JournalDirectory, removeIfThere } from './journal-directory.js'
+import type { TornTail } from './journal-recovery.js'
 
 /** A batch that was given up, as the journal keeps it. */
 export interface DeadLetter {
@@ -33,8 +34,12 @@ export function deadLetterLine({ batchId, at, error, partial, events }: DeadLett
   return `${head.slice(0, -1)},"events":[${events.map(usageToJson).join(',')}]}\n`
 }
 
+/** What a power failure leaves of a sector that was on its way. JSON has none. */
+const lostChar = '\0'
+
 /**
- * Reads a file of dead letters, if it is there, up to an offset. What follows the last line's end isn't written yet.
+ * Reads a file of dead letters, if it is there, up to an offset. What follows the last line's end isn't written yet, and a line of which a
+ * power failure lost a part never was.
  */
 export async function* readDeadLetters(
   journal: string,
@@ -47,7 +52,7 @@ export async function* readDeadLetters(
   let number = 0
   for await (const line of createInterface({ input, crlfDelay: Number.POSITIVE_INFINITY })) {
     number++
-    if (line.trim() !== '') yield parseLine(journal, path, number, line)
+    if (line.trim() !== '' && !line.includes(lostChar)) yield parseLine(journal, path, number, line)
   }
 }
 
@@ -105,14 +110,25 @@ export class DeadLetterFile {
     this.#path = directory.file(deadLetterFileName)
   }
 
-  /** Cuts off a line that a crash left unfinished: nobody was told that it is there. */
-  async open(): Promise<void> {
-    const end = await endOfLines(this.#path)
+  /**
+   * Takes away lines that a crash left unfinished: nobody was told that they are there, and their batches come back.
+   *
+   * @returns what it took away.
+   */
+  async open(): Promise<TornTail | undefined> {
     const size = await sizeOf(this.#path)
-    if (size === end) return
+    const end = await endOfLines(this.#path)
+    const lost = await firstLost(this.#path, end)
+    if (lost === undefined && end === size) return undefined
+    if (end < size) await this.#cut(end)
+    if (lost !== undefined) await this.#rewrite(() => true)
+    return { path: this.#path, offset: lost ?? end, bytes: size - (await sizeOf(this.#path)) }
+  }
+
+  async #cut(to: number): Promise<void> {
     const handle = await open(this.#path, 'r+')
     try {
-      await handle.truncate(end)
+      await handle.truncate(to)
       if (this.#sync) await handle.sync()
     } finally {
       await handle.close()
@@ -243,6 +259,18 @@ async function sizeOf(path: string): Promise<number> {
     if (codeOf(error) === 'ENOENT') return 0
     throw error
   }
+}
+
+/** Where a file has lost something before an offset. */
+async function firstLost(path: string, to: number): Promise<number | undefined> {
+  if (to === 0) return undefined
+  let at = 0
+  for await (const chunk of createReadStream(path, { end: to - 1 }) as AsyncIterable<Buffer>) {
+    const found = chunk.indexOf(lostChar)
+    if (found >= 0) return at + found
+    at += chunk.length
+  }
+  return undefined
 }
 
 const newline = 0x0a

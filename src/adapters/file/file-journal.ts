@@ -366,14 +366,14 @@ export class FileJournal
     this.#journal = journal
     const inBatches = remains.batches.reduce((sum, { events }) => sum + events.length, 0)
     this.#counts.recovered = inBatches + remains.events.length
-    const { takenFrom, tornTail, damage } = found
+    const { takenFrom, tornTails, damage } = found
     if (takenFrom !== undefined) {
       const { pid, host, since } = takenFrom
       this.events.emit('lockTakenOver', { pid, host, since })
     }
-    if (tornTail !== undefined) {
+    for (const tail of tornTails) {
       this.#counts.tornTailCuts++
-      this.events.emit('tornTailCut', tornTail)
+      this.events.emit('tornTailCut', tail)
     }
     for (const part of damage) this.events.emit('damageSkipped', part)
     const [batches, events] = [remains.batches.length, this.#counts.recovered]

@@ -18,7 +18,7 @@ export interface OpenJournalPolicy extends JournalLogPolicy {
 /** What was found when a journal was opened, beside what it kept. */
 export interface Findings {
   readonly takenFrom: LockHolder | undefined
-  readonly tornTail: TornTail | undefined
+  readonly tornTails: readonly TornTail[]
   readonly damage: readonly Damage[]
 }
 
@@ -48,7 +48,7 @@ export class OpenJournal {
       const recovered = await recover(journal, directory, policy.skipDamage)
       await tidy(directory, recovered, sync)
       const deadLetters = new DeadLetterFile(journal, directory, sync)
-      await deadLetters.open()
+      const tornLetters = await deadLetters.open()
       const start = await takeIn(policy, directory, recovered)
       // A batch that comes back isn't dead: if it fails again, it is given up again.
       const { batches } = start.state
@@ -63,10 +63,11 @@ export class OpenJournal {
       const log = new JournalLog(directory, policy, start, face)
       await log.removeSettled()
       const { tornTail, damage } = recovered
+      const tornTails = [tornTail, tornLetters].filter((tail) => tail !== undefined)
       return {
         journal: new OpenJournal(directory, lock, log, deadLetters),
         remains,
-        found: { takenFrom: lock.takenFrom, tornTail, damage },
+        found: { takenFrom: lock.takenFrom, tornTails, damage },
       }
     } catch (error) {
       await leave(directory, lock).catch(() => undefined)

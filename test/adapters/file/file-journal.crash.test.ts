@@ -32,6 +32,8 @@ class Lives {
   #model = new JournalModel()
   #nextValue = 1
   #nextBatch = 1
+  /** What is given up while dead letters are requeued may be among those. */
+  #requeueing = 0
   #left: Left | undefined
 
   constructor(seed: string, trouble: Trouble) {
@@ -172,6 +174,7 @@ class Lives {
     const batch = this.#model.batches.get(id) as ModelBatch
     if (this.#isBisected(id)) return
     batch.buried = 'called'
+    if (this.#requeueing > 0) batch.requeued = 'unsure'
     const letter = {
       batchId: id,
       events: batch.values.map((value) => this.#model.uses.get(value)?.event as AcceptedUsage),
@@ -187,8 +190,10 @@ class Lives {
     const dead = [...this.#model.batches.values()].filter(({ buried }) => buried !== undefined && buried !== 'refused')
     const sure = dead.filter(({ buried, requeued }) => buried === 'done' && requeued === undefined)
     for (const batch of dead) batch.requeued ??= 'unsure'
+    this.#requeueing++
     const requeued = journal.requeue().then(() => undefined)
     return known(requeued, (outcome) => {
+      this.#requeueing--
       for (const batch of sure) batch.requeued = outcome
     })
   }

@@ -90,6 +90,26 @@ describe('dead letters', () => {
     ])
   })
 
+  test('lines of which a power failure lost a part are nobody’s either, and are told', async () => {
+    const { journal } = await openJournal(directory)
+    await bury(journal, 'batch-a', [1])
+    await journal.close()
+    const path = join(directory, 'dead-letters.jsonl')
+    const whole = readFileSync(path, 'utf8')
+    const lost = whole.replace('batch-a', 'batch-b').replace('2026', '\0\0\0\0')
+    writeFileSync(path, `${whole}${lost}${whole.replace('batch-a', 'batch-c')}`)
+
+    const after = new FileJournal(directory)
+    const torn: unknown[] = []
+    after.on('tornTailCut', (event) => torn.push(event))
+    expect(await lettersOf(directory)).toHaveLength(2)
+    await after.open()
+    await after.close()
+
+    expect(torn).toEqual([{ path, offset: whole.length + lost.indexOf('\0'), bytes: lost.length }])
+    expect(readFileSync(path, 'utf8')).toBe(`${whole}${whole.replace('batch-a', 'batch-c')}`)
+  })
+
   test('a line that is none is told with its number, and nothing is requeued then', async () => {
     const { journal } = await openJournal(directory)
     await bury(journal, 'batch-a', [1])
