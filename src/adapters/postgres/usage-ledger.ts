@@ -68,7 +68,7 @@ export class UsageLedger {
   /** @param chores - what else is to be cleaned up. */
   constructor(database: PostgresDatabase, settings: UsageSettings, owner: LedgerOwner, chores: readonly Chore[] = []) {
     if (!isPGlite(database) && !isPool(database)) failOption('database', 'must be a pg Pool or a PGlite', database)
-    const { names, requestRetentionDays, retry, prepared, cleanUpEveryMs } = settings
+    const { names, requestRetentionDays, requestSpanDays, retry, prepared, cleanUpEveryMs } = settings
     this.#settings = settings
     this.#events = owner.events
     this.tables = qualify(names)
@@ -79,7 +79,7 @@ export class UsageLedger {
     this.#retries = new ConflictRetries(retry, owner.clock, owner.random, (event) => this.#recordRetry(event))
     if (names.requests !== undefined) {
       const table = { name: names.requests, qualified: this.tables.requests }
-      this.#partitions = new UsagePartitions(session, table, requestRetentionDays)
+      this.#partitions = new UsagePartitions(session, table, requestRetentionDays, requestSpanDays)
     }
     this.#cleaning = new UsageCleaning({
       ...owner,

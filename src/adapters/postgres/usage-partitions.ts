@@ -28,12 +28,17 @@ export class UsagePartitions {
   readonly #session: Session
   readonly #table: PartitionedTable
   readonly #retentionDays: number
+  readonly #spanDays: number
 
-  /** @param retentionDays - how old a day is when what belongs to it is refused. */
-  constructor(session: Session, table: PartitionedTable, retentionDays: number) {
+  /**
+   * @param retentionDays - how old a day may be before what belongs to it is refused.
+   * @param spanDays - how far from its own day an id is looked for.
+   */
+  constructor(session: Session, table: PartitionedTable, retentionDays: number, spanDays: number) {
     this.#session = session
     this.#table = table
     this.#retentionDays = retentionDays
+    this.#spanDays = spanDays
   }
 
   /**
@@ -53,13 +58,15 @@ export class UsagePartitions {
   }
 
   /**
-   * Drops some partitions whose events are refused, the oldest first; a day more is kept, for what is on the way at midnight.
+   * Drops some partitions in which nobody looks any more, the oldest first; a day more is kept at least than events are taken of, for
+   * what is on the way at midnight.
    *
    * @param onDropped - takes the day of each, as `2026-11-20`.
    * @returns whether there may be more.
    */
   async drop(onDropped: (day: string) => void): Promise<boolean> {
-    const values = [this.#table.qualified, this.#table.name, this.#retentionDays + 1, mostDropped]
+    const keptDays = this.#retentionDays + Math.max(1, this.#spanDays)
+    const values = [this.#table.qualified, this.#table.name, keptDays, mostDropped]
     const old = await this.#session.use((run) => run<{ partition: string; day: string }>(oldPartitions, values))
     for (const { partition, day } of old) {
       await this.#session.transaction(async (run) => {

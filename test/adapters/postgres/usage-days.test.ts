@@ -153,6 +153,17 @@ describe('retention', () => {
     expect((await sink.cleanUp()).daysDropped).toEqual([])
   })
 
+  test('a partition stays as long as somebody may look into it', async () => {
+    const tables = fresh()
+    const sink = await makeSink({ ...tables, requestRetentionDays: 4, requestSpanDays: 3 })
+    const long = await makeSink({ ...tables, requestRetentionDays: 30 })
+    await write(long, [ago(7, 'a'), ago(8, 'b')])
+
+    expect((await sink.cleanUp()).daysDropped).toHaveLength(1)
+    expect(await write(sink, [ago(4, 'a', 100)])).toEqual([])
+    expect(await used(sink)).toBe(2)
+  })
+
   test('they are dropped in passing too, many of them a few at a time', async () => {
     const tables = fresh()
     const long = await makeSink({ ...tables, requestRetentionDays: 40 })
