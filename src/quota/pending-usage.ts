@@ -164,9 +164,7 @@ export class PendingUsage {
         type.periods.delete(label)
         if (type.latest.label === label) type.latest = nowhere
       }
-      if (type.periods.size > 0) continue
-      this.#types.delete(quotaType)
-      if (this.#latest === type) this.#latest = undefined
+      if (type.periods.size === 0) this.#types.delete(quotaType)
     }
   }
 }

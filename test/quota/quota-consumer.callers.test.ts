@@ -12,6 +12,7 @@ import { type Watched, watch } from '../batcher/support/outcomes.js'
 import { unhandledDuring, warningsDuring } from '../batcher/support/process-events.js'
 import { expectQuotaBalanced, expectQuotaBooks } from './support/books.js'
 import { GateSink } from './support/gate-sink.js'
+import { heapInUse } from './support/heap.js'
 
 const use = (value: number, userId = 'u') => ({ userId, quotaType: 'api', value })
 
@@ -135,6 +136,27 @@ describe('publish waits for room', () => {
     expect(warnings).toEqual([])
     expect(published.every(({ status }) => status === 'rejected')).toBe(true)
     expectQuotaBooks(consumer, { aborted: 1000 })
+    sink.letGo()
+    await consumer.close()
+  })
+
+  test('and who gave up leaves nothing behind, however long there is none', async () => {
+    const { sink, consumer, turn } = await full()
+    const giveUp = async (callers: number): Promise<void> => {
+      for (let n = 0; n < callers; n++) {
+        const controller = new AbortController()
+        void consumer.publish(use(1, `user ${n}`), { signal: controller.signal }).catch(() => undefined)
+        controller.abort()
+        if (n % 1000 === 0) await turn()
+      }
+    }
+    await giveUp(5000)
+    const before = await heapInUse()
+
+    await giveUp(50_000)
+
+    expect((await heapInUse()) - before).toBeLessThan(4 * 2 ** 20)
+    expectQuotaBooks(consumer, { aborted: 55_000, pending: 2 })
     sink.letGo()
     await consumer.close()
   })
@@ -328,6 +350,25 @@ describe('re-entrancy', () => {
       })
     }
   }
+
+  test('a listener of dropped that makes the newcomer be dropped in its turn', async () => {
+    const { sink, consumer } = await full({ overflow: 'drop-oldest' })
+    const dropped: number[] = []
+    consumer.on('dropped', ({ event }) => {
+      dropped.push(event.value)
+      if (event.value < 16) consumer.offer(use(event.value * 4))
+    })
+
+    expect(consumer.offer(use(4))).toBe(true)
+
+    // 2 made room for 4, and before that was told, 8 displaced it, and so on.
+    expect(dropped).toEqual([2, 4, 8, 16])
+    expect(consumer.pending('u', 'api')).toBe(1 + 32)
+    expectQuotaBooks(consumer, { dropped: 4, pending: 2 })
+    sink.letGo()
+    await consumer.close()
+    expect(consumer.pending('u', 'api')).toBe(0)
+  })
 
   test('a listener that offers again what was refused or dropped ends, with the books in balance', async () => {
     for (const overflow of ['reject', 'drop-newest'] as const) {

@@ -395,6 +395,21 @@ describe('what is given up', () => {
     expect(events.map(({ event }) => event.value)).toEqual([1])
   })
 
+  test('because the journal took too long is not written late', async () => {
+    const { clock, gate, consumer, sink, failures } = setUp({ maxBatchSize: 1, timeoutMs: 100, retry: { attempts: 1 } })
+    await consumer.publish(use(1))
+    const letGo = gate.hold('assign')
+    await clock.advance(100)
+    expect(failures).toMatchObject([{ error: { code: 'ERR_TIMEOUT' }, kept: true }])
+    letGo()
+    await clock.advance(5000)
+
+    expect(sink.writes).toEqual([])
+    await consumer.close()
+    const { batches } = await gate.journal.reopen().open()
+    expect(batches.map(({ id }) => id)).toEqual([failures[0]?.batchId])
+  })
+
   test('at the deadline of close stays in the journal, but for what that never had', async () => {
     const { gate, consumer, sink, failures, turn } = setUp({ maxBatchSize: 2, concurrency: 1 })
     for (const value of [1, 2]) await consumer.publish(use(value))

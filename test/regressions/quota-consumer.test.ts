@@ -45,6 +45,29 @@ describe('a key whose publisher waits for room', () => {
     ])
     expect(clock.pending).toBe(0)
   })
+
+  test('is found again, though its period was forgotten meanwhile and its type was not', async () => {
+    const clock = new FakeClock()
+    const gate = new GateSink(clock)
+    const options: QuotaConsumerOptions = { clock, capacity: 2, maxBatchSize: 2, concurrency: 1, periodOf: () => 'day' }
+    const consumer = new QuotaConsumer(gate, options)
+    const [yesterday, today] = [clock.wallNow() - 86_400_000, clock.wallNow()]
+    const api = (userId: string, timestamp: number) => ({ userId, quotaType: 'api', value: 1, timestamp })
+    for (const userId of ['a', 'b']) consumer.offer(api(userId, yesterday))
+    await clock.advance(0)
+    for (const userId of ['c', 'd']) consumer.offer(api(userId, yesterday))
+
+    const published = consumer.publish(api('late', today))
+    for (let n = 0; n < 1100; n++) consumer.offer({ userId: n, quotaType: 'noise', value: 1 })
+    gate.at(0).succeed()
+    await clock.advance(0)
+    await published
+    expect(consumer.offer(api('other', today))).toBe(true)
+
+    expect(['late', 'other'].map((userId) => consumer.pending(userId, 'api', today))).toEqual([1, 1])
+    gate.letGo()
+    await consumer.close()
+  })
 })
 
 describe('a sink', () => {
