@@ -21,6 +21,7 @@ const entries = {
   'naive-gateway': 'bench/load/targets/naive-gateway.ts',
   'naive-counters': 'bench/load/targets/naive-counters.ts',
   quota: 'bench/load/quota/service.ts',
+  'quota-distance': 'bench/load/quota/distance.ts',
   service: 'examples/counter-billing/main.ts',
 } as const
 

@@ -3,38 +3,36 @@ export const paths = ['consume-sync', 'upsert', 'check-and-consume', 'consume'] 
 
 export type Path = (typeof paths)[number]
 
-/** What a path is called and does, and beside which other one it is held: the one that answers the same question in the request. */
+/** What a path is called and does. */
 export interface PathText {
   readonly title: string
   readonly does: string
   readonly inRequest: boolean
-  readonly beside: Path
 }
+
+/** The paths in the request, beside which the others are held. */
+export const pathsInRequest = ['consume-sync', 'upsert'] as const satisfies readonly Path[]
 
 export const pathTexts: Readonly<Record<Path, PathText>> = {
   'consume-sync': {
     title: 'in the request, consumeQuotaSync',
     does: 'checks and counts in one statement of `PostgresQuotaStore`, so that the limit is never passed; answers when it is committed',
     inRequest: true,
-    beside: 'consume-sync',
   },
   upsert: {
     title: 'in the request, one upsert',
     does: 'counts with one prepared upsert by hand, checks nothing; answers when it is committed',
     inRequest: true,
-    beside: 'upsert',
   },
   'check-and-consume': {
     title: 'behind it, checkQuota and consumeQuota',
     does: 'checks what is stored and what waits here, then hands the use to a `QuotaConsumer`; answers at once',
     inRequest: false,
-    beside: 'consume-sync',
   },
   consume: {
     title: 'behind it, consumeQuota',
     does: 'hands the use to a `QuotaConsumer`, checks nothing; answers at once',
     inRequest: false,
-    beside: 'upsert',
   },
 }
 

@@ -36,6 +36,7 @@ its own.
 
   --rounds N     how often each path takes its turn, 1 to 20 (3)
   --seconds N    how long a steady run lasts, 1 to 60; a burst lasts 1.6 times as long (5)
+  --away MS      a round trip to the database that is added to each statement's, 0 to 100 (0)
   --out DIR      where quota.md, its charts and quota.json go (.cache/load/quota)
   --docs         writes quota.md and its charts into docs/load, too
   --check        exit with 1 when an aim is missed
@@ -47,6 +48,7 @@ Exit code: 0, or 1 when a sum is wrong, a run failed or an aim was missed, or 2 
 interface Settings {
   readonly rounds: number
   readonly seconds: number
+  readonly awayMs: number
   readonly out: string
   readonly docs: boolean
   readonly check: boolean
@@ -70,9 +72,16 @@ export async function runQuotaLoad(args: readonly string[]): Promise<number> {
     const postgres = await startPostgres()
     if (postgres === undefined) return 1
     open.unshift(postgres)
+    let databaseUrl = postgres.url
+    if (settings.awayMs > 0) {
+      const env = { DATABASE_URL: databaseUrl, ROUND_TRIP_MS: String(settings.awayMs) }
+      const distance = await start('quota-distance', { env })
+      open.unshift(distance)
+      databaseUrl = distance.url
+    }
     const services = new Map<Path, Running>()
     for (const path of paths) {
-      const service = await start('quota', { env: { DATABASE_URL: postgres.url, ACCOUNTING: path } })
+      const service = await start('quota', { env: { DATABASE_URL: databaseUrl, ACCOUNTING: path } })
       open.unshift(service)
       services.set(path, service)
     }
@@ -169,9 +178,9 @@ async function describeDatabase(pool: pg.Pool): Promise<string> {
 }
 
 function report({ wrong }: Bench, rows: readonly Row[], settings: Settings, database: string): number {
-  const { rounds, out, docs, check } = settings
+  const { rounds, awayMs, out, docs, check } = settings
   const facts = readFacts(root, ['pg', 'undici'])
-  const comparison: QuotaComparison = { rows, facts, rounds, users, database, wrong }
+  const comparison: QuotaComparison = { rows, facts, rounds, users, awayMs, database, wrong }
   for (const folder of [out, ...(docs ? [join(root, 'docs/load')] : [])]) {
     mkdirSync(folder, { recursive: true })
     for (const scenario of new Set(rows.map((row) => row.scenario))) {
@@ -201,6 +210,7 @@ function readArguments(args: readonly string[]): Settings | number {
       options: {
         rounds: { type: 'string', default: '3' },
         seconds: { type: 'string', default: '5' },
+        away: { type: 'string', default: '0' },
         out: { type: 'string' },
         docs: { type: 'boolean', default: false },
         check: { type: 'boolean', default: false },
@@ -216,6 +226,7 @@ function readArguments(args: readonly string[]): Settings | number {
     return {
       rounds: values.smoke ? 1 : wholeFlag('rounds', values.rounds, 20),
       seconds: values.smoke ? 1 : wholeFlag('seconds', values.seconds, 60),
+      awayMs: values.away === '0' ? 0 : wholeFlag('away', values.away, 100),
       out: values.out === undefined ? join(root, '.cache/load/quota') : resolve(values.out),
       docs: values.docs,
       check: values.check,
