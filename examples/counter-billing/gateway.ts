@@ -104,7 +104,7 @@ export function createGateway(counters: Counters, log: Log, options: GatewayOpti
     return { ...counters.stats(), services: options.services?.(), billing: billing?.stats() }
   })
 
-  if (billing !== undefined) addBillingRoutes(app, billing.pool)
+  if (billing !== undefined) addBillingRoutes(app, billing)
 
   return app
 }

@@ -68,7 +68,7 @@ describe.each(all)('billing on $title', (stores) => {
 
     expect(affordable.body).toEqual({
       ...{ ...of, count: 12, allowed: true, free: 10, charged: 6, price: 3 },
-      quota: { limit: 10, used: 0, held: 0, remaining: 10, period: 'month', resets_at: expect.any(String) },
+      quota: { limit: 10, used: 0, held: 0, pending: 0, remaining: 10, period: 'month', resets_at: expect.any(String) },
       balance: { balance: 6, held: 0, available: 6 },
     })
     expect(tooMuch.body).toMatchObject({ allowed: false, free: 10, charged: 9 })

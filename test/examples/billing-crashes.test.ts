@@ -1,14 +1,19 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { seededRandom } from 'spillway/testing'
 import { afterAll, describe, expect, test } from 'vitest'
+import { startConsul } from '../servers/consul.ts'
 import { startPostgres } from '../servers/postgres.ts'
 import { type BillingClient, fresh, startBillingClient } from './billing-client.ts'
 import type { Answer } from './counter-client.ts'
 import { type ServiceProcess, startProcess } from './processes.ts'
 
 const postgres = await startPostgres()
+const consul = await startConsul()
 
-afterAll(() => postgres?.stop())
+afterAll(async () => {
+  await consul?.stop()
+  await postgres?.stop()
+})
 
 const answerMs = 60_000
 /** Of the default tariff: so many thumbnails are free, each of the others costs 2. */
@@ -36,8 +41,9 @@ function taken(answers: readonly Answer[]): { free: number; charged: number } {
 }
 
 describe.skipIf(postgres === undefined)('billing services in processes of their own', () => {
-  const start = (port = '0'): Promise<ServiceProcess> =>
-    startProcess(['--role', 'billing', '--billing-port', port], { DATABASE_URL: postgres?.url ?? '', REDIS_URL: '' })
+  const env = { DATABASE_URL: postgres?.url ?? '', REDIS_URL: '', CONSUL_HTTP_ADDR: '' }
+  const start = (port = '0', consulAt = ''): Promise<ServiceProcess> =>
+    startProcess(['--role', 'billing', '--billing-port', port], { ...env, CONSUL_HTTP_ADDR: consulAt })
   const portOf = ({ url }: ServiceProcess): string => url.slice(url.lastIndexOf(':') + 1)
 
   test('split free uses and money exactly under parallel load, and never overspend', { timeout: 180_000 }, async () => {
@@ -133,5 +139,17 @@ describe.skipIf(postgres === undefined)('billing services in processes of their 
       expect(await client.account(user_id, service)).toEqual(expected)
       expect(sums.charged % price).toBe(0)
     }
+  })
+  test.skipIf(consul === undefined)('are found through Consul, as they come and go', { timeout: 120_000 }, async () => {
+    const at = consul?.address ?? ''
+    const first = await start('0', at)
+    const client = await startBillingClient({ at: { consul: at } })
+    const user_id = fresh('ann')
+    await client.bill('recharge', { request_id: 'r', user_id, amount: 7 })
+
+    await start('0', at)
+    await first.end('SIGTERM')
+
+    expect((await insist(client, 'recharge', { request_id: 's', user_id, amount: 1 })).body.balance).toBe(8)
   })
 })

@@ -1,6 +1,7 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import type { QuotaConsumer, UsageBatch, UsageSink } from 'spillway'
 import { afterAll, describe, expect, onTestFinished, test } from 'vitest'
 import { openStores } from '../../examples/counter-billing/stores.ts'
@@ -80,13 +81,22 @@ describe('metering', () => {
     const { sink, open, written } = heldSink()
     const at = (await startBilling(all[0] as (typeof all)[number])).address
     const client = await startBillingClient({ at, usageSink: sink })
+    onTestFinished(open)
     const usage = client.service.billing?.metering.usage as QuotaConsumer
 
     // The sink hangs, and the answer is there.
     expect((await write(client, 'ann')).status).toBe(202)
-    // As many as there is room for, in flight and waiting.
+    // Nothing is stored, and a check knows all the same.
+    const { quota } = (await client.bill('check', { user_id: 'ann', service })).body
+    expect(quota).toMatchObject({ used: 0, pending: 1, remaining: 9 })
+    expect((await client.bill('check', { user_id: 'ann', service, count: 9 })).body.allowed).toBe(true)
+    expect((await client.bill('check', { user_id: 'ann', service, count: 10 })).body.allowed).toBe(false)
+    // As many as there is room for: each worker takes a batch, and then there is none.
     let filled = 1
-    while (usage.offer({ userId: 'ann', quotaType: `free:${service}`, value: 1 })) filled++
+    for (let before = 0; before < filled; await delay(500)) {
+      before = filled
+      while (usage.offer({ userId: 'ann', quotaType: `free:${service}`, value: 1 })) filled++
+    }
     let answered = 0
     const late = Array.from({ length: 3 }, () => write(client, 'ann').then(() => answered++))
     await client.get('/stats')
@@ -160,10 +170,10 @@ describe.skipIf(postgres === undefined)('the writes of users, metered over proce
     const [stop, names] = [new AbortController(), users()]
 
     const running = writeAs(names, gateway.url, stop.signal)
-    await new Promise((resolve) => setTimeout(resolve, 1_000))
+    await delay(1_000)
     await billing.end('SIGKILL')
     const again = await startBillingProcess(portOf(billing))
-    await new Promise((resolve) => setTimeout(resolve, 1_000))
+    await delay(1_000)
     await gateway.end('SIGTERM')
     const outcomes = await running
 
@@ -186,10 +196,10 @@ describe.skipIf(postgres === undefined)('the writes of users, metered over proce
     await billing.end('SIGKILL')
 
     const running = writeAs(names, gateway.url, stop.signal)
-    await new Promise((resolve) => setTimeout(resolve, 1_000))
+    await delay(1_000)
     stop.abort()
     const outcomes = await running
-    await new Promise((resolve) => setTimeout(resolve, 2_000))
+    await delay(2_000)
     await gateway.end('SIGKILL')
     const again = await startBillingProcess()
     const successor = await startGateway(counters.url, again.url, '--journal', journal)

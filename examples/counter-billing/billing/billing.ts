@@ -61,8 +61,6 @@ export class Billing {
   readonly #tariff: Tariff
   readonly #log: Log
   readonly #healing = { timer: undefined as NodeJS.Timeout | undefined, run: Promise.resolve() }
-  #overdrawn = 0
-  #healed = 0
   #failing = false
 
   constructor({ ledger, quota, tariff, log }: BillingParts) {
@@ -104,10 +102,6 @@ export class Billing {
     return this.#failing
   }
 
-  stats(): Record<string, number> {
-    return { healed: this.#healed, overdrawn: this.#overdrawn }
-  }
-
   balance(userId: string): Promise<Balance> {
     return this.#ledger.balance(userId)
   }
@@ -119,11 +113,12 @@ export class Billing {
 
   /** Whether a deduction would be accepted now: no promise that it will be. */
   async check(request: CheckQuotaRequest): Promise<CheckQuotaReply> {
+    const { userId, count, pending } = request
     const { price, period } = this.#termsOf(request)
-    const [quota, balance] = await Promise.all([this.#free(request), this.#ledger.balance(request.userId)])
-    const free = Math.min(request.count, wholeOf(quota.remaining))
-    const charged = (request.count - free) * (price ?? 0)
-    const allowed = price === undefined ? free === request.count : charged <= balance.balance - balance.held
+    const [quota, balance] = await Promise.all([this.#free(request), this.#ledger.balance(userId)])
+    const free = Math.min(count, wholeOf(quota.remaining - pending))
+    const charged = (count - free) * (price ?? 0)
+    const allowed = price === undefined ? free === count : charged <= balance.balance - balance.held
     return { allowed, free, charged, price, quota: freeQuotaFrom(request, period, quota), balance }
   }
 
@@ -172,9 +167,8 @@ export class Billing {
     await this.#ledger.cancelStale(staleMs, healLimit)
     for (;;) {
       const left = await this.#ledger.due({ afterMs, limit: healLimit })
-      const outcomes = await Promise.all(left.map((charge) => this.#finish(charge)))
-      this.#healed += outcomes.filter(Boolean).length
-      if (left.length < healLimit || !outcomes.every(Boolean)) return
+      const finished = await Promise.all(left.map((charge) => this.#finish(charge)))
+      if (left.length < healLimit || finished.includes(false)) return
     }
   }
 
@@ -271,7 +265,6 @@ export class Billing {
     } catch (error) {
       if (!isSpillwayError(error, 'ERR_QUOTA_EXCEEDED') && !isSpillwayError(error, 'ERR_RESERVATION')) throw error
       // No billing service was there for an hour to settle it.
-      this.#overdrawn += usedFree
       this.#log('error', `billing: ${usedFree} free uses of ${service} by ${userId} aren't counted: ${text(error)}`)
     }
   }

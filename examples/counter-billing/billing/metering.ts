@@ -52,6 +52,11 @@ export class Metering {
       .catch((error: unknown) => this.#log('error', `LOST: ${writes} writes of ${userId} (${text(error)})`))
   }
 
+  /** Uses of a service that are counted here and not handed on yet. */
+  pending(userId: string, service: string): number {
+    return this.usage.pending(userId, freeQuotaOf(service))
+  }
+
   /** Nobody waits for these any more, so the log is the last place that can know of them. */
   #lose({ events, error, kept }: UsageFailure): void {
     if (kept) return this.#log('warn', `${events.length} uses are tried again after the next start (${text(error)})`)

@@ -36,6 +36,8 @@ export interface FreeQuota extends ServiceRequest {
 
 export interface CheckQuotaRequest extends ServiceRequest {
   readonly count: number
+  /** Uses that the caller has metered and not handed on yet. */
+  readonly pending: number
 }
 
 export interface CheckQuotaReply {
@@ -50,8 +52,9 @@ export interface CheckQuotaReply {
   readonly balance: Balance
 }
 
-export interface DeductQuotaRequest extends CheckQuotaRequest {
+export interface DeductQuotaRequest extends ServiceRequest {
   readonly requestId: string
+  readonly count: number
 }
 
 export interface Deduction extends DeductQuotaRequest {

@@ -1,7 +1,7 @@
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import { isSpillwayError } from 'spillway'
 import { text } from '../counters.ts'
-import type { BillingPool } from './billing-services.ts'
+import type { BillingServices } from './billing-services.ts'
 import { problemOf } from './problem.ts'
 import type { Balance, CheckQuotaReply, Deduction, FreeQuota } from './protocol.ts'
 import {
@@ -30,7 +30,10 @@ const retryAfterSeconds = 1
 const path = '/api/v1/billing'
 
 /** The HTTP face of the billing services. */
-export function addBillingRoutes(app: FastifyInstance, pool: BillingPool): void {
+export function addBillingRoutes(
+  app: FastifyInstance,
+  { pool, metering }: Pick<BillingServices, 'pool' | 'metering'>,
+): void {
   const options = { attempts, idempotent: true, timeoutMs }
 
   app.get<{ Params: UserParams }>(
@@ -45,18 +48,19 @@ export function addBillingRoutes(app: FastifyInstance, pool: BillingPool): void 
     { schema: { params: freeQuotaParams } },
     ({ params: { user_id, service } }, reply) =>
       answer(reply, async () => {
-        return {
-          user_id,
-          service,
-          ...quotaJson(await pool.call('getFreeQuota', { userId: user_id, service }, options)),
-        }
+        // Before what is stored: what is handed on meanwhile counts twice rather than not at all.
+        const pending = metering.pending(user_id, service)
+        const quota = await pool.call('getFreeQuota', { userId: user_id, service }, options)
+        return { user_id, service, ...quotaJson(quota, pending) }
       }),
   )
 
   app.post<{ Body: CheckBody }>(`${path}/check`, { schema: { body: checkBody } }, ({ body }, reply) =>
     answer(reply, async () => {
       const { user_id, service, count } = body
-      return checkJson(body, await pool.call('checkQuota', { userId: user_id, service, count }, options))
+      const pending = metering.pending(user_id, service)
+      const request = { userId: user_id, service, count, pending }
+      return checkJson(body, await pool.call('checkQuota', request, options), pending)
     }),
   )
 
@@ -130,16 +134,21 @@ function balanceJson({ userId, balance, held }: Balance): Record<string, unknown
   return { user_id: userId, balance, held, available: balance - held }
 }
 
-function quotaJson({ limit, used, held, period, resetsAt }: FreeQuota): Record<string, unknown> {
-  return { limit, used, held, remaining: Math.max(0, limit - used - held), period, resets_at: timeJson(resetsAt) }
+function quotaJson({ limit, used, held, period, resetsAt }: FreeQuota, pending: number): Record<string, unknown> {
+  const remaining = Math.max(0, limit - used - held - pending)
+  return { limit, used, held, pending, remaining, period, resets_at: timeJson(resetsAt) }
 }
 
-function checkJson({ user_id, service, count }: CheckBody, reply: CheckQuotaReply): Record<string, unknown> {
+function checkJson(
+  { user_id, service, count }: CheckBody,
+  reply: CheckQuotaReply,
+  pending: number,
+): Record<string, unknown> {
   const { allowed, free, charged, price = null, quota, balance: account } = reply
   const { balance, held } = account
   return {
     ...{ user_id, service, count, allowed, free, charged, price },
-    quota: quotaJson(quota),
+    quota: quotaJson(quota, pending),
     balance: { balance, held, available: balance - held },
   }
 }

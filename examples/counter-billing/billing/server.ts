@@ -63,7 +63,7 @@ const ttl: Rule = [(value) => isWhole(value, minTtlMs, maxTtlMs), `a whole numbe
 
 const rules: Readonly<Record<string, Rule>> = {
   ...{ userId: text, requestId: text, batchId: text, service: text },
-  ...{ amount, count: amount, ttlMs: ttl, totals: sums },
+  ...{ amount, count: amount, pending: usedCount, ttlMs: ttl, totals: sums },
 }
 
 function check(request: object, fieldRules: Readonly<Record<string, Rule>>): void {
