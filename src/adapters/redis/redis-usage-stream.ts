@@ -159,7 +159,10 @@ export interface UsageGroupStatus {
   readonly consumers: number
   /** Events that were delivered and aren't done. */
   readonly pending: number
-  /** Events that weren't delivered yet; undefined where Redis doesn't know: before 7.0, and after somebody has deleted entries. */
+  /**
+   * Events that weren't delivered yet; undefined where Redis doesn't know: before 7.0, after a restart until all has once been delivered,
+   * and after somebody has deleted entries.
+   */
   readonly undelivered: number | undefined
 }
 
@@ -210,7 +213,6 @@ export class RedisUsageStream
     timeoutGraceMs: 1000,
     retry: { attempts: 5, delayMs: 100, maxDelayMs: 2000 },
     publishMemoryMs: 60_000,
-    limit: 100,
   } as const
 
   /** It appends each batch id once, as long as Redis remembers it. */
@@ -400,7 +402,7 @@ export class RedisUsageStream
    */
   async deadLetters(options?: DeadLettersOptions): Promise<readonly UsageDeadLetter[]> {
     this.#checkOpen()
-    return readDeadLetters(this.#shards, options, RedisUsageStream.defaults.limit)
+    return readDeadLetters(this.#shards, options)
   }
 
   /**

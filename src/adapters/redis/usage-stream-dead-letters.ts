@@ -26,11 +26,7 @@ export interface UsageDeadLetter {
 
 /** Which dead letters to read. */
 export interface DeadLettersOptions {
-  /**
-   * How many at the most.
-   *
-   * @defaultValue 100
-   */
+  /** How many at the most. The default is 100. */
   limit?: number | undefined
   /** Those that come after this one, by its `id`. The default is from the start. */
   after?: string | undefined
@@ -38,16 +34,16 @@ export interface DeadLettersOptions {
 
 /** How many names and values of ours a dead letter begins with; the entry's own follow. */
 const ownFields = 8
+const usualLimit = 100
 const validId = /^(\d{1,4}):(\d{1,20}-\d{1,20})$/
 
 /** Reads dead letters, shard by shard, oldest first in each. */
 export async function readDeadLetters(
   shards: UsageShards,
   options: DeadLettersOptions | undefined,
-  defaultLimit: number,
 ): Promise<readonly UsageDeadLetter[]> {
   checkOptions('options', options)
-  const limit = checkCount('limit', valueOr(options?.limit, defaultLimit))
+  const limit = checkCount('limit', valueOr(options?.limit, usualLimit))
   let [shard, after] = options?.after === undefined ? [0, '0-0'] : placeOf(options.after, shards, 'after')
   const letters: UsageDeadLetter[] = []
   for (; shard < shards.count && letters.length < limit; shard++, after = '0-0') {

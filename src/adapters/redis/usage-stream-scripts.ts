@@ -70,6 +70,13 @@ return { 'appended', redis.call('XLEN', key) }
 
 /** Makes a group that reads from the start, unless it is there: 1 if it was made. KEYS: the stream. ARGV: the group. */
 export const ensureGroup: RedisScript = new RedisScript(`
+-- Asked first, since a server without memory makes no group, and yet may have one.
+local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
+if not groups.err then
+  for _, group in ipairs(groups) do
+    if group[2] == ARGV[1] then return 0 end
+  end
+end
 local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
 if not made.err then return 1 end
 if string.find(made.err, 'BUSYGROUP', 1, true) then return 0 end
@@ -189,6 +196,8 @@ return touched
 export const settleEntries: RedisScript = new RedisScript(`${inParts}
 local key, group = KEYS[1], ARGV[1]
 local last = 2 + tonumber(ARGV[2])
+-- Fails now, before anything is acknowledged, if what is there is no stream.
+if #ARGV > last then redis.call('XLEN', KEYS[2]) end
 local ids = {}
 for i = 3, last do ids[i - 2] = ARGV[i] end
 inParts(ids, 1, function(...) redis.call('XACK', key, group, ...) end)
@@ -226,7 +235,8 @@ for _, flat in ipairs(consumers) do
   end
 end
 local trimmed = 0
-if ARGV[4] == '0' or redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[4]) then trimmed = trim(key) end
+-- What fails for want of memory is no reason not to trim: that is where memory comes from.
+if ARGV[4] == '0' or redis.pcall('SET', KEYS[2], '1', 'NX', 'PX', ARGV[4]) then trimmed = trim(key) end
 for _, found in ipairs(groupsOf(key)) do
   if found.name == group then
     return { removed, trimmed, redis.call('XLEN', key), found.pending, found.lag or -1 }

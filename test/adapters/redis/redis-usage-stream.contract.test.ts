@@ -53,7 +53,7 @@ function holdsContract(open: () => Promise<OpenClient>, shards: number): void {
     read: async (keys: readonly QuotaKey[]) => {
       const stream = openStream()
       await until(async () =>
-        (await stream.status()).groups.every(({ pending, undelivered }) => pending + (undelivered ?? 0) === 0),
+        (await stream.status()).groups.every(({ pending, undelivered }) => pending + (undelivered ?? Number.NaN) === 0),
       )
       return (await store.readUsage(keys)).map(({ used }) => used)
     },

@@ -159,6 +159,27 @@ describe.skipIf(server === undefined)('RedisUsageWorker tells an event at fault 
     expect(worker.stats()).toMatchObject({ dead: 10, applied: 97 })
   })
 
+  test('what cannot be moved to the dead letters is not acknowledged either', async () => {
+    const stream = rig.stream()
+    const client = rig.client()
+    const inTheWay = `{${stream.prefix}:0}:dead`
+    await client.set(inTheWay, 'no stream')
+    const sink = new ObedientSink()
+    sink.before = () => [{ index: 0, error: new Error('no') }]
+    const worker = await rig.worker(stream, sink)
+    await stream.publishMany(uses(3))
+    await until(() => worker.stats().redisFailures > 3)
+    expect(await pendingOf(client, stream)).toHaveLength(3)
+
+    await client.del(inTheWay)
+    await until(() => worker.stats().pending === 0)
+
+    expect(worker.stats()).toMatchObject({ applied: 2, dead: 1 })
+    expect(await stream.deadLetters()).toHaveLength(1)
+    // It was written once: only Redis wasn't told.
+    expect(sink.calls).toBe(1)
+  })
+
   test.each<[string, string[]]>([
     ['has no field of ours', ['x', 'y']],
     ['is no JSON', ['usage', '{']],

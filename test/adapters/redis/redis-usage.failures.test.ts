@@ -56,10 +56,10 @@ class Load {
   }
 }
 
+/** Whether all is done: then it is trimmed. How much wasn't delivered yet, Redis doesn't always know after a crash. */
 async function isIdle(stream: RedisUsageStream): Promise<boolean> {
   try {
-    const { groups } = await stream.status()
-    return groups.length > 0 && groups.every(({ pending, undelivered }) => pending + (undelivered ?? 0) === 0)
+    return (await stream.status()).length === 0
   } catch {
     return false
   }
@@ -186,6 +186,36 @@ describe.skipIf(server === undefined)('usage through Redis when things go wrong'
     expect(worker.stats()).toMatchObject({ dead: 0 })
     await until(() => isIdle(rig.same(stream)))
   }, 60_000)
+
+  test('a Redis without memory refuses what is published, and loses nothing of what it has', async () => {
+    const stream = rig.stream({ retry: { attempts: 2, delayMs: 1 } })
+    const sink = new ObedientSink()
+    sink.before = ({ events }) =>
+      events.flatMap(({ value }, index) => (value === 2 ? [{ index, error: new Error('no') }] : []))
+    await stream.addGroup()
+    await stream.publishMany(uses(20).map((use, i) => ({ ...use, value: 1 + (i % 2) })))
+    const client = rig.client()
+    rig.onEnd(() => client.config('SET', 'maxmemory', '0'))
+    await client.config('SET', 'maxmemory', '1')
+
+    const error = await errorOf(
+      stream.publishMany(uses(10)).then(([first]) => Promise.reject((first as PromiseRejectedResult).reason)),
+    )
+    const worker = await rig.worker(stream, sink)
+    await until(() => worker.stats().applied + worker.stats().dead === 20)
+    // What is done goes, and makes room.
+    await until(async () => (await stream.status()).length === 0)
+    const requeued = await errorOf(stream.requeue((await stream.deadLetters()).map(({ id }) => id)))
+    await client.config('SET', 'maxmemory', '0')
+
+    for (const refusal of [error, requeued]) {
+      expect(refusal).toMatchObject({ code: 'ERR_STORE', retryable: true, outcomeUnknown: false })
+    }
+    expect(worker.stats()).toMatchObject({ applied: 10, dead: 10 })
+    expect(await stream.status()).toMatchObject({ dead: 10 })
+    await stream.publishMany(uses(10))
+    await until(() => sink.events.length === 20)
+  })
 
   test('a worker starts before there is a Redis, says that it is unwell, and works once there is one', async () => {
     const port = await freePort()

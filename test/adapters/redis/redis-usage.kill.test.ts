@@ -94,7 +94,7 @@ describe.skipIf(redis === undefined || postgres === undefined)('usage through Re
     const length = async (): Promise<number> => (await stream.status()).length
     const pending = async (): Promise<number> => {
       const group = (await stream.status()).groups.find(({ name }) => name === 'spillway')
-      return group === undefined ? Number.POSITIVE_INFINITY : group.pending + (group.undelivered ?? 0)
+      return group === undefined ? Number.POSITIVE_INFINITY : group.pending + (group.undelivered ?? Number.NaN)
     }
 
     for (const runner of all) runner.start()
