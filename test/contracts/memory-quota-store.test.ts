@@ -66,6 +66,40 @@ describe('the contract of quota stores', () => {
     expect(failed).toContain("a reservation's id that has expired is a conflict")
   })
 
+  test('fails a store that forgets what expired, and one whose holds can be prolonged', async () => {
+    class Forgetting extends MemoryQuotaStore {
+      readonly #seen = new Map<string, number>()
+      readonly #clock: FakeClock
+      constructor(options: { clock: FakeClock; dedupe: 'request' }) {
+        super(options)
+        this.#clock = options.clock
+      }
+      override async reserve(claim: HoldClaim) {
+        const outcome = await super.reserve(claim)
+        if (outcome.status === 'held') this.#seen.set(claim.id, outcome.expiresAt)
+        return outcome
+      }
+      override async release(id: string) {
+        if (this.#clock.wallNow() < (this.#seen.get(id) ?? 0)) await super.release(id)
+      }
+    }
+    class Prolonging extends MemoryQuotaStore {
+      override async reserve(claim: HoldClaim) {
+        const outcome = await super.reserve(claim)
+        if (outcome.status !== 'repeated') return outcome
+        await super.reserve({ ...claim, id: `${claim.id}+` })
+        return outcome
+      }
+    }
+
+    expect(await failures((options) => new Forgetting(options))).toContain(
+      'release after an expiry that was seen gives nothing back twice, and rules a later settle out',
+    )
+    expect(await failures((options) => new Prolonging(options))).toContain(
+      'a reservation that is made again with more time ends no later',
+    )
+  })
+
   test('fails a store that reads before it counts', async () => {
     class Racing extends MemoryQuotaStore {
       override async consume(claim: QuotaClaim) {

@@ -49,6 +49,8 @@ function reserveCases(test: QuotaTest): void {
       Number.isFinite(short.expiresAt) && apart >= longMs && apart < longMs + 60_000,
       `holds of ${longMs} and ${2 * longMs} ms must end that far apart, got ${short.expiresAt} and ${long.expiresAt}`,
     )
+    // Neither seconds nor a monotonic clock: this millennium, in milliseconds.
+    expectThat(short.expiresAt > 946_684_800_000, `it must be milliseconds since the epoch, got ${short.expiresAt}`)
   })
 
   test('a reservation that is made again is the same one, held once', async (world) => {
@@ -334,6 +336,26 @@ function expiryCases(test: QuotaTest): void {
     await world.expectUsage({ used: 8, held: 2 })
   })
 
+  test('a settle is the first to find that a hold has expired, and counts it only where it fits', async (world) => {
+    const [a, b] = [world.name('a'), world.name('b')]
+    await world.reserve(4, { id: a, limit: 10, ttlMs: shortMs })
+    await world.write([world.use(8)])
+    await world.reserve(4, { id: b, limit: 10, user: 'v', ttlMs: shortMs })
+    await world.elapse(shortMs + marginMs)
+    expectSettled(await world.store.settle(a, 4), 'exceeded', { used: 8, held: 0 })
+    expectSettled(await world.store.settle(b, 4), 'settled', { used: 4, held: 0 })
+  })
+
+  test('a reservation that is made again with more time ends no later', async (world) => {
+    const id = world.name('hold')
+    await world.reserve(4, { id, limit: 10, ttlMs: shortMs })
+    const { status } = await world.reserve(4, { id, limit: 10, ttlMs: longMs })
+    // On a slow day it has expired by now.
+    expectThat(status === 'repeated' || status === 'conflict', `what became of it when made again: ${status}`)
+    await world.elapse(shortMs + marginMs)
+    await world.expectUsage(nothing)
+  })
+
   test('settles after expiry that come at once count once', async (world) => {
     const stores = await world.openStores(4)
     const id = world.name('hold')
@@ -344,16 +366,20 @@ function expiryCases(test: QuotaTest): void {
     await world.expectUsage({ used: 3, held: 0 })
   })
 
-  test('release after expiry gives nothing back twice, and rules a later settle out', async (world) => {
-    const id = world.name('hold')
-    await world.reserve(4, { id, ttlMs: shortMs })
-    await world.reserve(5, {})
-    await world.elapse(shortMs + marginMs)
-    await world.store.release(id)
-    await world.expectUsage({ used: 0, held: 5 })
-    expectEqual((await world.store.settle(id, 1)).status, 'released', 'what becomes of a settle after that')
-    await world.expectUsage({ used: 0, held: 5 })
-  })
+  for (const seen of [false, true]) {
+    const when = seen ? 'that was seen' : 'that nobody saw'
+    test(`release after an expiry ${when} gives nothing back twice, and rules a later settle out`, async (world) => {
+      const id = world.name('hold')
+      await world.reserve(4, { id, ttlMs: shortMs })
+      await world.reserve(5, {})
+      await world.elapse(shortMs + marginMs)
+      if (seen) await world.expectUsage({ used: 0, held: 5 })
+      await world.store.release(id)
+      await world.expectUsage({ used: 0, held: 5 })
+      expectEqual((await world.store.settle(id, 1)).status, 'released', 'what becomes of a settle after that')
+      await world.expectUsage({ used: 0, held: 5 })
+    })
+  }
 
   test("a reservation's id that has expired is a conflict", async (world) => {
     const id = world.name('hold')
