@@ -50,9 +50,14 @@ export async function* readDeadLetters(
   if (end === 0) return
   const input = createReadStream(path, { encoding: 'utf8', end: end - 1 })
   let number = 0
-  for await (const line of createInterface({ input, crlfDelay: Number.POSITIVE_INFINITY })) {
-    number++
-    if (line.trim() !== '' && !line.includes(lostChar)) yield parseLine(journal, path, number, line)
+  try {
+    for await (const line of createInterface({ input, crlfDelay: Number.POSITIVE_INFINITY })) {
+      number++
+      if (line.trim() !== '' && !line.includes(lostChar)) yield parseLine(journal, path, number, line)
+    }
+  } finally {
+    // A reader who stops in the middle leaves it open.
+    input.destroy()
   }
 }
 

@@ -23,9 +23,8 @@ export class JournalDirectory {
   /** Opens a directory, made if there is none. */
   static async open(path: string, sync: boolean): Promise<JournalDirectory> {
     const made = await mkdir(path, { recursive: true, mode: directoryMode })
-    const directory = new JournalDirectory(path, sync, await openDirectory(path))
     if (made !== undefined && sync) await syncParents(path, made)
-    return directory
+    return new JournalDirectory(path, sync, await openDirectory(path))
   }
 
   /** A descriptor of it, where the platform opens directories. */

@@ -231,6 +231,7 @@ for (const trouble of troubles) {
         const cameBack = await new Lives(`${seed} ${crash} ${faults}`, trouble).run(6)
 
         expect(cameBack).toBeGreaterThan(0)
+        expect(directories.stillOpen()).toEqual([])
       },
     )
   })

@@ -1,3 +1,4 @@
+import { existsSync, readdirSync, readlinkSync } from 'node:fs'
 import { cp, mkdtemp, readdir, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -23,6 +24,19 @@ export class Directories implements AsyncDisposable {
   /** Directories that something else has made. */
   adopt(paths: readonly string[]): void {
     this.#made.push(...paths)
+  }
+
+  /** What this process has open in them; nothing where the system doesn't tell. */
+  stillOpen(): string[] {
+    if (!existsSync('/proc/self/fd')) return []
+    const targets = readdirSync('/proc/self/fd').map((name) => {
+      try {
+        return readlinkSync(`/proc/self/fd/${name}`)
+      } catch {
+        return '' // It was open for reading the list.
+      }
+    })
+    return targets.filter((target) => this.#made.some((path) => target.startsWith(path)))
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -6,4 +6,5 @@ const journal = new FileJournal(directory)
 await journal.open()
 await journal.append({ userId: 'user', quotaType: 'api', value: 1, timestamp: 1_790_000_000_000, period: '2026-09' })
 process.stdout.write('open\n')
-process.stdin.resume()
+// Nothing closes it, and it mustn't be garbage before the process has ended.
+process.stdin.on('end', () => journal.stats()).resume()
