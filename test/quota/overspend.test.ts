@@ -6,7 +6,13 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { startPostgres } from '../servers/postgres.ts'
 import { startRedis } from '../servers/redis.ts'
 import { startRedisCluster } from '../servers/redis-cluster.ts'
-import { type Outcome, type StoreCall, type StorePlace, StoreProcess } from './support/store-processes.ts'
+import {
+  type Outcome,
+  type ServiceCall,
+  type StoreCall,
+  type StorePlace,
+  StoreProcess,
+} from './support/store-processes.ts'
 
 const redis = await startRedis()
 const cluster = await startRedisCluster()
@@ -125,6 +131,56 @@ describe.each(places)(`what ${processes} processes ask for at once of a quota in
     expect(counted).toBeGreaterThan(20)
     await inAll((process) => (process === 0 ? held.map((id) => ['release', id]) : []))
     expect(await usageOf(key, stores[1] as StoreProcess)).toEqual({ used: counted, held: 0 })
+  })
+
+  here('what services with consumers check never passes the limit, and nothing is lost or doubled', async () => {
+    const random = seededRandom(kind)
+    const { userId } = key
+    const limit = 200
+    const call = (what: ServiceCall['do'], value = 1, actual?: number): StoreCall => [
+      'service',
+      { do: what, userId, limit, value, actual } satisfies ServiceCall,
+    ]
+
+    const unchecked = (await inAll(() => repeat(each, () => call('buffer')))) as readonly { status: string }[]
+    const calls = stores.map((): StoreCall[] => [
+      ...repeat(15, () => call('consume', 1 + Math.floor(random() * 2))),
+      ...repeat(15, () => call('hold', 3, random() < 0.3 ? undefined : Math.floor(random() * 5))),
+    ])
+    const checked = await inAll((process) => calls[process] as StoreCall[])
+
+    let counted = 0
+    calls.flat().forEach(([, about], i) => {
+      const { status, used = 0, held = 0 } = checked[i] as Partial<QuotaUsage> & { status: string }
+      const { value, actual } = about as ServiceCall
+      expect(used + held).toBeLessThanOrEqual(limit)
+      if (status === 'applied') counted += value
+      if (status === 'settled') counted += actual as number
+    })
+    // Each kind of thing has happened.
+    expect(new Set(checked.map(({ status }) => status as string))).toEqual(
+      new Set(['applied', 'exceeded', 'settled', 'released']),
+    )
+    expect(new Set(unchecked.map(({ status }) => status))).toEqual(new Set(['buffered', 'written']))
+    expect(counted).toBeLessThanOrEqual(limit)
+    await inAll(() => [call('flush')])
+    const used = all + counted
+    expect(await usageOf(key, stores[0] as StoreProcess)).toEqual({ used, held: 0 })
+    // What others had buffered is all that can have been overlooked.
+    expect(used).toBeLessThanOrEqual(limit + each * (processes - 1))
+    await inAll(() => repeat(each * 2, () => call('consume')))
+    expect(await usageOf(key, stores[0] as StoreProcess)).toEqual({ used: Math.max(limit, used), held: 0 })
+  })
+
+  here('a test that would see it: services that check first and then count, overspend', async () => {
+    const { userId } = key
+    const calls = (what: ServiceCall['do'], times: number): Promise<Outcome[]> =>
+      inAll(() => repeat(times, () => ['service', { do: what, userId, limit: 10, value: 1 } satisfies ServiceCall]))
+
+    await calls('naively', each)
+    await calls('flush', 1)
+
+    expect((await usageOf(key, stores[0] as StoreProcess)).used).toBeGreaterThan(10)
   })
 
   here('what a process held that was killed comes back when its time is over', async () => {

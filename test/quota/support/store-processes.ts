@@ -14,9 +14,23 @@ export interface StorePlace {
   readonly prefix: string
 }
 
-/** A method of the store, and its arguments; or a `consume` that looks first, and then counts. */
+/** What a process does with the service that it has on its store, whose consumer waits until it is flushed. */
+export interface ServiceCall {
+  /** `hold` reserves, and settles or releases; `naively` checks, and then counts. */
+  readonly do: 'buffer' | 'consume' | 'hold' | 'naively' | 'flush'
+  readonly userId: string
+  readonly limit: number
+  readonly value: number
+  /** What a hold is settled with; without it, it is released. */
+  readonly actual?: number | undefined
+}
+
+/**
+ * A method of the store, and its arguments; a `consume` that looks first, and then counts; or what is done with the service, a
+ * {@link ServiceCall}.
+ */
 export type StoreCall = readonly [
-  'consume' | 'reserve' | 'settle' | 'release' | 'readUsage' | 'consume naively',
+  'consume' | 'reserve' | 'settle' | 'release' | 'readUsage' | 'consume naively' | 'service',
   ...unknown[],
 ]
 

@@ -1,13 +1,27 @@
 // A process of its own that does to a quota store what its parent says, all calls of a message at once.
 import { Cluster, Redis } from 'ioredis'
 import pg from 'pg'
-import type { ConsumeOutcome, QuotaClaim, QuotaStore } from 'spillway'
+import {
+  type ConsumeOutcome,
+  isSpillwayError,
+  type QuotaClaim,
+  QuotaConsumer,
+  QuotaService,
+  type QuotaStore,
+} from 'spillway'
 import { createPostgresPool, PostgresQuotaStore } from 'spillway/postgres'
 import { RedisQuotaStore } from 'spillway/redis'
-import type { StoreAnswer, StoreCall, StorePlace } from './store-processes.ts'
+import type { ServiceCall, StoreAnswer, StoreCall, StorePlace } from './store-processes.ts'
 
 const place = JSON.parse(process.argv[2] as string) as StorePlace
 const store = await open(place)
+const limits = new Map<string, number>()
+// Room for less than is sent at once, so that some of it falls back.
+const consumer = new QuotaConsumer(store, {
+  ...{ capacity: 20, maxBatchSize: 7, maxWaitMs: 600_000 },
+  periodOf: () => 'total',
+})
+const service = new QuotaService({ store, consumer, limitFor: (userId) => limits.get(String(userId)) ?? 0 })
 
 process.on('message', async ({ calls }: { calls: readonly StoreCall[] }) => {
   const answers = await Promise.all(calls.map(answer))
@@ -44,9 +58,31 @@ async function consumeNaively(claim: QuotaClaim): Promise<ConsumeOutcome> {
   return store.consume({ ...claim, limit: Number.POSITIVE_INFINITY })
 }
 
+/** Answers what became of it, and what the store told of the key where that was asked. */
+async function serve({ do: what, userId, limit, value, actual }: ServiceCall): Promise<unknown> {
+  limits.set(userId, limit)
+  try {
+    if (what === 'flush') return await consumer.flush()
+    if (what === 'buffer') return { status: await service.consumeQuota(userId, 'calls', value) }
+    if (what === 'consume') return await service.consumeQuotaSync(userId, 'calls', value)
+    if (what === 'naively') {
+      const { allowed } = await service.checkQuota(userId, 'calls', value)
+      return { status: allowed ? await service.consumeQuota(userId, 'calls', value) : 'exceeded' }
+    }
+    await using held = await service.reserve(userId, 'calls', value, { ttlMs: 600_000 })
+    if (actual === undefined) return { status: 'released' }
+    await held.settle(actual)
+    return { status: 'settled' }
+  } catch (error) {
+    if (isSpillwayError(error, 'ERR_QUOTA_EXCEEDED')) return { status: 'exceeded' }
+    throw error
+  }
+}
+
 async function answer([method, ...args]: StoreCall): Promise<StoreAnswer> {
   try {
     if (method === 'consume naively') return { value: await consumeNaively(args[0] as QuotaClaim) }
+    if (method === 'service') return { value: await serve(args[0] as ServiceCall) }
     return { value: await (store[method] as (...args: unknown[]) => unknown).call(store, ...args) }
   } catch (error) {
     return { error: String(error) }
