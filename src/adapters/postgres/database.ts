@@ -194,6 +194,10 @@ export async function withClient<T>(
   client.on('error', onError)
   try {
     return await work(client)
+  } catch (error) {
+    // The server has ended the session, and the socket may tell so only when somebody else has the client.
+    if ((error as { severity?: unknown } | null | undefined)?.severity === 'FATAL') broken ??= error as Error
+    throw error
   } finally {
     client.removeListener('error', onError)
     client.release(broken)
