@@ -261,6 +261,11 @@ export interface DeadUsage {
   readonly events: readonly AcceptedUsage[]
   /** Why. */
   readonly error: unknown
+  /**
+   * Whether the sink refused just these, and applied the rest of their batch: its id is used up, so they can only be sent again under
+   * another one. Otherwise the batch was given up whole and may have been applied after all, so it must be sent again under its id.
+   */
+  readonly refused?: boolean | undefined
 }
 
 /**

@@ -88,8 +88,8 @@ export class JournalKeeper {
   bury(failures: readonly DeadUsage[], batchId: string | undefined): void {
     if (failures.length === 0 || !this.#open) return
     const bury = async (): Promise<void> => {
-      for (const { batchId: id, events, error } of failures) {
-        await this.#journal.deadLetter({ batchId: id, events, error })
+      for (const { batchId: id, events, error, refused } of failures) {
+        await this.#journal.deadLetter({ batchId: id, events, error, refused })
       }
       if (batchId !== undefined) await this.#settle(batchId)
     }

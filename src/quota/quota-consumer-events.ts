@@ -15,6 +15,8 @@ export interface UsageFailure {
   readonly error: unknown
   /** Whether the journal keeps them, so that they are written again after the next start. */
   readonly kept: boolean
+  /** True where the sink refused just these, and applied the rest of their batch: sent again, they need another batch id. */
+  readonly refused?: boolean | undefined
 }
 
 /** Events of `QuotaConsumer`. */

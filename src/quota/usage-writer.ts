@@ -164,7 +164,14 @@ export class UsageWriter {
       else same.push(eventOf(entry))
     }
     const batchId = batch.usage.id
-    const failures = [...byError].map(([error, events]) => ({ batchId, events, attempts, error, kept: false }))
+    const failures = [...byError].map(([error, events]) => ({
+      batchId,
+      events,
+      attempts,
+      error,
+      kept: false,
+      refused: true,
+    }))
     this.#giveUp(failures, batchId)
   }
 

@@ -304,8 +304,8 @@ describe('what the sink refuses', () => {
 
     const { id, events } = sink.at(0).batch
     expect(failures).toEqual([
-      { batchId: id, events: [events[3], events[1]], attempts: 1, error: overflow, kept: false },
-      { batchId: id, events: [events[0]], attempts: 1, error: retired, kept: false },
+      { batchId: id, events: [events[3], events[1]], attempts: 1, error: overflow, kept: false, refused: true },
+      { batchId: id, events: [events[0]], attempts: 1, error: retired, kept: false, refused: true },
     ])
     expect(told).toEqual(failures)
     expect(applied).toMatchObject([{ events: 2, batchId: id }])

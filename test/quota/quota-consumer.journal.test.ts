@@ -357,7 +357,7 @@ describe('what is given up', () => {
     await turn()
 
     const { id, events } = sink.at(0).batch
-    expect(gate.journal.deadLetters).toEqual([{ batchId: id, events: [events[1]], error }])
+    expect(gate.journal.deadLetters).toEqual([{ batchId: id, events: [events[1]], error, refused: true }])
     expect(gate.journal.pending).toBe(0)
     await consumer.close()
   })

@@ -19,18 +19,18 @@ export interface DeadLetter {
   /** Why: the error's name and message, and those of its causes. */
   readonly error: string
   /**
-   * Whether these are only some of the batch's events: those that the sink refused, the others being accounted. They must never be
-   * sent under the batch's id again, which the sink knows as applied.
+   * Whether the sink refused just these, and applied the rest of their batch. They must never be sent under the batch's id again, which
+   * the sink knows as applied.
    */
-  readonly partial: boolean
+  readonly refused: boolean
   /** The events. */
   readonly events: readonly AcceptedUsage[]
 }
 
 export const deadLetterFileName = 'dead-letters.jsonl'
 
-export function deadLetterLine({ batchId, at, error, partial, events }: DeadLetter): string {
-  const head = JSON.stringify({ batchId, at: new Date(at).toISOString(), error, partial })
+export function deadLetterLine({ batchId, at, error, refused, events }: DeadLetter): string {
+  const head = JSON.stringify({ batchId, at: new Date(at).toISOString(), error, refused })
   return `${head.slice(0, -1)},"events":[${events.map(usageToJson).join(',')}]}\n`
 }
 
@@ -63,7 +63,7 @@ export async function* readDeadLetters(
 
 function parseLine(journal: string, path: string, number: number, line: string): DeadLetter {
   try {
-    const { batchId, at, error, partial, events } = JSON.parse(line)
+    const { batchId, at, error, refused, events } = JSON.parse(line)
     if (typeof batchId !== 'string' || batchId === '') throw new Error('it has no batchId')
     if (Number.isNaN(Date.parse(at))) throw new Error('it has no time')
     if (!Array.isArray(events) || events.length === 0) throw new Error('it has no events')
@@ -71,7 +71,7 @@ function parseLine(journal: string, path: string, number: number, line: string):
       batchId,
       at: Date.parse(at),
       error: String(error),
-      partial: partial === true,
+      refused: refused === true,
       events: events.map((event) => checkAccepted(usageFromJson(event))),
     }
   } catch (cause) {

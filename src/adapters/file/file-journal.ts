@@ -251,14 +251,14 @@ export class FileJournal
   deadLetter(usage: DeadUsage): Promise<void> {
     const journal = this.#usable
     if (journal === undefined) return this.#refuse()
-    const { batchId, events, error } = usage ?? {}
+    const { batchId, events, error, refused } = usage ?? {}
     let line: string
     try {
       checkBatchId(batchId)
       if (!Array.isArray(events) || events.length === 0) failOption('events', 'must be an array with events', events)
       for (const event of events) checkAccepted(event)
-      const partial = events.length < (journal.log.sizeOf(batchId) ?? 0)
-      line = deadLetterLine({ batchId, at: this.clock.wallNow(), error: reasonOf(error), partial, events })
+      const at = this.clock.wallNow()
+      line = deadLetterLine({ batchId, at, error: reasonOf(error), refused: refused === true, events })
     } catch (error) {
       return rejected(error)
     }

@@ -92,7 +92,7 @@ function entriesOf(
   const batches = new Map<string, number[]>()
   for (const { id, positions } of state.batches.values()) batches.set(id, [...positions])
   let nextPosition = firstFree
-  for (const { batchId, events, partial } of letters) {
+  for (const { batchId, events, refused } of letters) {
     // What is in the journal comes back anyway, and will be given up again if it must.
     const kept = batches.get(batchId)
     const positions = missing(events, kept?.map((position) => texts.get(position) as string) ?? []).map((json) => {
@@ -100,8 +100,9 @@ function entriesOf(
       entries.push(MovedEntry.event(nextPosition, json))
       return nextPosition++
     })
+    if (refused) continue
     if (kept !== undefined) kept.push(...positions)
-    else if (!partial) batches.set(batchId, positions)
+    else batches.set(batchId, positions)
   }
   for (const [id, positions] of batches) entries.push(MovedEntry.batch(id, positions))
   return { entries, nextPosition }

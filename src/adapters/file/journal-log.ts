@@ -110,11 +110,6 @@ export class JournalLog {
     return entry.promise
   }
 
-  /** How many events a batch has. */
-  sizeOf(batchId: string): number | undefined {
-    return this.#state.batches.get(batchId)?.positions.size
-  }
-
   /** Writes what was added before; nothing may be added after. */
   async close(): Promise<void> {
     this.#closed = true

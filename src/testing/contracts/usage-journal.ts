@@ -1,5 +1,5 @@
 import { isSpillwayError } from '../../core/errors.js'
-import type { AcceptedUsage, JournalledUsage, UsageJournal } from '../../core/ports.js'
+import type { AcceptedUsage, DeadUsage, JournalledUsage, UsageJournal } from '../../core/ports.js'
 import { type ContractCase, expectEqual, expectThat } from './contract.js'
 
 /** Where one journal keeps its data, over the lives of several instances. */
@@ -9,7 +9,7 @@ export interface UsageJournalPlace {
   /** Ends the latest instance as a crash would, with nothing of it under way. */
   crash(): void | PromiseLike<void>
   /** What was given up there. */
-  deadLetters(): PromiseLike<readonly { readonly batchId: string; readonly events: readonly AcceptedUsage[] }[]>
+  deadLetters(): PromiseLike<readonly Pick<DeadUsage, 'batchId' | 'events' | 'refused'>[]>
 }
 
 /** What {@link usageJournalContract} needs of an implementation. */
@@ -247,14 +247,23 @@ function batches(test: Test): void {
     await journal.assign('batch', positions)
     await journal.deadLetter({ batchId: 'batch', events, error: new Error('no such plan') })
     await journal.settle('batch')
+    await journal.deadLetter({
+      batchId: 'another',
+      events: [usage(3)],
+      error: new Error('no such user'),
+      refused: true,
+    })
     await place.crash()
 
     const remains = await reopened(place)
     expectEqual([idsOf(remains), remains.events], [[], []], 'what comes back')
     const letters = await place.deadLetters()
     expectEqual(
-      letters.map((letter) => [letter.batchId, letter.events.map(describeUsage)]),
-      [['batch', events.map(describeUsage)]],
+      letters.map(({ batchId, events, refused }) => [batchId, events.map(describeUsage), refused === true]),
+      [
+        ['batch', events.map(describeUsage), false],
+        ['another', [describeUsage(usage(3))], true],
+      ],
       'the dead letters',
     )
   })

@@ -21,17 +21,23 @@ beforeEach(async () => {
 
 const error = new StoreError('no such plan', { cause: new Error('23503') })
 
-/** Gives a batch up, as the consumer does. */
-async function bury(journal: FileJournal, batchId: string, values: readonly number[], dead = values): Promise<void> {
+/** Gives a batch up, as the consumer does; or what was refused of it, when that is said. */
+async function bury(
+  journal: FileJournal,
+  batchId: string,
+  values: readonly number[],
+  refused?: readonly number[],
+): Promise<void> {
   const positions = await Promise.all(values.map((value) => journal.append(use(value))))
   await journal.assign(batchId, positions)
-  await journal.deadLetter({ batchId, events: dead.map((value) => use(value)), error })
+  const events = (refused ?? values).map((value) => use(value))
+  await journal.deadLetter({ batchId, events, error, refused: refused !== undefined })
   await journal.settle(batchId)
 }
 
 async function lettersOf(path: string): Promise<unknown[]> {
   const letters = await collect(new FileJournal(path).deadLetters())
-  return letters.map(({ batchId, partial, events }) => [batchId, partial, events.map(({ value }) => value)])
+  return letters.map(({ batchId, refused, events }) => [batchId, refused, events.map(({ value }) => value)])
 }
 
 describe('dead letters', () => {
@@ -46,8 +52,8 @@ describe('dead letters', () => {
     const line = JSON.parse(readFileSync(join(directory, 'dead-letters.jsonl'), 'utf8'))
     const reason = 'StoreError: no such plan / caused by Error: 23503'
     const events = [use(1), use(2)]
-    expect(line).toEqual({ batchId: 'batch-a', at: '2026-11-20T00:00:00.000Z', error: reason, partial: false, events })
-    const letter = { batchId: 'batch-a', at: Date.UTC(2026, 10, 20), error: reason, partial: false, events }
+    expect(line).toEqual({ batchId: 'batch-a', at: '2026-11-20T00:00:00.000Z', error: reason, refused: false, events })
+    const letter = { batchId: 'batch-a', at: Date.UTC(2026, 10, 20), error: reason, refused: false, events }
     expect(await collect(journal.deadLetters())).toEqual([letter])
     expect(told).toEqual([{ batchId: 'batch-a', events: 2, error }])
     expect(journal.stats()).toMatchObject({ deadLettered: 2, pending: 0 })
@@ -227,19 +233,41 @@ describe('requeue', () => {
     await expect(after.requeue()).rejects.toMatchObject({ code: 'ERR_CLOSED' })
   })
 
-  test('events that were refused out of a batch that was applied come back in no batch', async () => {
+  test('events that were refused out of a batch that was applied come back in no batch, were they all of it or more', async () => {
     const { journal } = await openJournal(directory)
     await bury(journal, 'batch-a', [1, 2, 3], [2])
+    await bury(journal, 'batch-b', [4, 5], [4, 5])
+    // Offered while the disk was full: the batch had them, and the journal didn't.
+    await bury(journal, 'batch-c', [6], [7, 8])
+    expect(await lettersOf(directory)).toEqual([
+      ['batch-a', true, [2]],
+      ['batch-b', true, [4, 5]],
+      ['batch-c', true, [7, 8]],
+    ])
     await journal.requeue()
     await journal.close()
 
-    expect(await readAgain(directory)).toEqual({ batches: {}, events: [2] })
+    expect(await readAgain(directory)).toEqual({ batches: {}, events: [2, 4, 5, 7, 8] })
+  })
+
+  test('what was given up of a batch that comes back joins it, and what was refused of it does not', async () => {
+    const { journal } = await openJournal(directory)
+    for (const [id, value] of [['batch-a', 1] as const, ['batch-b', 2] as const]) {
+      await journal.assign(id, [await journal.append(use(value))])
+    }
+    // Offered while the disk was full, and so in the batches alone.
+    await journal.deadLetter({ batchId: 'batch-a', events: [use(3)], error })
+    await journal.deadLetter({ batchId: 'batch-b', events: [use(4)], error, refused: true })
+    await journal.requeue()
+    await journal.close()
+
+    expect(await readAgain(directory)).toEqual({ batches: { 'batch-a': [1, 3], 'batch-b': [2] }, events: [4] })
   })
 
   test('a crash at any of its steps, and of the next open, leaves each of them once', async () => {
     const { journal } = await openJournal(directory)
     await bury(journal, 'batch-a', [1, 2])
-    await bury(journal, 'batch-b', [3], [3])
+    await bury(journal, 'batch-b', [3])
     const images: string[] = []
     let taking = 0
     disk.onStep = () => {
