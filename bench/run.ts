@@ -30,6 +30,11 @@ const headlines: readonly { readonly suite: string; readonly contest: string; re
     peers: ['Map sum by hand, a Map of Maps'],
   },
   {
+    suite: 'file-journal',
+    contest: '200 uses published at once, each durable when it is answered',
+    peers: ['by hand, a line and a sync a use'],
+  },
+  {
     suite: 'circuit-breaker',
     contest: 'closed, consecutive failures, 1000 calls one after the other',
     peers: ['bare await', 'cockatiel ConsecutiveBreaker'],
