@@ -47,7 +47,7 @@ export function lineChart({ title, xLabel, yLabel, xMax, lines, bands }: LineCha
   for (const { from, until, label } of bands) {
     parts.push(
       `<rect x="${x(from)}" y="${top}" width="${(Number(x(until)) - Number(x(from))).toFixed(1)}" height="${plotHeight}" fill="#f1ede1"/>`,
-      `<text x="${x((from + until) / 2)}" y="${top + 16}" text-anchor="middle" fill="#5a6b7b">${escapeXml(label)}</text>`,
+      `<text x="${x((from + until) / 2)}" y="${bottom - 8}" text-anchor="middle" fill="#5a6b7b">${escapeXml(label)}</text>`,
     )
   }
   for (let power = low; power <= high; power++) {

@@ -5,7 +5,7 @@ import { parseArgs } from 'node:util'
 import pg from 'pg'
 import { startPostgres } from '../../../test/servers/postgres.ts'
 import { buildIfStale } from '../../harness/built-package.ts'
-import { readFacts } from '../../harness/facts.ts'
+import { type Facts, readFacts } from '../../harness/facts.ts'
 import { bundlePrograms, type Running } from '../processes.ts'
 import { wholeFlag } from '../whole-flag.ts'
 import { quantile, quantilesOf } from './latencies.ts'
@@ -66,6 +66,8 @@ export async function runQuotaLoad(args: readonly string[]): Promise<number> {
   const settings = readArguments(args)
   if (typeof settings === 'number') return settings
   if (await buildIfStale(root)) console.log('built dist, which was missing or older than src')
+  // Now: at the end the load of the machine would be this one's.
+  const facts = readFacts(root, ['pg', 'undici'])
   const start = await bundlePrograms(root)
   const open: { stop(): Promise<void> }[] = []
   try {
@@ -89,7 +91,7 @@ export async function runQuotaLoad(args: readonly string[]): Promise<number> {
     open.unshift({ stop: () => pool.end() })
     const bench: Bench = { pool, services, wrong: [] }
     const rows = await measure(bench, settings)
-    return report(bench, rows, settings, await describeDatabase(pool))
+    return report(bench, rows, settings, facts, await describeDatabase(pool))
   } finally {
     for (const part of open) await part.stop()
   }
@@ -177,9 +179,8 @@ async function describeDatabase(pool: pg.Pool): Promise<string> {
   return `PostgreSQL ${version.split(' ')[0]}, fsync ${fsync}, synchronous_commit ${commit}`
 }
 
-function report({ wrong }: Bench, rows: readonly Row[], settings: Settings, database: string): number {
+function report({ wrong }: Bench, rows: readonly Row[], settings: Settings, facts: Facts, database: string): number {
   const { rounds, awayMs, out, docs, check } = settings
-  const facts = readFacts(root, ['pg', 'undici'])
   const comparison: QuotaComparison = { rows, facts, rounds, users, awayMs, database, wrong }
   for (const folder of [out, ...(docs ? [join(root, 'docs/load')] : [])]) {
     mkdirSync(folder, { recursive: true })
