@@ -2,7 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { UsageDedupe } from 'spillway'
 import { PostgresQuotaStore } from 'spillway/postgres'
 import { quotaStoreContract } from 'spillway/testing'
-import { afterAll, describe, test } from 'vitest'
+import { afterAll, beforeAll, describe, test } from 'vitest'
 import { startPostgres } from '../../servers/postgres.ts'
 import { type Connector, connectors } from './databases.ts'
 import { inTurn } from './usage-databases.ts'
@@ -38,6 +38,8 @@ describe.each(all)('PostgresQuotaStore on $name keeps the contract of quota stor
       dedupe,
       elapse: async (ms: number) => void (await delay(ms)),
     }
+    // PGlite starts with its first call.
+    beforeAll(async () => void (await harness.open()))
     for (const { name, run } of quotaStoreContract(harness)) test(name, run)
   })
 })

@@ -9,7 +9,7 @@ import {
   type UsageCleanUp,
 } from 'spillway/postgres'
 import { FakeClock } from 'spillway/testing'
-import { afterAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { startPostgres } from '../../servers/postgres.ts'
 import { until } from './until.ts'
 import { holdRows, use, waiters, write } from './usage-databases.ts'
@@ -20,6 +20,8 @@ const pools: pg.Pool[] = []
 const key = { userId: 'ann', quotaType: 'calls', period: 'total' }
 let made = 0
 
+// Starting it takes its time on a busy machine.
+beforeAll(() => embedded.waitReady)
 afterAll(async () => {
   for (const pool of pools) await pool.end()
   await embedded.close()

@@ -1,7 +1,7 @@
 import type { UsageDedupe } from 'spillway'
 import { PostgresUsageSink } from 'spillway/postgres'
 import { usageSinkContract } from 'spillway/testing'
-import { afterAll, describe, test } from 'vitest'
+import { afterAll, beforeAll, describe, test } from 'vitest'
 import { startPostgres } from '../../servers/postgres.ts'
 import { type Connector, connectors } from './databases.ts'
 import { inTurn } from './usage-databases.ts'
@@ -32,6 +32,8 @@ describe.each(all)('PostgresUsageSink on $name keeps the contract of usage sinks
       await sink.createSchema()
       return sink
     }
+    // PGlite starts with its first call.
+    beforeAll(async () => void (await openSink()))
     let reader: Promise<PostgresUsageSink> | undefined
     const harness = {
       open: openSink,

@@ -4,7 +4,7 @@ import pg from 'pg'
 import { type AcceptedUsage, isSpillwayError, type UsageDedupe } from 'spillway'
 import { PostgresUsageSink, type PostgresUsageSinkOptions, type UsageCleanUp } from 'spillway/postgres'
 import { FakeClock } from 'spillway/testing'
-import { afterAll, beforeEach, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { until } from './until.ts'
 import { keyOf, use, write } from './usage-databases.ts'
 
@@ -13,6 +13,8 @@ const max = Number.MAX_SAFE_INTEGER
 const dedupes: readonly UsageDedupe[] = ['batch', 'event', 'request']
 let made = 0
 
+// Starting it takes its time on a busy machine.
+beforeAll(() => embedded.waitReady)
 afterAll(() => embedded.close())
 
 /** A sink on tables of its own. */
@@ -150,6 +152,22 @@ describe.each(dedupes)('telling apart by %s', (dedupe) => {
     expect(sink.stats()).toMatchObject({ applied: 2, repeated: 1, counted: 4 - duplicates, duplicates, refused: 2 })
     expect(await used(sink, use(0))).toEqual([3 - duplicates])
   })
+})
+
+test('a session that the server has ended goes to nobody else', async () => {
+  const ended = Object.assign(new Error('terminating connection'), { code: '57P01', severity: 'FATAL' })
+  const released: unknown[] = []
+  const client = {
+    query: () => Promise.reject(ended),
+    on: () => undefined,
+    removeListener: () => undefined,
+    release: (error?: unknown) => void released.push(error),
+  }
+  const sink = new PostgresUsageSink({ connect: async () => client, totalCount: 1, waitingCount: 0 })
+
+  await expect(write(sink, [use(1)])).rejects.toMatchObject({ code: 'ERR_STORE', outcomeUnknown: true })
+
+  expect(released).toEqual([ended])
 })
 
 describe('what is old', () => {

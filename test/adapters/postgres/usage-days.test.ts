@@ -13,7 +13,10 @@ const server = await startPostgres()
 const embedded = new PGlite()
 const pools: pg.Pool[] = []
 
-beforeAll(awayFromMidnight)
+beforeAll(async () => {
+  await embedded.waitReady
+  await awayFromMidnight()
+})
 afterAll(async () => {
   for (const pool of pools) await pool.end()
   await embedded.close()
