@@ -7,6 +7,7 @@ import { onAbort } from '../internal/abort.js'
 import { CallBooks, type OpenEntry, type Outcome } from '../internal/call-books.js'
 import { deferred, handled, rejected } from '../internal/deferred.js'
 import { LazySignal } from '../internal/lazy-signal.js'
+import { Tasks } from '../internal/tasks.js'
 import type { WaitOptions } from './reservation.js'
 
 /** What a QuotaService is called for. */
@@ -43,6 +44,8 @@ const refusals: readonly string[] = ['ERR_INVALID_EVENT', 'ERR_QUOTA_EXCEEDED', 
 export class QuotaCalls extends ClosableComponent<Record<never, never>, CallCounts> {
   readonly #books: Readonly<Record<QuotaOperationKind, CallBooks<OpenCall>>>
   readonly #listener: QuotaCallsListener
+  /** What goes on at the store though no caller waits for it any more. */
+  readonly #left = new Tasks()
   #closed = false
 
   constructor(name: string, clock: Clock, listener: QuotaCallsListener) {
@@ -70,6 +73,11 @@ export class QuotaCalls extends ClosableComponent<Record<never, never>, CallCoun
       return rejected(error)
     }
     return this.#start(operation, signal, work)
+  }
+
+  /** Does what no call waits for, but `close` does. What it fails with is nobody's concern. */
+  runBehind(work: () => unknown): void {
+    this.#left.run(work, () => undefined)
   }
 
   override async flush(): Promise<FlushReport> {
@@ -100,6 +108,9 @@ export class QuotaCalls extends ClosableComponent<Record<never, never>, CallCoun
     this.#closed = true
     this.#listener.closing()
     await Promise.all(this.#all().map((books) => books.empty()))
+    await this.#left.settled()
+    // What those had to clear up.
+    await this.#left.settled()
   }
 
   protected override abandon(): number {
@@ -128,12 +139,15 @@ export class QuotaCalls extends ClosableComponent<Record<never, never>, CallCoun
       return true
     }
     const giveUp = (outcome: Outcome, error: unknown): void => {
-      if (fail(outcome, error)) ended.abort(error)
+      if (!fail(outcome, error)) return
+      ended.abort(error)
+      this.runBehind(() => Promise.resolve().then(() => done))
     }
+    let done: Promise<unknown> | undefined
     const call: OpenCall = { operation, at: this.clock.now(), giveUp }
     books.accept(call)
     const stopListening = signal === undefined ? undefined : onAbort(signal, () => giveUp('aborted', signal.reason))
-    work(ended).then(
+    done = work(ended).then(
       (answer) => {
         if (!books.settle(call, 'succeeded')) return
         stopListening?.()

@@ -338,8 +338,9 @@ export class QuotaService extends Component<QuotaServiceEvents, QuotaServiceStat
   }
 
   /**
-   * Refuses new calls, and waits for those in progress; waits between their retries are cut short. Neither the consumer nor the store is
-   * closed, and what is held stays so. Calling it again changes nothing, except that a shorter deadline counts.
+   * Refuses new calls, and waits for those in progress, and for what callers that gave up have left at the store; waits between retries
+   * are cut short. Neither the consumer nor the store is closed, and what is held stays so. Calling it again changes nothing, except
+   * that a shorter deadline counts.
    *
    * @returns what became of the calls; those left at the deadline reject with `ClosedError`. It rejects only with an `OptionError` for a
    * wrong `timeoutMs`.
@@ -470,9 +471,7 @@ export class QuotaService extends Component<QuotaServiceEvents, QuotaServiceStat
 
   /** Gives a hold back as far as that goes; otherwise it expires. */
   #giveBack(key: QuotaKey, id: string): void {
-    attempt(() => this.#store.release(id))
-      .catch(() => undefined)
-      .finally(() => this.#reader.forget([key]))
+    this.#calls.runBehind(() => attempt(() => this.#store.release(id)).finally(() => this.#reader.forget([key])))
   }
 
   async #settle(id: string, actual: number, ended: LazySignal): Promise<void> {

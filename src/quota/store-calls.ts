@@ -123,29 +123,30 @@ export class StoreCalls {
   /** One attempt, which fails with a TimeoutError when its time is over; what comes of it later counts no more. */
   async #attempt<T>(call: StoreCall<T>, number: number): Promise<T> {
     const { id = '', signal } = call
-    const { clock, timeoutMs } = this.#setting
+    const { timeoutMs } = this.#setting
     const ended = new LazySignal()
-    let cancelTimer: (() => void) | undefined
+    let timer: AttemptTimer | undefined
     const stop =
       signal === undefined
         ? undefined
         : onAbort(signal, () => {
-            cancelTimer?.()
+            if (this.#ended) timer?.cancel()
+            else timer?.unref()
             ended.abort(signal.reason)
           })
     try {
       const work = attempt(() => call.make(new AttemptContext(id, number, ended)))
       if (timeoutMs === undefined) return await work
       return await new Promise<T>((resolve, reject) => {
-        cancelTimer = clock.setTimer(() => {
+        timer = new AttemptTimer(this.#setting.clock, timeoutMs, () => {
           const error = this.#timedOut(call, number, timeoutMs)
           reject(error)
           ended.abort(error)
-        }, timeoutMs)
+        })
         work.then(resolve, reject)
       })
     } finally {
-      cancelTimer?.()
+      timer?.cancel()
       stop?.()
     }
   }
@@ -191,6 +192,33 @@ export class StoreCalls {
       const cancel = this.#setting.clock.setTimer(wake, delayMs)
       this.#pauses.add(wake)
     })
+  }
+}
+
+/** The end of an attempt's time. */
+class AttemptTimer {
+  readonly #clock: Clock
+  readonly #onEnd: () => void
+  readonly #endsAt: number
+  #cancel: () => void
+
+  constructor(clock: Clock, timeoutMs: number, onEnd: () => void) {
+    this.#clock = clock
+    this.#onEnd = onEnd
+    this.#endsAt = clock.now() + timeoutMs
+    this.#cancel = clock.setTimer(onEnd, timeoutMs)
+  }
+
+  /** Lets the process end before it does: nobody waits for the attempt any more but `close`. */
+  unref(): void {
+    this.#cancel()
+    this.#cancel = this.#clock.setTimer(this.#onEnd, Math.max(0, this.#endsAt - this.#clock.now()), {
+      keepAlive: false,
+    })
+  }
+
+  cancel(): void {
+    this.#cancel()
   }
 }
 

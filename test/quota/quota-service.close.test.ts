@@ -4,6 +4,11 @@ import { codeOf, reasonOf, watch } from '../batcher/support/outcomes.js'
 import { inVirtualTime } from '../batcher/support/virtual-time.js'
 import { during, expectServiceBooks, sceneOf } from './service/support/scene.js'
 
+function abortable(): { readonly signal: AbortSignal; abort(reason: unknown): void } {
+  const controller = new AbortController()
+  return { signal: controller.signal, abort: (reason) => controller.abort(reason) }
+}
+
 describe('close', () => {
   inVirtualTime('waits for the calls in progress, and refuses more', async (clock) => {
     const { quotas, store } = sceneOf(clock)
@@ -32,6 +37,57 @@ describe('close', () => {
     expect(consumed.value).toMatchObject({ used: 1 })
     expect(closing.value).toEqual({ drained: true, abandoned: 0 })
     expectServiceBooks(quotas, { offered: 8, succeeded: 1, rejected: 7 })
+  })
+
+  inVirtualTime(
+    'waits for what callers that gave up have left at the store, and for what that leaves',
+    async (clock) => {
+      const { quotas, store } = sceneOf(clock, { timeoutMs: 500 })
+      const { signal, abort } = abortable()
+      const [reserve, write, release] = [store.stage('reserve'), store.stage('write', 'after'), store.stage('release')]
+      const calls = [
+        watch<unknown>(quotas.reserve('ann', 'requests', 3, { signal })),
+        watch<unknown>(quotas.consumeQuota('ann', 'requests', 4, { signal })),
+      ]
+      await clock.advance(0)
+      abort('enough')
+      await clock.advance(0)
+      expect(calls.map(({ reason }) => reason)).toEqual(['enough', 'enough'])
+
+      const closing = watch(quotas.close())
+      for (const stage of [write, reserve, release]) {
+        await clock.advance(0)
+        expect([stage.reached, closing.status]).toEqual([true, 'pending'])
+        stage.go()
+      }
+      await clock.advance(0)
+
+      expect(closing.value).toEqual({ drained: true, abandoned: 0 })
+      const [usage] = await store.inner.readUsage([{ userId: 'ann', quotaType: 'requests', period: '2026-01' }])
+      expect(usage).toEqual({ used: 4, held: 0 })
+    },
+  )
+
+  inVirtualTime('waits no longer for them than an attempt may take, or its deadline says', async (clock) => {
+    for (const [options, closeOptions] of [
+      [{ timeoutMs: 500 }, {}],
+      [{}, { timeoutMs: 500 }],
+    ]) {
+      const { quotas, store } = sceneOf(clock, options)
+      const { signal, abort } = abortable()
+      store.stage('consume')
+      watch(quotas.consumeQuotaSync('ann', 'requests', 3, { signal }))
+      await clock.advance(0)
+      abort('enough')
+
+      const closing = watch(quotas.close(closeOptions))
+      await clock.advance(499)
+      expect(closing.status).toBe('pending')
+      await clock.advance(1)
+
+      // No call was given up that its caller hadn't given up.
+      expect(closing.value).toEqual({ drained: true, abandoned: 0 })
+    }
   })
 
   inVirtualTime('cuts waits between retries short', async (clock) => {
