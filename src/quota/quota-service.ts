@@ -17,6 +17,7 @@ import { batchId } from '../internal/batch-id.js'
 import { rejected } from '../internal/deferred.js'
 import type { LazySignal } from '../internal/lazy-signal.js'
 import { isOutcomeUnknown } from '../internal/outcome.js'
+import { Remembered } from '../internal/remembered.js'
 import { attempt } from '../internal/tasks.js'
 import {
   checkTime,
@@ -154,6 +155,8 @@ export class QuotaService extends Component<QuotaServiceEvents, QuotaServiceStat
   readonly #storeCalls: StoreCalls
   readonly #reader: UsageReader
   readonly #accounting: UsageAccounting
+  /** The keys of the latest holds made here, where usage is kept that changes with them. */
+  readonly #holdKeys: Remembered<QuotaKey> | undefined
   readonly #detach: (() => void)[] = []
   #exceeded = 0
 
@@ -205,7 +208,9 @@ export class QuotaService extends Component<QuotaServiceEvents, QuotaServiceStat
       onChanged: (keys) => this.#reader.forget(keys),
       onFallback: (fallback) => this.events.emit('fellBack', fallback),
     })
-    if (ttlMs > 0) this.#watchConsumer()
+    if (ttlMs === 0) return
+    this.#holdKeys = new Remembered(cacheSize)
+    this.#watchConsumer()
   }
 
   /**
@@ -327,7 +332,7 @@ export class QuotaService extends Component<QuotaServiceEvents, QuotaServiceStat
     return this.#calls.run('release', options, () => {
       checkId(id)
       return async (ended) => {
-        await this.#change('release', id, ended, () => this.#store.release(id))
+        await this.#end('release', id, ended, () => this.#store.release(id))
       }
     })
   }
@@ -424,7 +429,7 @@ export class QuotaService extends Component<QuotaServiceEvents, QuotaServiceStat
       return this.#store.consume({ ...key, value, limit: roomOf(limit, pending), id })
     })
     const { answer, doubted } = await consumed.finally(() => this.#reader.forget([key]))
-    const { status, used, held } = answer
+    const { status, used, held } = checkAnswer('consume', answer)
     const terms = { limit, used, held, pending }
     const timed = { ...key, until }
     if (status === 'exceeded') throw exceededError(this.name, timed, value, terms, doubted)
@@ -452,13 +457,14 @@ export class QuotaService extends Component<QuotaServiceEvents, QuotaServiceStat
     })
     try {
       const { answer, doubted } = await reserved.finally(() => this.#reader.forget([key]))
-      const { status, used, held, expiresAt } = answer
+      const { status, used, held, expiresAt } = checkAnswer('reserve', answer)
       if (status === 'exceeded') {
         const terms = { limit, used, held, pending }
         throw exceededError(this.name, { ...key, until: subject.until }, value, terms, doubted)
       }
       if (status === 'conflict') throw reservationError(this.name, id, 'conflict')
       if (status !== 'held' && status !== 'repeated') throw wrongAnswer('reserve', answer)
+      this.#holdKeys?.add(id, key)
       // Who has gone takes no reservation, and hears of no error.
       ended.signal.throwIfAborted()
       return new HeldReservation(this, key, id, value, expiresAt)
@@ -475,8 +481,8 @@ export class QuotaService extends Component<QuotaServiceEvents, QuotaServiceStat
   }
 
   async #settle(id: string, actual: number, ended: LazySignal): Promise<void> {
-    const { answer, doubted } = await this.#change('settle', id, ended, () => this.#store.settle(id, actual))
-    const { status, claim, usage } = answer
+    const { answer, doubted } = await this.#end('settle', id, ended, () => this.#store.settle(id, actual))
+    const { status, claim, usage } = checkAnswer('settle', answer)
     if (claim !== undefined) this.#reader.forget([claim])
     if (status === 'settled' || status === 'repeated') return
     if (status === 'released' || status === 'unknown') throw reservationError(this.name, id, status)
@@ -485,6 +491,19 @@ export class QuotaService extends Component<QuotaServiceEvents, QuotaServiceStat
     const { used, held } = usage
     const timed = { ...claim, until: endOfPeriod(claim.period) }
     throw exceededError(this.name, timed, actual, { limit, used, held, pending: 0 }, doubted)
+  }
+
+  /** Has the store do something about a hold; a check reads anew what it may have changed. */
+  #end<T>(
+    operation: 'settle' | 'release',
+    id: string,
+    ended: LazySignal,
+    make: () => T | PromiseLike<T>,
+  ): Promise<StoreAnswer<T>> {
+    return this.#change(operation, id, ended, make).finally(() => {
+      const key = this.#holdKeys?.get(id)
+      if (key !== undefined) this.#reader.forget([key])
+    })
   }
 
   /** Has the store change something, as often as it takes: it does so once for an id. */
@@ -529,6 +548,12 @@ function reservationError(name: string, id: string, reason: ReservationError['re
     conflict: 'is that of another claim, or of one that is over',
   }
   return new ReservationError(`${name}: reservation ${id} ${what[reason]}`, id, reason)
+}
+
+/** @throws BatchResultError when a store's answer is no object. */
+function checkAnswer<T>(operation: string, answer: T): T {
+  if (typeof answer !== 'object' || answer === null) throw wrongAnswer(operation, answer)
+  return answer
 }
 
 function wrongAnswer(operation: string, answer: unknown): BatchResultError {

@@ -1,5 +1,6 @@
 import { isSpillwayError } from '../core/errors.js'
 import type { QuotaKey } from '../core/ports.js'
+import { handled } from '../internal/deferred.js'
 
 /** What waits for a call takes. */
 export interface WaitOptions {
@@ -52,7 +53,19 @@ export class HeldReservation implements Reservation {
     this.#keeper = keeper
   }
 
-  async settle(actual: number, options?: WaitOptions): Promise<void> {
+  settle(actual: number, options?: WaitOptions): Promise<void> {
+    return handled(this.#settle(actual, options))
+  }
+
+  release(options?: WaitOptions): Promise<void> {
+    return this.#keeper.release(this.id, options)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    // What can't be given back expires; that mustn't hide what the block ended with.
+    if (!this.#settled) await this.release().catch(() => undefined)
+  }
+  async #settle(actual: number, options: WaitOptions | undefined): Promise<void> {
     const before = this.#settled
     this.#settled = true
     try {
@@ -63,14 +76,5 @@ export class HeldReservation implements Reservation {
       if (refused.some((code) => isSpillwayError(error, code))) this.#settled = before
       throw error
     }
-  }
-
-  release(options?: WaitOptions): Promise<void> {
-    return this.#keeper.release(this.id, options)
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    // What can't be given back expires; that mustn't hide what the block ended with.
-    if (!this.#settled) await this.release().catch(() => undefined)
   }
 }

@@ -401,6 +401,24 @@ describe('usageTtlMs', () => {
     expect(await check()).toMatchObject({ used: 10, held: 0 })
   })
 
+  inVirtualTime(
+    'is forgotten for what becomes of holds that were made here, whatever the store answers',
+    async (clock) => {
+      const { quotas, store } = sceneOf(clock, { usageTtlMs: 60_000, limit: 100, retry: { attempts: 1 } })
+      const check = (): Promise<QuotaStatus> => during(clock, quotas.checkQuota('ann', 'requests'))
+      await during(clock, quotas.reserve('ann', 'requests', 5, { id: 'r1' }))
+      await during(clock, quotas.reserve('ann', 'requests', 1, { id: 'r2' }))
+      expect(await check()).toMatchObject({ used: 0, held: 6 })
+
+      await during(clock, quotas.release('r1'))
+      expect(await check()).toMatchObject({ used: 0, held: 1 })
+      store.losesAnswer('settle', new StoreError('lost', { outcomeUnknown: true }))
+      await reasonOf(during(clock, quotas.settle('r2', 50)))
+
+      expect(await check()).toMatchObject({ used: 50, held: 0 })
+    },
+  )
+
   inVirtualTime('is forgotten for what the consumer wrote or may have written, and for that alone', async (clock) => {
     const { quotas, store, consumer } = sceneOf(clock, {
       usageTtlMs: 60_000,

@@ -106,18 +106,23 @@ describe('a call with a wrong argument', () => {
 
   inVirtualTime('of a store that answers with nonsense rejects', async (clock) => {
     const { quotas, store: staged } = sceneOf(clock, { retry: { attempts: 1 } })
-    Object.assign(staged.inner, {
-      consume: async () => ({ status: 'maybe' }),
-      reserve: async () => ({ status: 'applied' }),
-      settle: async () => ({ status: 'exceeded' }),
-    })
-
-    for (const call of [
-      () => quotas.consumeQuotaSync('ann', 'a'),
-      () => quotas.reserve('ann', 'a', 1),
-      () => quotas.settle('r1', 1),
+    for (const [consume, reserve, settle] of [
+      [{ status: 'maybe' }, { status: 'applied' }, { status: 'exceeded' }],
+      [undefined, null, 'settled'],
     ]) {
-      expect(await reasonOf(during<unknown>(clock, call()))).toMatchObject({ code: 'ERR_BATCH_RESULT' })
+      Object.assign(staged.inner, {
+        consume: async () => consume,
+        reserve: async () => reserve,
+        settle: async () => settle,
+      })
+
+      for (const call of [
+        () => quotas.consumeQuotaSync('ann', 'a'),
+        () => quotas.reserve('ann', 'a', 1),
+        () => quotas.settle('r1', 1),
+      ]) {
+        expect(await reasonOf(during<unknown>(clock, call()))).toMatchObject({ code: 'ERR_BATCH_RESULT' })
+      }
     }
   })
 })
@@ -139,6 +144,22 @@ describe('nobody is harmed by', () => {
       void quotas.settle('nobody', 1)
       void quotas.consumeQuotaBatch(1 as never)
       await quotas.flush()
+    })
+
+    expect(unhandled).toEqual([])
+  })
+
+  test('what becomes of a reservation that nobody looks at', async () => {
+    const quotas = new QuotaService({ ...valid, limitFor: () => 10 })
+    const reservation = await quotas.reserve('ann', 'requests', 1)
+    const late = await quotas.reserve('ann', 'requests', 1)
+
+    const unhandled = await unhandledDuring(async () => {
+      void reservation.settle(100)
+      void reservation.settle(Number.NaN)
+      await quotas.close()
+      void late.settle(1)
+      void late.release()
     })
 
     expect(unhandled).toEqual([])
