@@ -4,6 +4,7 @@ import type { BillingServices } from './billing/billing-services.ts'
 import type { Metering } from './billing/metering.ts'
 import { addBillingRoutes } from './billing/routes.ts'
 import { type Acknowledgement, type Counters, isRefusal, type Log, Overload, text } from './counters.ts'
+import type { Rule } from './rules.ts'
 import {
   type BatchIncrementBody,
   batchIncrementBody,
@@ -17,7 +18,6 @@ import {
   keyOf,
   metered,
   type Operation,
-  type Rule,
 } from './schemas.ts'
 
 /** When to come back after a 503, in seconds: a flush is over by then. */

@@ -1,38 +1,12 @@
 import type { FastifySchemaValidationError } from 'fastify/types/schema.js'
 import { id as userId } from './billing/schemas.ts'
 import { type Acknowledgement, acknowledgements } from './counters.ts'
+import { name, type Rule, text, whole } from './rules.ts'
 
 /** The most operations in one batch. */
 export const maxOperations = 1_000
 
-/** A schema whose description is the rule in words: what follows "must be" when it is broken. */
-export type Rule = Readonly<Record<string, unknown>> & { readonly description: string }
-
-const resourceId: Rule = {
-  type: 'string',
-  minLength: 1,
-  maxLength: 256,
-  // PostgreSQL can't store NUL, UTF-8 can't carry half a surrogate pair, and nobody means the other control characters.
-  pattern: '^[^\\p{Cc}\\p{Cs}]*$',
-  description: 'a string of 1 to 256 characters, none of them a control character',
-}
-
-const counterType: Rule = {
-  type: 'string',
-  minLength: 1,
-  maxLength: 64,
-  // No colon: see keyOf.
-  pattern: '^[A-Za-z0-9_.-]*$',
-  description: 'a string of 1 to 64 letters, digits and _ . -',
-}
-
-const delta: Rule = {
-  type: 'integer',
-  minimum: -Number.MAX_SAFE_INTEGER,
-  maximum: Number.MAX_SAFE_INTEGER,
-  default: 1,
-  description: `a whole number from -${Number.MAX_SAFE_INTEGER} to ${Number.MAX_SAFE_INTEGER}`,
-}
+const delta = whole(-Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER, 1)
 
 const acknowledgement: Rule = {
   enum: acknowledgements,
@@ -49,7 +23,7 @@ export const counterQuery: Rule = {
 export const counterParams: Rule = {
   type: 'object',
   required: ['resource_id', 'counter_type'],
-  properties: { resource_id: resourceId, counter_type: counterType },
+  properties: { resource_id: text(256), counter_type: name },
   description: 'an object',
 }
 
@@ -57,7 +31,7 @@ const operation = {
   type: 'object',
   required: ['resource_id', 'counter_type'],
   additionalProperties: false,
-  properties: { resource_id: resourceId, counter_type: counterType, delta },
+  properties: { resource_id: text(256), counter_type: name, delta },
   description: 'a JSON object',
 } satisfies Rule
 

@@ -1,15 +1,12 @@
 import type { UsageSink } from 'spillway'
-import type { GrpcBalancedPool } from 'spillway/grpc'
 import type { Closable } from 'spillway/process'
-import { connectToServices, type ServiceInstance, type ServicePoolOptions } from '../service-pool.ts'
+import { connectToServices, type ServicePoolOptions } from '../service-pool.ts'
 import { Metering, type MeteringOptions } from './metering.ts'
-import { type BillingClient, billingClient } from './protocol.ts'
-import { RemoteUsageSink } from './usage.ts'
+import { billingClient } from './protocol.ts'
+import { type BillingPool, RemoteUsageSink } from './usage.ts'
 
 /** What billing services are called in Consul. */
 export const billingServiceName = 'billing-service'
-
-export type BillingPool = GrpcBalancedPool<ServiceInstance, BillingClient>
 
 export interface BillingServicesOptions
   extends Omit<ServicePoolOptions<unknown>, 'service' | 'clientOf'>,

@@ -16,21 +16,21 @@ export type ProblemCode =
 
 /** What is told about a refusal: whose request it was, for how much of what, and what there is instead. */
 export interface ProblemDetails {
-  readonly user_id?: string
-  readonly service?: string
-  readonly count?: number
-  readonly request_id?: string
+  readonly user_id?: string | undefined
+  readonly service?: string | undefined
+  readonly count?: number | undefined
+  readonly request_id?: string | undefined
   /** Which field of the request is wrong. */
-  readonly field?: string
+  readonly field?: string | undefined
   /** What it would cost; what there is; what of that is held. In minor units. */
-  readonly charged?: number
-  readonly balance?: number
-  readonly held?: number
+  readonly charged?: number | undefined
+  readonly balance?: number | undefined
+  readonly held?: number | undefined
   /** Uses that are free in the period, and what of them was used. */
-  readonly limit?: number
-  readonly used?: number
+  readonly limit?: number | undefined
+  readonly used?: number | undefined
   /** When the next period begins, as ISO 8601. */
-  readonly resets_at?: string
+  readonly resets_at?: string | undefined
 }
 
 /** Each refusal's status in HTTP and in gRPC. None of them speaks against the instance that gave it. */

@@ -14,6 +14,7 @@ import {
   type SettleRequest,
 } from './protocol.ts'
 import { maxTtlMs, minTtlMs } from './schemas.ts'
+import { maxCount } from './tariff.ts'
 import { recordUsage } from './usage.ts'
 
 /** Answers the calls of gateways. They have checked the requests that came by HTTP; others are checked here. */
@@ -33,7 +34,7 @@ export function billingHandlers(billing: Billing, usage: UsageSink): GrpcService
     deductQuota: answer((request: DeductQuotaRequest) => billing.deduct(request)),
     recharge: answer((request: RechargeRequest) => billing.recharge(request)),
     reserve: answer((request: ReserveRequest) => billing.reserve(request)),
-    settle: answer((request: SettleRequest) => billing.settle(request), { ...rules, count: usedCount }),
+    settle: answer((request: SettleRequest) => billing.settle(request), { ...rules, count: whole(0, maxCount) }),
     release: answer((request: ReleaseRequest) => billing.release(request)),
     recordUsage: answer((request: RecordUsageRequest, signalOf) =>
       recordUsage(usage, request, contextOf(request.batchId, signalOf)),
@@ -46,24 +47,26 @@ type Rule = readonly [holds: (value: unknown) => boolean, rule: string]
 
 const isText = (value: unknown): boolean =>
   typeof value === 'string' && value.length <= 256 && /^[^\p{Cc}\p{Cs}]+$/u.test(value)
-const isWhole = (value: unknown, min: number, max = Number.MAX_SAFE_INTEGER): boolean =>
+const isWhole = (value: unknown, min: number, max: number): boolean =>
   Number.isSafeInteger(value) && (value as number) >= min && (value as number) <= max
 
 const text: Rule = [isText, 'a string of 1 to 256 characters, none of them a control character']
-const amount: Rule = [(value) => isWhole(value, 1), `a whole number from 1 to ${Number.MAX_SAFE_INTEGER}`]
-const usedCount: Rule = [(value) => isWhole(value, 0), `a whole number from 0 to ${Number.MAX_SAFE_INTEGER}`]
+const whole = (min: number, max = Number.MAX_SAFE_INTEGER): Rule => [
+  (value) => isWhole(value, min, max),
+  `a whole number from ${min} to ${max}`,
+]
 const sums: Rule = [
   (value) =>
     (value as RecordUsageRequest['totals']).every(
-      ({ userId, quotaType, period, value }) => [userId, quotaType, period].every(isText) && isWhole(value, 0),
+      ({ userId, quotaType, period, value }) =>
+        [userId, quotaType, period].every(isText) && isWhole(value, 0, Number.MAX_SAFE_INTEGER),
     ),
   'a list of whole numbers, each with a user, a quota type and a period',
 ]
-const ttl: Rule = [(value) => isWhole(value, minTtlMs, maxTtlMs), `a whole number from ${minTtlMs} to ${maxTtlMs}`]
 
 const rules: Readonly<Record<string, Rule>> = {
   ...{ userId: text, requestId: text, batchId: text, service: text },
-  ...{ amount, count: amount, pending: usedCount, ttlMs: ttl, totals: sums },
+  ...{ amount: whole(1), count: whole(1, maxCount), pending: whole(0), ttlMs: whole(minTtlMs, maxTtlMs), totals: sums },
 }
 
 function check(request: object, fieldRules: Readonly<Record<string, Rule>>): void {
@@ -72,6 +75,7 @@ function check(request: object, fieldRules: Readonly<Record<string, Rule>>): voi
     if (holds(value)) continue
     const name = field.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
     const message = `${name} must be ${rule}, got ${JSON.stringify(value)} (${typeof value})`
-    throw new BillingProblem('invalid_request', message, { field: name })
+    const { userId: user_id, service, count } = request as Partial<DeductQuotaRequest>
+    throw new BillingProblem('invalid_request', message, { field: name, user_id, service, count })
   }
 }

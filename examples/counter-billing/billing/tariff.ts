@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs'
+import { namePattern } from '../rules.ts'
 
 /** What a service costs. */
 export interface ServiceTariff {
@@ -23,8 +24,9 @@ export const defaultTariff: Tariff = new Map([
   ['export', { free: 5, period: 'day' }],
 ])
 
-/** What a service may be called: it is a part of a quota's name, and of a URL. */
-export const servicePattern = '^[A-Za-z0-9_.-]{1,64}$'
+/** The most uses in a request, and the highest price of a use: what the one costs at the other is an exact number still. */
+export const maxCount = 1_000_000_000
+const maxPrice = Math.floor(Number.MAX_SAFE_INTEGER / maxCount)
 
 /** The quota under which the free uses of a service are counted. */
 export function freeQuotaOf(service: string): string {
@@ -62,22 +64,22 @@ export function readTariff(path: string): Tariff {
 }
 
 function problemOfTerms(service: string, terms: ServiceTariff): string | undefined {
-  if (!new RegExp(servicePattern).test(service)) {
+  if (!new RegExp(namePattern).test(service)) {
     return `"${service}" is no name of a service: 1 to 64 letters, digits and _ . -`
   }
   if (!isObject(terms)) return `${service} must be an object`
   const { free, period, price, ...others } = terms
-  if (!isAmount(free)) return `${service}.free must be a whole number from 0 to ${Number.MAX_SAFE_INTEGER}`
+  if (!isWhole(free)) return `${service}.free must be a whole number from 0 to ${Number.MAX_SAFE_INTEGER}`
   if (period !== 'day' && period !== 'month') return `${service}.period must be "day" or "month"`
-  if (price !== undefined && !isAmount(price)) {
-    return `${service}.price must be a whole number from 0 to ${Number.MAX_SAFE_INTEGER}, in minor units`
+  if (price !== undefined && !isWhole(price, maxPrice)) {
+    return `${service}.price must be a whole number from 0 to ${maxPrice}, in minor units`
   }
   const [unknown] = Object.keys(others)
   return unknown === undefined ? undefined : `${service}.${unknown} is unknown; there are free, period, price`
 }
 
-function isAmount(value: unknown): boolean {
-  return Number.isSafeInteger(value) && (value as number) >= 0
+function isWhole(value: unknown, max = Number.MAX_SAFE_INTEGER): boolean {
+  return Number.isSafeInteger(value) && (value as number) >= 0 && (value as number) <= max
 }
 
 function isObject(value: unknown): boolean {

@@ -1,10 +1,12 @@
 import type { AcceptedUsage, BatchContext, RefusedUsage, UsageBatch, UsageSink } from 'spillway'
-import { patientMetadata } from '../service-pool.ts'
-import type { BillingPool } from './billing-services.ts'
-import type { RecordUsageReply, RecordUsageRequest } from './protocol.ts'
+import type { GrpcBalancedPool } from 'spillway/grpc'
+import { patientMetadata, type ServiceInstance } from '../service-pool.ts'
+import type { BillingClient, RecordUsageReply, RecordUsageRequest } from './protocol.ts'
 
 /** How many billing services are asked, one after the other, before an attempt has failed. */
 const attempts = 3
+
+export type BillingPool = GrpcBalancedPool<ServiceInstance, BillingClient>
 
 /** The billing services as a sink: each batch is one call, under its id, of whichever of them is there. */
 export class RemoteUsageSink implements UsageSink {
