@@ -53,7 +53,7 @@ const maxPlans = 100
  *     finish   the hold is settled, or released
  *
  * A crash before the commit leaves a hold that nobody uses, one after it a hold that is yet to be settled. Either way the next
- * request of the same id goes on from there, and so does `heal`, in whatever billing service, long before the hold ends by itself.
+ * request of the same id goes on from there, and so does whatever billing service looks for such requests, long before the hold ends by itself.
  */
 export class Billing {
   readonly #ledger: Ledger
@@ -70,25 +70,11 @@ export class Billing {
     this.#log = log
   }
 
-  /** Finishes what an earlier process left behind, and then goes on looking after what others leave. */
-  async start(): Promise<void> {
-    await this.heal(0)
-    const heal = async (): Promise<void> => {
-      try {
-        await this.heal()
-        this.#failing = false
-      } catch (error) {
-        this.#failing = true
-        this.#log('warn', `billing: what was left behind is still there: ${text(error)}`)
-      }
-      if (this.#healing.timer !== undefined) schedule()
-    }
-    const schedule = (): void => {
-      this.#healing.timer = setTimeout(() => {
-        this.#healing.run = heal()
-      }, healEveryMs)
-    }
-    schedule()
+  /** Goes on looking after what reservations and other processes leave behind. */
+  start(): void {
+    this.#healing.timer = setTimeout(() => {
+      this.#healing.run = this.#healAndGoOn()
+    }, healEveryMs)
   }
 
   async close(): Promise<void> {
@@ -140,35 +126,42 @@ export class Billing {
 
   /** Takes what was used of a reservation, and gives the rest back. */
   async settle({ userId, requestId, count }: SettleRequest): Promise<Deduction> {
-    const reserved = await this.#ledger.find({ userId, requestId })
-    if (reserved?.operation === 'reserve' && count > reserved.count) throw beyond(reserved, count)
     const charge = await this.#ledger.settle({ userId, requestId }, count)
     if (charge.state !== 'settled' || charge.usedCount !== count) throw over(charge, count)
-    await this.#finish(charge)
-    return deductionOf(charge)
+    return deductionOf(await this.#finished(charge))
   }
 
   /** Gives a reservation back; what is settled or has expired stays so. */
   async release(request: ReleaseRequest): Promise<ReleaseReply> {
-    const charge = await this.#ledger.release(request)
-    const { userId, requestId, service, state } = charge
-    await this.#finish(charge)
+    const { userId, requestId, service, state } = await this.#finished(await this.#ledger.release(request))
     return { requestId, userId, service, state: state as ReleaseReply['state'] }
   }
 
-  /**
-   * Gives back what has expired, and finishes what a crash left behind.
-   *
-   * @param afterMs - how long ago it must have been left: whoever began it may be about to finish it.
-   */
-  async heal(afterMs = leftBehindMs): Promise<void> {
-    const expired = await this.#ledger.expire(healLimit)
-    await Promise.all(expired.map((charge) => this.#finish(charge)))
+  async #healAndGoOn(): Promise<void> {
+    try {
+      await this.#heal()
+      this.#failing = false
+    } catch (error) {
+      this.#failing = true
+      this.#log('warn', `billing: what was left behind is still there: ${text(error)}`)
+    }
+    if (this.#healing.timer !== undefined) this.start()
+  }
+
+  /** Gives back what has expired, and finishes what a crash left behind. */
+  async #heal(): Promise<void> {
+    await this.#finishAll(() => this.#ledger.expire(healLimit))
     await this.#ledger.cancelStale(staleMs, healLimit)
+    await this.#finishAll(() => this.#ledger.due({ afterMs: leftBehindMs, limit: healLimit }))
+  }
+
+  async #finishAll(read: () => Promise<Charge[]>): Promise<void> {
     for (;;) {
-      const left = await this.#ledger.due({ afterMs, limit: healLimit })
-      const finished = await Promise.all(left.map((charge) => this.#finish(charge)))
-      if (left.length < healLimit || finished.includes(false)) return
+      const charges = await read()
+      const outcomes = await Promise.allSettled(charges.map((charge) => this.#carryOut(charge)))
+      const failed = outcomes.filter((outcome) => outcome.status === 'rejected')
+      if (failed.length > 0) throw new Error(`${failed.length} requests can't be finished: ${text(failed[0]?.reason)}`)
+      if (charges.length < healLimit) return
     }
   }
 
@@ -182,7 +175,7 @@ export class Billing {
         continue
       }
       if (known.state === 'cancelled') {
-        if (!(await this.#finish(known))) break
+        await this.#carryOut(known)
         continue
       }
       if (!isSame(known, request)) throw conflictWith(known)
@@ -204,14 +197,8 @@ export class Billing {
 
   async #committed(plan: Charge, outcome: Exclude<CommitOutcome, 'gone'>): Promise<Charge> {
     if ('charge' in outcome) return this.#finished(outcome.charge)
-    await this.#finish({ ...plan, state: 'cancelled', due: true })
+    await this.#finished({ ...plan, state: 'cancelled', due: true })
     throw tooExpensive(plan, outcome.short, await this.#free(plan))
-  }
-
-  /** What was committed is so for good: whether the quota has it by now makes no difference to the answer. */
-  async #finished(charge: Charge): Promise<Charge> {
-    await this.#finish(charge)
-    return charge
   }
 
   /** Decides how much of a request is free. What can't be had now is refused here, before it holds anything that others could use. */
@@ -220,14 +207,20 @@ export class Billing {
     const [quota, account] = await Promise.all([this.#free(request), this.#ledger.balance(userId)])
     const free = Math.min(count, wholeOf(quota.remaining))
     const { price = 0 } = terms
-    // Beyond what a number holds exactly, the product is still more than any balance.
     const charged = (count - free) * price
-    if (free < count && terms.price === undefined) throw usedUp(request, quota)
-    if (charged > account.balance - account.held) throw tooExpensive({ ...request, free, charged }, account, quota)
+    if (free < count && terms.price === undefined) return this.#refuse(request, usedUp(request, quota))
+    if (charged > account.balance - account.held) {
+      return this.#refuse(request, tooExpensive({ ...request, free, charged }, account, quota))
+    }
     await this.#ledger.plan({
       ...{ operation, userId, requestId, service, count, ttlMs, free, price, charged },
       hold: randomUUID(),
     })
+  }
+
+  /** Unless it is another attempt at the same request that has what is missing. */
+  async #refuse(request: ChargeRequest, problem: BillingProblem): Promise<void> {
+    if ((await this.#ledger.find(request)) === undefined) throw problem
   }
 
   /** Holds a plan's free uses; false when others were faster, or somebody has given the plan up. */
@@ -242,20 +235,20 @@ export class Billing {
     }
   }
 
-  /** Settles or releases a charge's hold, if that is due; false when it has to be done later. */
-  async #finish(charge: Charge): Promise<boolean> {
-    if (!charge.due) return true
-    try {
-      if (charge.free > 0) await this.#settleHold(charge)
-      await this.#ledger.finish(charge)
-      return true
-    } catch (error) {
-      this.#log(
-        'warn',
-        `billing: request ${charge.requestId} of ${charge.userId} will be finished later: ${text(error)}`,
-      )
-      return false
-    }
+  /** What the ledger has decided is so for good: whether the quota has it by now makes no difference to the answer. */
+  async #finished(charge: Charge): Promise<Charge> {
+    await this.#carryOut(charge).catch((error: unknown) => {
+      const { requestId, userId } = charge
+      this.#log('warn', `billing: request ${requestId} of ${userId} will be finished later: ${text(error)}`)
+    })
+    return charge
+  }
+
+  /** Settles or releases a charge's hold, if that is due. */
+  async #carryOut(charge: Charge): Promise<void> {
+    if (!charge.due) return
+    if (charge.free > 0) await this.#settleHold(charge)
+    await this.#ledger.finish(charge)
   }
 
   async #settleHold({ state, hold, usedFree, userId, service }: Charge): Promise<void> {
@@ -278,9 +271,7 @@ export class Billing {
     if (terms !== undefined) return terms
     const services = [...this.#tariff.keys()].join(', ')
     throw new BillingProblem('unknown_service', `there is no service ${service}; there are ${services}`, {
-      ...{ field: 'service', user_id: userId, service },
-      ...(count !== undefined && { count }),
-      ...(requestId !== undefined && { request_id: requestId }),
+      ...{ field: 'service', user_id: userId, service, count, request_id: requestId },
     })
   }
 }
@@ -329,13 +320,6 @@ function usedUp({ userId, requestId, service, count }: DeductQuotaRequest, quota
   return new BillingProblem('quota_exceeded', message, {
     ...{ user_id: userId, service, count, request_id: requestId, limit, used, held },
     ...(resetsAt !== undefined && { resets_at: new Date(resetsAt).toISOString() }),
-  })
-}
-
-function beyond({ userId, requestId, service, count }: Charge, used: number): BillingProblem {
-  const message = `count must be at most the ${count} uses of ${service} that ${requestId} of ${userId} reserves, got ${used}`
-  return new BillingProblem('invalid_request', message, {
-    ...{ field: 'count', user_id: userId, request_id: requestId, service, count: used },
   })
 }
 

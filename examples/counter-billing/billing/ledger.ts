@@ -133,7 +133,8 @@ export class Ledger {
   /** Takes what was used of a reservation, and gives the rest of the money back. */
   settle(key: Key, count: number): Promise<Charge> {
     return this.#database.transaction(async (query) => {
-      const charge = await findReservation(query, key)
+      const charge = await findReservation(query, key, count)
+      if (count > charge.count) throw beyond(charge, count)
       if (charge.state !== 'held') return charge
       const free = Math.min(count, charge.free)
       const charged = (count - free) * charge.price
@@ -274,13 +275,21 @@ async function findRow(query: Query, { userId, requestId }: Key, lock = ''): Pro
   return (await query<Row>(statement, [userId, requestId]))[0]
 }
 
-async function findReservation(query: Query, key: Key): Promise<Charge> {
+async function findReservation(query: Query, key: Key, count?: number): Promise<Charge> {
   const row = await findRow(query, key, 'FOR UPDATE')
   if (row?.operation === 'reserve' && row.state !== 'planned' && row.state !== 'cancelled') return chargeOf(row)
   const { userId, requestId } = key
   throw new BillingProblem('unknown_reservation', `${userId} has no reservation ${requestId}`, {
     user_id: userId,
     request_id: requestId,
+    count,
+  })
+}
+
+function beyond({ userId, requestId, service, count }: Charge, used: number): BillingProblem {
+  const message = `count must be at most the ${count} uses of ${service} that ${requestId} of ${userId} reserves, got ${used}`
+  return new BillingProblem('invalid_request', message, {
+    ...{ field: 'count', user_id: userId, request_id: requestId, service, count: used },
   })
 }
 
@@ -323,8 +332,10 @@ async function readBalance(query: Query, userId: string): Promise<Balance> {
 }
 
 async function repeatedRecharge(query: Query, { userId, requestId, amount }: RechargeRequest): Promise<RechargeReply> {
-  // The one that was there first has committed by now.
-  const row = (await findRow(query, { userId, requestId })) as Row
+  // The one that was there first has committed by now, or was refused and is being forgotten: then the caller may come again.
+  const row = await findRow(query, { userId, requestId })
+  if (row === undefined || row.state === 'cancelled')
+    throw new Error(`request ${requestId} of ${userId} is being given up`)
   if (row.operation !== 'recharge' || Number(row.count) !== amount) throw conflict(row)
   return { userId, requestId, amount, balance: Number(row['balance']) }
 }

@@ -124,10 +124,11 @@ async function answer(reply: FastifyReply, call: () => Promise<Record<string, un
 /** Whether it was done, the same request tells: made again under its id, it counts once. */
 function unavailable(error: unknown, reply: FastifyReply): FastifyReply {
   const applied = isSpillwayError(error) && error.outcomeUnknown === false ? 'no' : 'unknown'
+  const { params, body } = reply.request
   return reply
     .code(503)
     .header('retry-after', retryAfterSeconds)
-    .send({ error: 'unavailable', message: text(error), applied })
+    .send({ error: 'unavailable', message: text(error), applied, ...(params as object), ...(body as object) })
 }
 
 function balanceJson({ userId, balance, held }: Balance): Record<string, unknown> {

@@ -45,7 +45,7 @@ export async function startBillingService(options: BillingServiceOptions): Promi
     periodOf: (quotaType) => periodOf(tariff, quotaType),
   })
   const billing = new Billing({ ledger, quota, tariff, log })
-  await billing.start()
+  billing.start()
   const parts: Closable[] = [{ name: 'billing', close: () => billing.close() }]
   try {
     const server = await startGrpcServer([billingHandlers(billing, quotaStore)], `${host}:${port}`)
