@@ -13,6 +13,7 @@ import {
 import type { QuotaKey, QuotaStore, UsageEvent, UserId } from '../core/ports.js'
 import { resolveRetry } from '../core/retry.js'
 import type { CallCounts, LatencySnapshot } from '../core/stats.js'
+import { orAbort } from '../internal/abort.js'
 import { batchId } from '../internal/batch-id.js'
 import { rejected } from '../internal/deferred.js'
 import type { LazySignal } from '../internal/lazy-signal.js'
@@ -225,7 +226,7 @@ export class QuotaService extends Component<QuotaServiceEvents, QuotaServiceStat
     return this.#calls.run('check', options, () => {
       const at = options?.at === undefined ? this.clock.wallNow() : checkTime('at', options.at)
       const subject = this.#subjectOf(userId, quotaType, value, at)
-      return () => this.#check(subject)
+      return (ended) => this.#check(subject, ended)
     })
   }
 
@@ -378,8 +379,8 @@ export class QuotaService extends Component<QuotaServiceEvents, QuotaServiceStat
 
   // ── check ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  async #check(subject: Subject): Promise<QuotaStatus> {
-    const limit = await this.#limitOf(subject)
+  async #check(subject: Subject, ended: LazySignal): Promise<QuotaStatus> {
+    const limit = await this.#limitOf(subject, ended)
     // First what waits here, then what is stored: what is written between the two is in both, and never in neither.
     const pending = this.#pendingOf(subject)
     const { used, held } = await this.#reader.read(subject.key)
@@ -395,8 +396,10 @@ export class QuotaService extends Component<QuotaServiceEvents, QuotaServiceStat
     return { userId, key: { userId: userText(userId), quotaType, period }, value, at, until }
   }
 
-  async #limitOf({ userId, key }: Subject): Promise<number> {
-    const limit = await this.#limitFor(userId, key.quotaType)
+  /** Rejects as soon as nobody waits any more: limits may take long to find, or never come. */
+  async #limitOf({ userId, key }: Subject, ended: LazySignal): Promise<number> {
+    const answer = this.#limitFor(userId, key.quotaType)
+    const limit = typeof answer === 'number' ? answer : await orAbort(Promise.resolve(answer), ended.signal)
     if (typeof limit === 'number' && limit >= 0) return limit
     return failOption('limitFor', 'must answer with a number from 0, or Infinity', limit)
   }
@@ -422,7 +425,7 @@ export class QuotaService extends Component<QuotaServiceEvents, QuotaServiceStat
 
   async #consume(subject: Subject, id: string, ended: LazySignal): Promise<ConsumedQuota> {
     const { key, value, until } = subject
-    const limit = await this.#limitOf(subject)
+    const limit = await this.#limitOf(subject, ended)
     let pending = 0
     const consumed = this.#change('consume', id, ended, () => {
       pending = this.#pendingOf(subject)
@@ -445,7 +448,7 @@ export class QuotaService extends Component<QuotaServiceEvents, QuotaServiceStat
     ended: LazySignal,
   ): Promise<Reservation> {
     const { key, value } = subject
-    const limit = await this.#limitOf(subject)
+    const limit = await this.#limitOf(subject, ended)
     const id = givenId ?? this.#newId()
     let sent = false
     let pending = 0

@@ -68,6 +68,54 @@ describe('close', () => {
     },
   )
 
+  inVirtualTime('waits for no read of a check that was given up', async (clock) => {
+    const { quotas, store } = sceneOf(clock)
+    const { signal, abort } = abortable()
+    const stuck = store.stage('readUsage')
+    const check = watch(quotas.checkQuota('ann', 'requests', 1, { signal }))
+    await clock.advance(0)
+    expect(stuck.reached).toBe(true)
+    abort('enough')
+
+    expect(await during(clock, quotas.close())).toEqual({ drained: true, abandoned: 0 })
+    expect(check.reason).toBe('enough')
+  })
+
+  inVirtualTime('waits for no limit that only callers asked for who gave up', async (clock) => {
+    const never = (): Promise<number> => new Promise(() => undefined)
+    const { quotas, store } = sceneOf(clock, { limitFor: never })
+    const { signal, abort } = abortable()
+    const calls = [
+      watch<unknown>(quotas.checkQuota('ann', 'requests', 1, { signal })),
+      watch<unknown>(quotas.consumeQuotaSync('ann', 'requests', 1, { signal })),
+      watch<unknown>(quotas.reserve('ann', 'requests', 1, { signal })),
+    ]
+    await clock.advance(0)
+    abort('enough')
+
+    expect(await during(clock, quotas.close())).toEqual({ drained: true, abandoned: 0 })
+
+    expect(calls.map(({ reason }) => reason)).toEqual(['enough', 'enough', 'enough'])
+    expect(store.calls).toEqual([])
+  })
+
+  inVirtualTime('asks the store nothing more for a check that its deadline cut off', async (clock) => {
+    let answer: (limit: number) => void = () => undefined
+    const limitFor = (): Promise<number> =>
+      new Promise((resolve) => {
+        answer = resolve
+      })
+    const { quotas, store } = sceneOf(clock, { limitFor })
+    const check = watch(quotas.checkQuota('ann', 'requests'))
+
+    expect(await during(clock, quotas.close({ timeoutMs: 10 }), 10)).toEqual({ drained: false, abandoned: 1 })
+    answer(5)
+    await clock.advance(0)
+
+    expect(codeOf(check.reason)).toBe('ERR_CLOSED')
+    expect(store.calls).toEqual([])
+  })
+
   inVirtualTime('waits no longer for them than an attempt may take, or its deadline says', async (clock) => {
     for (const [options, closeOptions] of [
       [{ timeoutMs: 500 }, {}],
