@@ -1,5 +1,6 @@
+import { StoreError } from '../core/errors.js'
 import type { DeadUsage, JournalRemains, UsageJournal } from '../core/ports.js'
-import { handled } from '../internal/deferred.js'
+import { handled, rejected } from '../internal/deferred.js'
 import { attempt, type Tasks } from '../internal/tasks.js'
 import { type EntryBatch, eventOf, type TrackedUse } from './usage-entry.js'
 
@@ -44,7 +45,7 @@ export class JournalKeeper {
    */
   append(entry: TrackedUse, opened: () => Promise<unknown>, giveUp: (error: unknown) => void): Promise<void> {
     const append = (): PromiseLike<number> => this.#journal.append(eventOf(entry))
-    const appended = this.#open ? attempt(append) : opened().then(append)
+    const appended = this.#open ? attempt(append) : opened().then(() => (entry.done ? tooLate() : append()))
     const done = appended.then(
       (position) => {
         entry.position = position
@@ -105,4 +106,9 @@ export class JournalKeeper {
   #settle(batchId: string): Promise<void> {
     return attempt(() => this.#journal.settle(batchId)).catch((error) => this.#onFailure('settle', error))
   }
+}
+
+/** It was told by then that nobody keeps the event, so the journal mustn't bring it back. */
+function tooLate(): Promise<never> {
+  return rejected(new StoreError('the event was given up before its journal was open', { outcomeUnknown: true }))
 }

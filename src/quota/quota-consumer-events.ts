@@ -13,7 +13,10 @@ export interface UsageFailure {
   readonly attempts: number
   /** Why. Where it is a `SpillwayError`, its `outcomeUnknown` says whether they may have been counted in spite of it. */
   readonly error: unknown
-  /** Whether the journal keeps them, so that they are written again after the next start. */
+  /**
+   * Whether the journal keeps them, so that they are written again after the next start: where `close` ran out of time or cut retries
+   * short, or the journal failed to note the batch.
+   */
   readonly kept: boolean
   /** True where the sink refused just these, and applied the rest of their batch: sent again, they need another batch id. */
   readonly refused?: boolean | undefined

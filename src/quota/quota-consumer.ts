@@ -157,6 +157,7 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
       health: this.#health,
       tasks: this.#tasks,
       events: this.events,
+      retryable: policy.retry.retryable,
       onFailed: checkOptionalFunction('onFailed', options.onFailed),
       onApplied: checkOptionalFunction('onApplied', options.onApplied),
     })
@@ -288,6 +289,7 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
   }
 
   protected override async drain(): Promise<void> {
+    this.#writer.close()
     const drained = this.#queue.drain()
     // What is still being opened may bring events back, which then are to be written.
     await this.#starting?.catch(() => undefined)

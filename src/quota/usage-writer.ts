@@ -20,6 +20,8 @@ export interface UsageWriterSetting {
   /** Takes what goes on behind the events and must be waited for. */
   readonly tasks: Tasks
   readonly events: Emitter<QuotaConsumerEvents>
+  /** Whether an error is worth a retry. */
+  readonly retryable: (error: unknown) => boolean
   readonly onFailed: QuotaConsumerOptions['onFailed']
   readonly onApplied: QuotaConsumerOptions['onApplied']
 }
@@ -31,12 +33,18 @@ export class UsageWriter {
   readonly #setting: UsageWriterSetting
   /** By the engine's own lists of their entries. */
   readonly #batches = new WeakMap<readonly UsageEntry[], EntryBatch>()
+  #closing = false
   #abandoning = false
   #warnedOfLoss = false
   #warnedOfAnswer = false
 
   constructor(setting: UsageWriterSetting) {
     this.#setting = setting
+  }
+
+  /** From now on, nothing is waited for between attempts. */
+  close(): void {
+    this.#closing = true
   }
 
   /** From now on, what fails does so because the consumer gives up. */
@@ -142,8 +150,9 @@ export class UsageWriter {
     const batch = this.#batches.get(portion.entries)
     if (batch !== undefined) batch.failed = true
     if (!this.#abandoning) health.failed(error)
-    // Abandoned, or never noted as a batch: the journal has what it got of it still, and brings that back.
-    const comesBack = keeper !== undefined && (this.#abandoning || !batch?.assigned)
+    // Abandoned, cut short, or never noted as a batch: the journal has what it got of it still, and brings that back.
+    const cutShort = this.#isCutShort(error) && entries.every(isJournalled)
+    const comesBack = keeper?.isOpen === true && (this.#abandoning || !batch?.assigned || cutShort)
     const failures = [true, false].map((kept) => {
       const events = entries.filter((entry) => (comesBack && isJournalled(entry)) === kept).map(eventOf)
       return { batchId, events, attempts, error, kept }
@@ -152,6 +161,16 @@ export class UsageWriter {
       failures.filter(({ events }) => events.length > 0),
       comesBack ? undefined : batchId,
     )
+  }
+
+  /** Whether its attempts only came to an end so soon because the consumer is being closed. */
+  #isCutShort(error: unknown): boolean {
+    if (!this.#closing) return false
+    try {
+      return Boolean(this.#setting.retryable(error))
+    } catch {
+      return false
+    }
   }
 
   /** What the sink refused goes where failures go, each error's events together; the rest of the batch was applied. */

@@ -1,4 +1,11 @@
-import { QuotaConsumer, type QuotaConsumerOptions, StoreError, type UsageFailure, type UsageJournal } from 'spillway'
+import {
+  QuotaConsumer,
+  type QuotaConsumerOptions,
+  StoreError,
+  type UsageFailure,
+  type UsageJournal,
+  type UsageSink,
+} from 'spillway'
 import { FakeClock, type JournalOperation, MemoryUsageJournal } from 'spillway/testing'
 import { describe, expect, test } from 'vitest'
 import { watch } from '../batcher/support/outcomes.js'
@@ -300,7 +307,8 @@ describe('start', () => {
         })
       },
     })
-    const consumer = new QuotaConsumer(sink, { clock, journal, onFailed: () => undefined })
+    const failures: UsageFailure[] = []
+    const consumer = new QuotaConsumer(sink, { clock, journal, onFailed: (failure) => void failures.push(failure) })
     consumer.on('journalFailed', () => undefined)
     const started = consumer.start()
     const waiting = watch(consumer.publish(use(2)))
@@ -309,13 +317,15 @@ describe('start', () => {
 
     expect(await closing).toEqual({ drained: false, abandoned: 1 })
     expect(waiting.reason).toMatchObject({ code: 'ERR_CLOSED', outcomeUnknown: true })
+    // It never came there.
+    expect(failures).toMatchObject([{ events: [{ value: 2 }], kept: false }])
     open()
     expect(await started).toEqual({ recoveredBatches: 0, recoveredEvents: 0 })
     await clock.advance(0)
 
     expect(sink.writes).toEqual([])
     expect(calls).toContain('close')
-    expect((await journal.reopen().open()).events.map(({ event }) => event.value)).toContain(1)
+    expect((await journal.reopen().open()).events.map(({ event }) => event.value)).toEqual([1])
     expectQuotaBooks(consumer, { recoveredEvents: 0, failed: 1 })
   })
 })
@@ -433,6 +443,78 @@ describe('what is given up', () => {
     const { batches, events } = await gate.journal.reopen().open()
     expect(batches.map(({ id }) => id)).toEqual([sink.at(0).batch.id])
     expect(events.map(({ event }) => event.value)).toEqual([4])
+  })
+
+  for (const refuses of [false, true]) {
+    const what = refuses ? 'just what the sink refuses' : 'the whole batch, where the sink throws because of one event'
+    test(`out of a batch that came back is ${what}`, async () => {
+      const first = setUp({ maxBatchSize: 2 })
+      for (const value of [1, 2]) await first.consumer.publish(use(value))
+      await first.turn()
+      const { id } = first.sink.at(0).batch
+      const journal = first.gate.journal.reopen()
+      const poison = new Error('poison')
+      const write: UsageSink['write'] = () => {
+        if (refuses) return [{ index: 1, error: poison }]
+        throw poison
+      }
+      const failures: UsageFailure[] = []
+      const clock = new FakeClock()
+      const onFailed = (failure: UsageFailure): void => void failures.push(failure)
+      const consumer = new QuotaConsumer({ idempotent: true, write }, { clock, journal, onFailed })
+
+      await consumer.start()
+      await Promise.all([consumer.flush(), clock.advance(1000)])
+
+      const events = (refuses ? [2] : [1, 2]).map((value) => expect.objectContaining({ value }))
+      const error = refuses ? poison : expect.objectContaining({ outcomeUnknown: true, cause: poison })
+      expect(failures).toMatchObject([{ batchId: id, events, error, kept: false }])
+      expect(journal.deadLetters).toMatchObject([{ batchId: id, events, error }])
+      expect(journal.pending).toBe(0)
+      expectQuotaBooks(consumer, { recoveredEvents: 2, succeeded: refuses ? 1 : 0, failed: refuses ? 1 : 2 })
+      await consumer.close()
+    })
+  }
+
+  test('before the journal is open never gets there: whoever took it has it alone', async () => {
+    const { clock, gate, consumer, failures, journalFailed, turn } = setUp({ timeoutMs: 10, retry: { attempts: 1 } })
+    const letGo = gate.hold('open')
+    consumer.offer(use(1))
+    const published = watch(consumer.publish(use(2)))
+    void consumer.flush()
+    await clock.advance(10)
+    expect(failures).toMatchObject([{ events: [{ value: 1 }, { value: 2 }], kept: false }])
+    letGo()
+    await turn()
+
+    expect(published.reason).toMatchObject({ code: 'ERR_STORE', outcomeUnknown: true })
+    expect(journalFailed).toMatchObject([{ action: 'append' }, { action: 'append' }])
+    await Promise.all([consumer.close(), clock.advance(1000)])
+    expect(await gate.journal.reopen().open()).toEqual({ batches: [], events: [] })
+    expectQuotaBooks(consumer, { failed: 2 })
+  })
+
+  test('for a cause that may pass, when close has cut its retries short, stays in the journal', async () => {
+    const { gate, consumer, sink, failures, turn } = setUp({ maxBatchSize: 2, bisect: false, retry: { attempts: 2 } })
+    for (const value of [1, 2, 3, 4]) await consumer.publish(use(value))
+    await turn()
+    sink.at(0).fail(new Error('connect ECONNREFUSED'))
+    sink.at(1).fail(new StoreError('no such table', { retryable: false }))
+    await turn()
+    const closed = consumer.close()
+    await turn()
+    sink.at(2).fail(new Error('connect ECONNREFUSED'))
+
+    expect(await closed).toEqual({ drained: true, abandoned: 0 })
+    const values = ({ events }: { events: UsageFailure['events'] }) => events.map(({ value }) => value)
+    expect(failures.map((failure) => [values(failure), failure.kept])).toEqual([
+      [[3, 4], false],
+      [[1, 2], true],
+    ])
+    expect(gate.journal.deadLetters.map(values)).toEqual([[3, 4]])
+    const { batches } = await gate.journal.reopen().open()
+    expect(batches.map(({ id }) => id)).toEqual([sink.at(0).batch.id])
+    expectQuotaBooks(consumer, { failed: 4 })
   })
 
   test('is warned of where the journal never opened and nobody listens', async () => {
