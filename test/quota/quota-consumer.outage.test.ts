@@ -5,7 +5,7 @@ import { expectQuotaBalanced } from './support/books.js'
 import { heapInUse } from './support/heap.js'
 
 /** How long the longest outage is, in virtual minutes: 30 take a minute or more of real time. */
-const longMinutes = Number(process.env['SPILLWAY_OUTAGE_MINUTES'] ?? 8)
+const longMinutes = Number(process.env['SPILLWAY_OUTAGE_MINUTES'] ?? 4)
 const perSecond = 10_000
 const stepMs = 100
 const megabyte = 2 ** 20
@@ -51,15 +51,15 @@ interface Case {
 const cases: readonly Case[] = [
   { name: `refuses connections for ${longMinutes} minutes`, how: 'refused', minutes: longMinutes, users: 1000 },
   {
-    name: 'answers nothing for 2 minutes, each event of another user',
+    name: 'answers nothing for a minute, each event of another user',
     how: 'silent',
-    minutes: 2,
+    minutes: 1,
     options: { timeoutMs: 1000, overflow: 'drop-newest' },
   },
   {
-    name: 'refuses connections for 2 minutes, and the oldest are dropped',
+    name: 'refuses connections for a minute, and the oldest are dropped',
     how: 'refused',
-    minutes: 2,
+    minutes: 1,
     options: { overflow: 'drop-oldest' },
   },
 ]
