@@ -11,11 +11,11 @@ afterAll(async () => {
   for (const { stop } of all) await stop()
 })
 
-/** A ledger to which something happens right before its next call of a method. */
-function interrupted<Method extends 'balance' | 'commit' | 'settle'>(
+/** A ledger to which something happens right before, or right after, its next call of a method. */
+function interrupted<Method extends 'find' | 'commit'>(
   ledger: Ledger,
   method: Method,
-  before: () => Promise<unknown>,
+  { before, after }: { before?: () => Promise<unknown>; after?: () => Promise<unknown> },
 ): Ledger {
   let due = true
   return new Proxy(ledger, {
@@ -23,11 +23,12 @@ function interrupted<Method extends 'balance' | 'commit' | 'settle'>(
       const value = Reflect.get(target, name, target) as (...args: unknown[]) => unknown
       if (name !== method) return value.bind(target)
       return async (...args: unknown[]) => {
-        if (due) {
-          due = false
-          await before()
-        }
-        return value.apply(target, args)
+        const now = due
+        due = false
+        if (now) await before?.()
+        const result = await value.apply(target, args)
+        if (now) await after?.()
+        return result
       }
     },
   })
@@ -53,7 +54,7 @@ describe.each(all)('attempts at one request that overtake each other, on $title'
     const request = { requestId: 'd', userId, service: 'print', count: 11 }
     await billing.recharge({ requestId: 'r', userId, amount: 3 })
 
-    const late = await on(interrupted(ledger, 'balance', () => billing.deduct(request))).deduct(request)
+    const late = await on(interrupted(ledger, 'find', { after: () => billing.deduct(request) })).deduct(request)
 
     expect(late).toMatchObject({ free: 10, charged: 3, balance: 0 })
     expect(late).toEqual(await billing.deduct(request))
@@ -63,7 +64,7 @@ describe.each(all)('attempts at one request that overtake each other, on $title'
     const { ledger, billing, on, userId } = await start()
     const request = { requestId: 'd', userId, service: 'export', count: 5 }
 
-    const late = await on(interrupted(ledger, 'balance', () => billing.deduct(request))).deduct(request)
+    const late = await on(interrupted(ledger, 'find', { after: () => billing.deduct(request) })).deduct(request)
 
     expect(late).toEqual(await billing.deduct(request))
     expect(await billing.freeQuota(request)).toMatchObject({ used: 5, held: 0 })
@@ -75,7 +76,7 @@ describe.each(all)('attempts at one request that overtake each other, on $title'
     await billing.recharge({ requestId: 'r', userId, amount: 3 })
     const other = () => billing.deduct({ ...request, requestId: 'e', count: 1 })
 
-    const late = on(interrupted(ledger, 'commit', other)).deduct(request)
+    const late = on(interrupted(ledger, 'commit', { before: other })).deduct(request)
 
     await expect(late).rejects.toMatchObject({ code: 'insufficient_balance', details: { user_id: userId, count: 11 } })
     expect(await billing.balance(userId)).toMatchObject({ balance: 0, held: 0 })
