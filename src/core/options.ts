@@ -21,7 +21,12 @@ export function describeValue(value: unknown): string {
   } catch {
     text = Object.prototype.toString.call(value)
   }
-  return `${text.length > 60 ? `${text.slice(0, 59)}…` : text} (${type})`
+  return `${shorten(text)} (${type})`
+}
+
+/** Cuts a text to a readable length. */
+export function shorten(text: string): string {
+  return text.length > 60 ? `${text.slice(0, 59)}…` : text
 }
 
 /** Throws an {@link OptionError} that reads `field rule, got value (type)`. */

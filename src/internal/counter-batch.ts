@@ -1,4 +1,5 @@
 import { StoreError } from '../core/errors.js'
+import { shorten } from '../core/options.js'
 import type { CounterIncrement, RefusedIncrement } from '../core/ports.js'
 import { isStorable } from './storable.js'
 
@@ -39,5 +40,5 @@ export function validSums(sums: ReadonlyMap<string, number>): { valid: CounterSu
 }
 
 function show(key: string): string {
-  return JSON.stringify(key.length > 60 ? `${key.slice(0, 59)}…` : key)
+  return JSON.stringify(shorten(key))
 }

@@ -1,5 +1,5 @@
-import { InvalidEventError } from '../core/errors.js'
-import { describeValue, failOption } from '../core/options.js'
+import { InvalidEventError, StoreError } from '../core/errors.js'
+import { describeValue, failOption, shorten } from '../core/options.js'
 import type {
   AcceptedUsage,
   QuotaPeriod,
@@ -157,6 +157,16 @@ export function totalsOf(events: readonly AcceptedUsage[]): UsageTotal[] {
 /** One text for a key, which no other key has: NUL is in no id. */
 export function keyText(userId: string, quotaType: string, period: string): string {
   return `${userId}\0${quotaType}\0${period}`
+}
+
+/** What messages call a user's quota. */
+export function nameOfQuota({ userId, quotaType }: { readonly userId: UserId; readonly quotaType: string }): string {
+  return `${quotaType} of user ${JSON.stringify(shorten(userText(userId)))}`
+}
+
+/** Why a key's events can't be counted: the sum would pass {@link maxUsage}. */
+export function beyondRange(key: Pick<AcceptedUsage, 'userId' | 'quotaType' | 'period'>): StoreError {
+  return new StoreError(`${nameOfQuota(key)} in ${key.period} can't go beyond ${maxUsage}`, { retryable: false })
 }
 
 /** The events of totals that a sink refused. */

@@ -1,5 +1,4 @@
 import { type Clock, systemClock } from '../core/clock.js'
-import { StoreError } from '../core/errors.js'
 import { checkCount, checkDuration, checkOneOf, checkOptions, failOption, valueOr } from '../core/options.js'
 import type {
   AcceptedUsage,
@@ -17,7 +16,7 @@ import type {
   UsageDedupe,
 } from '../core/ports.js'
 import { Remembered } from '../internal/remembered.js'
-import { keyText, maxUsage, userText } from '../internal/usage.js'
+import { beyondRange, keyText, maxUsage, userText } from '../internal/usage.js'
 import { type Hold, QuotaCell } from './quota-cell.js'
 
 /** Options of {@link MemoryQuotaStore}. */
@@ -316,9 +315,4 @@ function textOf({ userId, quotaType, period }: QuotaKey): QuotaKeyText {
 /** Limit and ttl are conditions of a claim, not what it claims. */
 function isSame(a: QuotaClaim, b: QuotaClaim): boolean {
   return a.value === b.value && textOf(a) === textOf(b)
-}
-
-function beyondRange({ quotaType, period, userId }: Sum): StoreError {
-  const whose = `${quotaType} of user ${JSON.stringify(userId.length > 60 ? `${userId.slice(0, 59)}…` : userId)}`
-  return new StoreError(`${whose} in ${period} can't go beyond ${maxUsage}`, { retryable: false })
 }

@@ -1,4 +1,5 @@
 import { QuotaExceededError } from '../core/errors.js'
+import { shorten } from '../core/options.js'
 import type { QuotaKey, QuotaUsage } from '../core/ports.js'
 import { maxUsage } from '../internal/usage.js'
 
@@ -56,13 +57,9 @@ export function exceededError(
   const resetsAt = until === Number.POSITIVE_INFINITY ? undefined : until
   const parts = [`${used} used`, `${held} held`, ...(pending > 0 ? [`${pending} pending here`] : [])]
   return new QuotaExceededError(
-    `${name}: ${value} of ${cut(quotaType)} is more than is left to user ${JSON.stringify(cut(userId))} in ${period}: ` +
-      `the limit is ${limit}, with ${parts.join(', ')}`,
+    `${name}: ${value} of ${shorten(quotaType)} is more than is left to user ${JSON.stringify(shorten(userId))} ` +
+      `in ${period}: the limit is ${limit}, with ${parts.join(', ')}`,
     { userId, quotaType, value, limit, used, held, pending, resetsAt },
     { outcomeUnknown: doubted },
   )
-}
-
-function cut(text: string): string {
-  return text.length > 60 ? `${text.slice(0, 59)}…` : text
 }

@@ -1,7 +1,9 @@
 import { type SpillwayError, StoreError } from '../../core/errors.js'
+import { shorten } from '../../core/options.js'
 import type { AcceptedUsage, QuotaKey, RefusedUsage, UsageBatch, UsageTotal } from '../../core/ports.js'
 import {
-  maxUsage,
+  beyondRange,
+  nameOfQuota,
   problemOfText,
   problemOfUsage,
   problemOfValue,
@@ -229,19 +231,11 @@ function partOf<T>(parts: readonly T[], place: number): T {
   throw new StoreError('this batch id was used before, for another batch', { retryable: false, outcomeUnknown: false })
 }
 
-function beyondRange({ userId, quotaType, period }: AcceptedUsage | UsageTotal): StoreError {
-  const whose = `${quotaType} of user ${show(userText(userId))}`
-  return new StoreError(`${whose} in ${period} can't go beyond ${maxUsage}`, { retryable: false })
-}
-
-function outsideRetention({ userId, quotaType, timestamp, requestId, id }: AcceptedUsage, days: number): StoreError {
-  const what = `${quotaType} of user ${show(userText(userId))}, ${show(requestId ?? id ?? '')}`
+function outsideRetention(event: AcceptedUsage, days: number): StoreError {
+  const { timestamp, requestId, id } = event
+  const what = `${nameOfQuota(event)}, ${JSON.stringify(shorten(requestId ?? id ?? ''))}`
   const when = new Date(timestamp).toISOString()
   return new StoreError(`${what} of ${when} can't be told apart: ids are remembered for ${days} days`, {
     retryable: false,
   })
-}
-
-function show(text: string): string {
-  return JSON.stringify(text.length > 60 ? `${text.slice(0, 59)}…` : text)
 }

@@ -1,6 +1,14 @@
 import { type InvalidEventError, StoreError } from '../../core/errors.js'
 import type { AcceptedUsage, QuotaKey, RefusedUsage, UsageBatch, UsageDedupe } from '../../core/ports.js'
-import { keyText, maxUsage, problemOfText, problemOfValue, userText } from '../../internal/usage.js'
+import {
+  beyondRange,
+  keyText,
+  maxUsage,
+  nameOfQuota,
+  problemOfText,
+  problemOfValue,
+  userText,
+} from '../../internal/usage.js'
 import { endOf, type QuotaKeys, type UserKeys } from './quota-keys.js'
 import { notUsage } from './quota-scripts.js'
 
@@ -229,15 +237,7 @@ function textOf({ userId, quotaType, period }: Pick<AcceptedUsage, 'userId' | 'q
   return keyText(userText(userId), quotaType, period)
 }
 
-function beyondRange(key: QuotaKey): StoreError {
-  return new StoreError(`${nameOf(key)} can't go beyond ${maxUsage}`, { retryable: false })
-}
-
 function wrongType(key: QuotaKey): StoreError {
   const why = 'one of its keys in Redis holds something else'
-  return new StoreError(`${nameOf(key)} can't be counted: ${why}`, { retryable: false })
-}
-
-function nameOf({ userId, quotaType, period }: QuotaKey): string {
-  return `${quotaType} of user ${JSON.stringify(userId.length > 60 ? `${userId.slice(0, 59)}…` : userId)} in ${period}`
+  return new StoreError(`${nameOfQuota(key)} in ${key.period} can't be counted: ${why}`, { retryable: false })
 }
