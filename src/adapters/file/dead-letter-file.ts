@@ -1,4 +1,3 @@
-import { createReadStream } from 'node:fs'
 import { type FileHandle, open, rename, stat } from 'node:fs/promises'
 import { createInterface } from 'node:readline'
 import { StoreError } from '../../core/errors.js'
@@ -46,18 +45,25 @@ export async function* readDeadLetters(
   path: string,
   to: number = Number.POSITIVE_INFINITY,
 ): AsyncGenerator<DeadLetter, void, undefined> {
-  const end = Math.min(to, await endOfLines(path))
-  if (end === 0) return
-  const input = createReadStream(path, { encoding: 'utf8', end: end - 1 })
-  let number = 0
+  const handle = await openIfThere(path)
+  if (handle === undefined) return
   try {
-    for await (const line of createInterface({ input, crlfDelay: Number.POSITIVE_INFINITY })) {
-      number++
-      if (line.trim() !== '' && !line.includes(lostChar)) yield parseLine(journal, path, number, line)
+    const end = Math.min(to, await endOfLines(handle))
+    if (end === 0) return
+    // Of the same file: by its name it may be another one by now.
+    const input = handle.createReadStream({ encoding: 'utf8', start: 0, end: end - 1 })
+    let number = 0
+    try {
+      for await (const line of createInterface({ input, crlfDelay: Number.POSITIVE_INFINITY })) {
+        number++
+        if (line.trim() !== '' && !line.includes(lostChar)) yield parseLine(journal, path, number, line)
+      }
+    } finally {
+      // A reader who stops in the middle leaves it open.
+      input.destroy()
     }
   } finally {
-    // A reader who stops in the middle leaves it open.
-    input.destroy()
+    await handle.close()
   }
 }
 
@@ -121,23 +127,25 @@ export class DeadLetterFile {
    * @returns what it took away.
    */
   async open(): Promise<TornTail | undefined> {
-    const size = await sizeOf(this.#path)
-    const end = await endOfLines(this.#path)
-    const lost = await firstLost(this.#path, end)
-    if (lost === undefined && end === size) return undefined
-    if (end < size) await this.#cut(end)
-    if (lost !== undefined) await this.#rewrite(() => true)
-    return { path: this.#path, offset: lost ?? end, bytes: size - (await sizeOf(this.#path)) }
-  }
-
-  async #cut(to: number): Promise<void> {
-    const handle = await open(this.#path, 'r+')
+    const handle = await openIfThere(this.#path, 'r+')
+    if (handle === undefined) return undefined
+    let size: number
+    let end: number
+    let lost: number | undefined
     try {
-      await handle.truncate(to)
-      if (this.#sync) await handle.sync()
+      size = (await handle.stat()).size
+      end = await endOfLines(handle)
+      lost = await firstLost(handle, end)
+      if (end < size) {
+        await handle.truncate(end)
+        if (this.#sync) await handle.sync()
+      }
     } finally {
       await handle.close()
     }
+    if (lost === undefined) return end === size ? undefined : { path: this.#path, offset: end, bytes: size - end }
+    await this.#rewrite(() => true)
+    return { path: this.#path, offset: lost, bytes: size - (await stat(this.#path)).size }
   }
 
   /** Adds a line; resolves once it is durable. */
@@ -148,9 +156,11 @@ export class DeadLetterFile {
     return waiter.promise
   }
 
-  /** Keeps only some of the letters, all or nothing. Answers how many are gone. */
-  keep(wanted: (letter: DeadLetter) => boolean): Promise<number> {
-    return this.#inTurn(() => this.#rewrite(wanted))
+  /** Keeps only some of the letters, all or nothing. */
+  keep(wanted: (letter: DeadLetter) => boolean): Promise<void> {
+    return this.#inTurn(async () => {
+      for await (const letter of this.#letters()) if (!wanted(letter)) return this.#rewrite(wanted)
+    })
   }
 
   /**
@@ -162,7 +172,7 @@ export class DeadLetterFile {
     return this.#inTurn(async () => {
       let letters = 0
       let events = 0
-      for await (const letter of readDeadLetters(this.#journal, this.#path, this.#soundBytes)) {
+      for await (const letter of this.#letters()) {
         letters++
         events += letter.events.length
       }
@@ -232,15 +242,17 @@ export class DeadLetterFile {
     this.#soundBytes = undefined
   }
 
-  async #rewrite(wanted: (letter: DeadLetter) => boolean): Promise<number> {
-    let gone = 0
+  #letters(): AsyncGenerator<DeadLetter, void, undefined> {
+    return readDeadLetters(this.#journal, this.#path, this.#soundBytes)
+  }
+
+  async #rewrite(wanted: (letter: DeadLetter) => boolean): Promise<void> {
     const draft = `${this.#path}.tmp`
     try {
       const handle = await open(draft, 'w', fileMode)
       try {
-        for await (const letter of readDeadLetters(this.#journal, this.#path, this.#soundBytes)) {
+        for await (const letter of this.#letters()) {
           if (wanted(letter)) await handle.appendFile(deadLetterLine(letter))
-          else gone++
         }
         if (this.#sync) await handle.sync()
       } finally {
@@ -249,7 +261,6 @@ export class DeadLetterFile {
       await rename(draft, this.#path)
       await this.#directory.sync()
       this.#soundBytes = undefined
-      return gone
     } catch (error) {
       await removeIfThere(draft).catch(() => undefined)
       throw error
@@ -257,46 +268,40 @@ export class DeadLetterFile {
   }
 }
 
-async function sizeOf(path: string): Promise<number> {
+async function openIfThere(path: string, flags = 'r'): Promise<FileHandle | undefined> {
   try {
-    return (await stat(path)).size
+    return await open(path, flags)
   } catch (error) {
-    if (codeOf(error) === 'ENOENT') return 0
+    if (codeOf(error) === 'ENOENT') return undefined
     throw error
   }
 }
 
+const chunkBytes = 64 * 1024
+
 /** Where a file has lost something before an offset. */
-async function firstLost(path: string, to: number): Promise<number | undefined> {
-  if (to === 0) return undefined
-  let at = 0
-  for await (const chunk of createReadStream(path, { end: to - 1 }) as AsyncIterable<Buffer>) {
-    const found = chunk.indexOf(lostChar)
+async function firstLost(handle: FileHandle, to: number): Promise<number | undefined> {
+  const chunk = Buffer.allocUnsafe(chunkBytes)
+  for (let at = 0; at < to; at += chunkBytes) {
+    const { bytesRead } = await handle.read(chunk, 0, Math.min(chunkBytes, to - at), at)
+    const found = chunk.subarray(0, bytesRead).indexOf(lostChar)
     if (found >= 0) return at + found
-    at += chunk.length
   }
   return undefined
 }
 
 const newline = 0x0a
-const chunkBytes = 64 * 1024
 
 /** Where the last whole line of a file ends; 0 where there is none. */
-async function endOfLines(path: string): Promise<number> {
-  let size = await sizeOf(path)
-  if (size === 0) return 0
-  const handle = await open(path, 'r')
-  try {
-    const chunk = Buffer.allocUnsafe(chunkBytes)
-    while (size > 0) {
-      const from = Math.max(0, size - chunkBytes)
-      const { bytesRead } = await handle.read(chunk, 0, size - from, from)
-      const found = chunk.subarray(0, bytesRead).lastIndexOf(newline)
-      if (found >= 0) return from + found + 1
-      size = from
-    }
-    return 0
-  } finally {
-    await handle.close()
+async function endOfLines(handle: FileHandle): Promise<number> {
+  const chunk = Buffer.allocUnsafe(chunkBytes)
+  let { size } = await handle.stat()
+  while (size > 0) {
+    const from = Math.max(0, size - chunkBytes)
+    const { bytesRead } = await handle.read(chunk, 0, size - from, from)
+    const found = chunk.subarray(0, bytesRead).lastIndexOf(newline)
+    if (found >= 0) return from + found + 1
+    size = from
   }
+  return 0
 }

@@ -144,7 +144,8 @@ export class FileJournal
   readonly #latency = new Histogram()
   /** Set once it was opened. */
   #journal: OpenJournal | undefined
-  #opening: Promise<JournalRemains> | undefined
+  /** Whether it was opened, or is being. */
+  #opened = false
   #closing: Promise<void> | undefined
   /** What needs the lock and has to be over before it can be opened or closed. */
   #before: Promise<unknown> = Promise.resolve()
@@ -176,13 +177,13 @@ export class FileJournal
    */
   open(): Promise<JournalRemains> {
     if (this.#closing !== undefined) return this.#refuse()
-    if (this.#opening !== undefined) {
+    if (this.#opened) {
       return rejected(new StoreError(`${this.name} is open already`, { retryable: false }))
     }
+    this.#opened = true
     const opening = this.#inTurn(() => this.#context(() => this.#open()))
-    this.#opening = opening
     opening.catch(() => {
-      this.#opening = undefined
+      this.#opened = false
     })
     return opening
   }
@@ -342,7 +343,7 @@ export class FileJournal
       appended,
       recovered,
       settled,
-      pending: appended + recovered - settled,
+      pending: log?.pending ?? 0,
       ...counts,
       latencyMs: latencyOf(this.#latency),
       bytes: log?.bytes ?? 0,
@@ -427,7 +428,9 @@ export class FileJournal
 
   #inTurn<T>(work: () => Promise<T>): Promise<T> {
     const done = handled(this.#before.then(work))
-    this.#before = done.catch(() => undefined)
+    const over = (): void => undefined
+    // Not what it came to: that would keep all that `open` gave back.
+    this.#before = done.then(over, over)
     return done
   }
 

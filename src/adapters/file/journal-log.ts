@@ -62,8 +62,8 @@ export class JournalLog {
   /** Whether nothing more may be added to the writer's segment: the next one says where it ends. */
   #finished = false
   #queue: Entry[] = []
-  /** Settlements whose write failed: they are written as soon as something can be. */
-  #unwritten: SettleEntry[] = []
+  /** Batches whose settlement failed to be written: it is as soon as something can be. */
+  #unsettled = new Set<string>()
   #pumping: Promise<void> | undefined
   #compaction: Compaction | undefined
   #compactionFailed = false
@@ -85,6 +85,11 @@ export class JournalLog {
 
   get bytes(): number {
     return this.#segments.reduce((sum, { bytes }) => sum + bytes, 0)
+  }
+
+  /** How many events aren't settled. */
+  get pending(): number {
+    return this.#state.events.size
   }
 
   append(json: string): Promise<number> {
@@ -115,7 +120,7 @@ export class JournalLog {
     this.#closed = true
     this.#compaction?.stop()
     await this.#pumping
-    await this.#commitUnwritten()
+    await this.#commitUnsettled()
     await this.#compaction?.reading?.catch(() => undefined)
     // A full disk has no room for it, and it isn't needed to read the journal again.
     if (!this.#finished) await this.#writer?.seal().catch(() => undefined)
@@ -139,7 +144,7 @@ export class JournalLog {
     do {
       // What this turn of the event loop brings in goes out together.
       await new Promise(setImmediate)
-      await this.#commitUnwritten()
+      await this.#commitUnsettled()
       const group = this.#take()
       if (group.length > 0) await this.#commit(group)
       await this.removeSettled()
@@ -148,9 +153,9 @@ export class JournalLog {
     this.#pumping = undefined
   }
 
-  async #commitUnwritten(): Promise<void> {
-    const group = this.#unwritten
-    this.#unwritten = []
+  async #commitUnsettled(): Promise<void> {
+    const group = Array.from(this.#unsettled, (batchId) => new SettleEntry(batchId))
+    this.#unsettled.clear()
     if (group.length > 0) await this.#commit(group)
   }
 
@@ -207,7 +212,7 @@ export class JournalLog {
       return
     }
     for (const entry of small) {
-      if (entry instanceof SettleEntry) this.#unwritten.push(new SettleEntry(entry.batchId))
+      if (entry instanceof SettleEntry) this.#unsettled.add(entry.batchId)
     }
   }
 

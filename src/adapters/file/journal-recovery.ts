@@ -7,7 +7,9 @@ import {
   findRecord,
   formatVersion,
   hasLostSector,
+  maxPayloadBytes,
   mayBeTornStart,
+  prefixBytes,
   type RecordAt,
   readAssignment,
   readHeader,
@@ -86,9 +88,6 @@ interface SegmentFile {
   readonly header: SegmentHeader | undefined
 }
 
-/** Enough for a header that names a few files. */
-const headerBytes = 64 * 1024
-
 class Reading {
   readonly #journal: string
   readonly #directory: JournalDirectory
@@ -112,8 +111,11 @@ class Reading {
     const path = this.#directory.file(segmentName(number))
     const handle = await open(path, 'r')
     try {
-      const bytes = Buffer.alloc(headerBytes)
-      const { bytesRead } = await handle.read(bytes, 0, headerBytes, 0)
+      const prefix = await handle.read(Buffer.alloc(prefixBytes), 0, prefixBytes, 0)
+      const { size } = await handle.stat()
+      const length = prefix.bytesRead < prefixBytes ? 0 : prefix.buffer.readUInt32LE(0)
+      const bytes = Buffer.alloc(length > maxPayloadBytes ? 0 : Math.min(size, prefixBytes + length))
+      const { bytesRead } = await handle.read(bytes, 0, bytes.length, 0)
       const header = readHeader(bytes.subarray(0, bytesRead))?.header
       return { number, path, header: header?.segment === number ? header : undefined }
     } finally {

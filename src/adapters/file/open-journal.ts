@@ -78,7 +78,8 @@ export class OpenJournal {
   /** Writes what was added before, and gives the directory back. */
   async close(): Promise<void> {
     try {
-      await Promise.all([this.log.close(), this.deadLetters.idle()])
+      await this.deadLetters.idle()
+      await this.log.close()
     } finally {
       await leave(this.#directory, this.#lock)
     }
@@ -154,12 +155,13 @@ async function takeIn(
       if (mustChange) throw error
     }
   }
+  const needless = files.map((name) => directory.file(name))
   if (checkpoint !== undefined) {
     await checkpoint.put()
-    for (const { path } of recovered.segments) await removeIfThere(path)
-    await directory.sync()
+    needless.push(...recovered.segments.map(({ path }) => path))
   }
-  for (const name of files) await directory.remove(directory.file(name))
+  for (const path of needless) await removeIfThere(path)
+  if (needless.length > 0) await directory.sync()
   return checkpoint?.start ?? recovered
 }
 

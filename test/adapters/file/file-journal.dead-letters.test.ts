@@ -156,6 +156,19 @@ describe('dead letters', () => {
     expect(await readAgain(directory)).toEqual({ batches: { 'batch-a': [1, 2] }, events: [] })
   })
 
+  test('of which none comes back are not written anew, however many there are', async () => {
+    const { journal } = await openJournal(directory)
+    await bury(journal, 'batch-a', [1])
+    await journal.assign('batch-b', [await journal.append(use(2))])
+    await journal.close()
+    disk.steps = []
+
+    expect(await readAgain(directory)).toEqual({ batches: { 'batch-b': [2] }, events: [] })
+
+    expect(disk.count('write', /dead-letters/)).toBe(0)
+    expect(await lettersOf(directory)).toEqual([['batch-a', false, [1]]])
+  })
+
   test('a full disk refuses one whole: there is none, and later ones are', async () => {
     const { journal } = await openJournal(directory)
     await bury(journal, 'batch-a', [1])
@@ -309,6 +322,7 @@ describe('requeue', () => {
     const options = { maxBatchSize: 1, retry: { attempts: 1 } }
     const consumer = new QuotaConsumer(sink, { ...options, journal: new FileJournal(directory) })
     for (const value of [1, 2]) await consumer.publish(use(value))
+    await consumer.flush()
     await consumer.close()
     expect(await lettersOf(directory)).toHaveLength(2)
 

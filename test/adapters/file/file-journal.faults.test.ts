@@ -253,6 +253,22 @@ describe('a disk that fails', () => {
     await journal.close()
   })
 
+  test('nor is it written more than once, however often that was tried', async () => {
+    const { journal } = await openJournal(directory)
+    await journal.assign('batch', [await journal.append(use(1))])
+    const stop = failing(['write', 'open'], { code: 'ENOSPC', after: 0 })
+    for (let i = 0; i < 5; i++) await errorOf(journal.settle('batch'))
+    stop()
+    const groups: number[] = []
+    journal.on('committed', ({ records }) => groups.push(records))
+
+    await journal.append(use(2))
+
+    expect(groups).toEqual([1, 1])
+    expect(journal.stats()).toMatchObject({ settled: 1, pending: 1 })
+    await journal.close()
+  })
+
   test('a segment that cannot be removed is told, and removed later', async () => {
     const { journal } = await openJournal(directory, { segmentBytes: 4096 })
     const failures: string[] = []

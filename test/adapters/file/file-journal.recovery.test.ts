@@ -1,5 +1,7 @@
 import { readdirSync, readFileSync, statSync, truncateSync, unlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { isSpillwayError } from 'spillway'
 import { FileJournal, type FileJournalEvents } from 'spillway/file'
 import { afterAll, describe, expect, test } from 'vitest'
@@ -224,4 +226,36 @@ describe('damage of what was durable', () => {
     await expect(opening).rejects.toMatchObject({ retryable: false, message: expect.stringContaining('has format 9') })
     expect(readFileSync(path).equals(bytes)).toBe(true)
   })
+})
+
+test('dead letters of any number of requeues are taken in, and what took them in is read again', async () => {
+  const directory = await directories.make()
+  for (const i of range(1500)) {
+    const [at, events] = ['2026-11-20T00:00:00.000Z', [use(i)]]
+    const letter = JSON.stringify({ batchId: `batch-${i}`, at, error: 'Error: no', refused: false, events })
+    const name = `requeued-00000000-0000-4000-8000-${String(i).padStart(12, '0')}.jsonl`
+    writeFileSync(join(directory, name), `${letter}\n`)
+  }
+
+  const wanted = { batches: Object.fromEntries(range(1500).map((i) => [`batch-${i}`, [i]])), events: [] }
+  expect(await readAgain(directory, { sync: false })).toEqual(wanted)
+  expect(await readAgain(directory, { sync: false })).toEqual(wanted)
+})
+
+test('what open gave back is in memory no longer than its caller has it', async () => {
+  const directory = await directories.make()
+  const { journal: before } = await openJournal(directory)
+  await appendEach(before, [1])
+  await before.close()
+  setFlagsFromString('--expose-gc')
+  const collectGarbage: () => void = runInNewContext('gc')
+
+  const journal = new FileJournal(directory)
+  const remains = await journal.open().then((remains) => new WeakRef(remains))
+  for (let i = 0; i < 3; i++) await new Promise(setImmediate)
+  collectGarbage()
+
+  expect(remains.deref()).toBeUndefined()
+  expect(journal.stats().pending).toBe(1)
+  await journal.close()
 })
