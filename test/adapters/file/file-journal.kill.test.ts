@@ -3,31 +3,18 @@ import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
-import { fileURLToPath } from 'node:url'
-import { build } from 'esbuild'
 import type { UsageTotal } from 'spillway'
 import { seededRandom } from 'spillway/testing'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { bundleScript } from '../../quota/support/bundled-script.js'
 import { Directories } from './support/directories.js'
 import { readAgain } from './support/usage.js'
 
-const root = fileURLToPath(new URL('../../..', import.meta.url))
 const directories = new Directories()
 let script: string
 
-// Once, since each start through a loader would take a second.
 beforeAll(async () => {
-  script = join(await directories.make(), 'usage-process.mjs')
-  await build({
-    entryPoints: [fileURLToPath(new URL('./support/usage-process.ts', import.meta.url))],
-    tsconfig: join(root, 'tsconfig.check.json'),
-    outfile: script,
-    bundle: true,
-    platform: 'node',
-    format: 'esm',
-    target: 'node20',
-    logLevel: 'error',
-  })
+  script = await bundleScript(new URL('./support/usage-process.ts', import.meta.url), await directories.make())
 })
 
 afterAll(() => directories[Symbol.asyncDispose]())
