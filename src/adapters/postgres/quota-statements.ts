@@ -1,4 +1,5 @@
 import { maxUsage } from '../../internal/usage.js'
+import { midnightMarginMs } from './usage-batch.js'
 import type { UsageTables } from './usage-statements.js'
 
 /**
@@ -39,9 +40,9 @@ const now = 'statement_timestamp()'
 const millisecond = `interval '1 millisecond'`
 const key = 'user_id, quota_type, period'
 
-/** Around midnight both days: whoever consumes a request at the same time then meets one of them. */
-const requestDays = `SELECT DISTINCT (clock_timestamp() AT TIME ZONE 'UTC' + margin)::date AS day
-    FROM unnest(ARRAY[interval '-5 minutes', interval '5 minutes']) AS margin`
+/** Around midnight both days: whoever consumes or writes a request at the same time then meets one of them. */
+const requestDays = `SELECT DISTINCT (clock_timestamp() AT TIME ZONE 'UTC' + margin * ${millisecond})::date AS day
+    FROM unnest(ARRAY[-${midnightMarginMs}, ${midnightMarginMs}]) AS margin`
 
 const expiresAtText = 'floor(extract(epoch FROM expires_at) * 1000)::bigint::text AS expires_at'
 

@@ -13,6 +13,11 @@ import {
 } from '../../internal/usage.js'
 
 const dayMs = 86_400_000
+/**
+ * How near to midnight a request is noted on both days: two that come at the same moment, with timestamps on either side, meet then.
+ * Otherwise an id that another statement is just noting is only seen on its own day.
+ */
+export const midnightMarginMs = 300_000
 
 /** What a batch was refused of, as it is remembered: places counted from 1 among what was sent. */
 export interface StoredRefusals {
@@ -103,13 +108,22 @@ export class TotalRows implements UsageRows {
   }
 }
 
+/** How events are told apart. */
+export interface EventMarks {
+  /** Whether an event is told by its request, where it has one. */
+  readonly byRequest: boolean
+  readonly retentionDays: number
+  readonly spanDays: number
+}
+
 /** A batch by its events. */
 export class EventRows implements UsageRows {
-  /** The days of its events, since the epoch. */
-  readonly days: number[] = []
   readonly #batch: UsageBatch
-  readonly #byRequest: boolean
-  readonly #retentionDays: number
+  readonly #marks: EventMarks
+  /** The days of its events, since the epoch. */
+  readonly #days: number[] = []
+  /** Of requests near midnight, the day on its other side. */
+  readonly #otherDays: (number | null)[] = []
   /** Of each event that is sent, its place in the batch. */
   readonly #places: number[] = []
   readonly #users: string[] = []
@@ -119,11 +133,9 @@ export class EventRows implements UsageRows {
   readonly #values: number[] = []
   readonly #wrong: RefusedUsage[] = []
 
-  /** @param byRequest - whether an event is told by its request, where it has one. */
-  constructor(batch: UsageBatch, byRequest: boolean, retentionDays: number) {
+  constructor(batch: UsageBatch, marks: EventMarks) {
     this.#batch = batch
-    this.#byRequest = byRequest
-    this.#retentionDays = retentionDays
+    this.#marks = marks
     batch.events.forEach((event, index) => {
       const problem = problemOfEvent(event)
       if (problem !== undefined) this.#wrong.push({ index, error: problem })
@@ -140,15 +152,22 @@ export class EventRows implements UsageRows {
   }
 
   get values(): readonly unknown[] {
-    return [this.#users, this.#types, this.#periods, this.#ids, this.days, this.#values]
+    const { retentionDays, spanDays } = this.#marks
+    const ids = [this.#ids, this.#days, this.#otherDays]
+    return [this.#users, this.#types, this.#periods, ...ids, this.#values, retentionDays, spanDays]
+  }
+
+  /** The days on which ids are noted, since the epoch. */
+  get days(): number[] {
+    return [...new Set([...this.#days, ...this.#otherDays.filter((day) => day !== null)])]
   }
 
   refusals({ beyond = [], outside = [] }: StoredRefusals): RefusedUsage[] {
     if (beyond.length + outside.length + this.#wrong.length === 0) return []
     const refused = [...this.#wrong]
     for (const place of beyond) refused.push(this.#refuse(place, beyondRange))
-    for (const place of outside)
-      refused.push(this.#refuse(place, (event) => outsideRetention(event, this.#retentionDays)))
+    const { retentionDays } = this.#marks
+    for (const place of outside) refused.push(this.#refuse(place, (event) => outsideRetention(event, retentionDays)))
     return refused.sort((a, b) => a.index - b.index)
   }
 
@@ -166,10 +185,13 @@ export class EventRows implements UsageRows {
     for (const place of places) {
       const id = this.#ids[place - 1]
       if (id === null || id === undefined) continue
-      ids.push(id)
-      users.push(this.#users[place - 1] as string)
-      types.push(this.#types[place - 1] as string)
-      days.push(this.days[place - 1] as number)
+      for (const day of [this.#days[place - 1] as number, this.#otherDays[place - 1] ?? null]) {
+        if (day === null) continue
+        ids.push(id)
+        users.push(this.#users[place - 1] as string)
+        types.push(this.#types[place - 1] as string)
+        days.push(day)
+      }
     }
     return [ids, users, types, days]
   }
@@ -179,9 +201,20 @@ export class EventRows implements UsageRows {
     this.#users.push(userText(event.userId))
     this.#types.push(event.quotaType)
     this.#periods.push(event.period)
-    this.#ids.push(idOf(event, this.#byRequest))
-    this.days.push(Math.floor(event.timestamp / dayMs))
+    this.#ids.push(idOf(event, this.#marks.byRequest))
+    this.#days.push(Math.floor(event.timestamp / dayMs))
+    this.#otherDays.push(this.#otherDayOf(event))
     this.#values.push(event.value)
+  }
+
+  /** Only a request comes with another timestamp, from a client that sends it anew: a stream keeps that of its event. */
+  #otherDayOf({ requestId, timestamp }: AcceptedUsage): number | null {
+    const { byRequest, spanDays } = this.#marks
+    if (!byRequest || requestId === undefined || spanDays === 0) return null
+    const before = Math.floor((timestamp - midnightMarginMs) / dayMs)
+    const after = Math.floor((timestamp + midnightMarginMs) / dayMs)
+    if (before === after) return null
+    return before === Math.floor(timestamp / dayMs) ? after : before
   }
 
   #refuse(place: number, error: (event: AcceptedUsage) => Error): RefusedUsage {

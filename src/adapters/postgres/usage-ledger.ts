@@ -99,12 +99,12 @@ export class UsageLedger {
 
   /** Applies a batch, and answers what it refused. */
   async write(batch: UsageBatch, { signal }: BatchContext): Promise<readonly RefusedUsage[]> {
-    const { dedupe, requestRetentionDays } = this.#settings
+    const { dedupe, requestRetentionDays: retentionDays, requestSpanDays: spanDays } = this.#settings
     if (dedupe === 'batch') {
       const rows = new TotalRows(batch)
       return this.#write(rows, signal, () => this.#sendTotals(batch.id, rows, signal))
     }
-    const rows = new EventRows(batch, dedupe === 'request', requestRetentionDays)
+    const rows = new EventRows(batch, { byRequest: dedupe === 'request', retentionDays, spanDays })
     return this.#write(rows, signal, () => this.#sendEvents(batch.id, rows, signal))
   }
 
@@ -136,7 +136,7 @@ export class UsageLedger {
    * @returns rejects with a `StoreError`.
    */
   call<T>(action: string, work: (run: RunQuery) => Promise<T>): Promise<T> {
-    return this.#retries.run(action, undefined, () => this.#withPartitions([], () => this.#session.use(work)))
+    return this.#retries.run(action, undefined, () => this.#withPartitions({ days: [] }, () => this.#session.use(work)))
   }
 
   /** Runs a statement that says how many rows it removed. */
@@ -190,9 +190,8 @@ export class UsageLedger {
 
   /** Where a sum turns out to be refused, all is rolled back, and done again without what was refused. */
   #sendEvents(id: string, rows: EventRows, signal: AbortSignal): Promise<Outcome | undefined> {
-    const { requestRetentionDays, requestSpanDays } = this.#settings
-    const values = [id, ...rows.values, requestRetentionDays, requestSpanDays]
-    return this.#withPartitions(rows.days, async () => {
+    const values = [id, ...rows.values]
+    return this.#withPartitions(rows, async () => {
       try {
         return await this.#send(id, () =>
           this.#session.use((run) => run<Outcome>(this.#statements.events, values), signal),
@@ -227,22 +226,25 @@ export class UsageLedger {
   }
 
   /** Works, and again once the partitions are made that were missing. */
-  async #withPartitions<T>(days: readonly number[], work: () => Promise<T>): Promise<T> {
+  async #withPartitions<T>(rows: { readonly days: readonly number[] }, work: () => Promise<T>): Promise<T> {
+    const partitionings = this.#settings.managePartitions ? mostPartitionings : 0
     for (let attempt = 1; ; attempt++) {
       try {
         return await work()
       } catch (error) {
-        if (!this.#lacksPartition(error) || attempt > mostPartitionings) throw error
+        if (!this.#lacksPartition(error)) throw error
+        // The server counts it among what is wrong in itself, but somebody will make the partition.
+        if (attempt > partitionings) throw partitionMissing(error)
       }
-      await this.#makePartitions(days)
+      await this.#makePartitions(rows.days)
     }
   }
 
   /** There is no constraint to an id that no partition takes. */
   #lacksPartition(error: unknown): boolean {
-    const { names, managePartitions } = this.#settings
-    if (!managePartitions || names.requests === undefined || sqlStateOf(error) !== checkViolation) return false
-    return tableOf(error) === names.requests && !(error as { constraint?: unknown }).constraint
+    const { requests } = this.#settings.names
+    if (requests === undefined || sqlStateOf(error) !== checkViolation) return false
+    return tableOf(error) === requests && !(error as { constraint?: unknown }).constraint
   }
 
   #choresOf(others: readonly Chore[]): { chores: Chore[]; allChores: Chore[] } {
@@ -302,6 +304,10 @@ interface Outcome {
   /** How many events are new, those included whose sum was refused; null where nobody looked. */
   readonly counted: string | null
   readonly repeated: boolean
+}
+
+function partitionMissing(cause: unknown): StoreError {
+  return new StoreError(`a partition is missing: ${(cause as Error).message}`, { cause, outcomeUnknown: false })
 }
 
 function tableOf(error: unknown): unknown {

@@ -97,8 +97,8 @@ export interface UsageStatements {
   readonly totals: string
   /**
    * A batch by its events: id; of each event the user, quota type and period, what tells it apart (null for none), its day since the
-   * epoch and its value; for how many days, and over how many days events are told apart. It divides by zero, and so is rolled back,
-   * when a sum is refused.
+   * epoch, another day on which it is noted too (null for none) and its value; for how many days, and over how many days events are
+   * told apart. It divides by zero, and so is rolled back, when a sum is refused.
    */
   readonly events: string
   /** The same, with what is refused left out. Their ids are noted all the same, and must be removed in the same transaction. */
@@ -133,31 +133,34 @@ export function usageStatements({ usage, batches, requests }: UsageTables): Usag
   const today = `(clock_timestamp() AT TIME ZONE 'UTC')::date`
   const texts = (columns: string): string => columns.replaceAll(/\w+/g, '$& COLLATE "C" AS $&')
   const mark = 'id, user_id, quota_type'
+  const isWithin = (day: string): string => `abs(${day} - today.day) <= $9::integer`
   // Nobody knows beforehand how many rows an array has, so there are no joins here that a plan for few could make slow for many.
   const events = (condition: (sum: string) => string): string => `WITH today AS MATERIALIZED (SELECT ${today} AS day
   ), event AS MATERIALIZED (
-    SELECT ${texts(`${mark}, period`)}, date 'epoch' + days AS day, value, position
-    FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::integer[], $7::float8[])
-      WITH ORDINALITY AS event (${key}, id, days, value, position) WHERE ${isNew}
+    SELECT ${texts(`${mark}, period`)}, date 'epoch' + days AS day, date 'epoch' + other_days AS other_day, value, position
+    FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::integer[], $7::integer[], $8::float8[])
+      WITH ORDINALITY AS event (${key}, id, days, other_days, value, position) WHERE ${isNew}
   ), unknown AS MATERIALIZED (
-    SELECT event.*, abs(event.day - today.day) <= $8::integer AS within FROM event CROSS JOIN today
+    SELECT event.*, ${isWithin('event.day')} AS within, other_day IS NOT NULL AND ${isWithin('other_day')} AS twice
+    FROM event CROSS JOIN today
     LEFT JOIN LATERAL (
       SELECT true AS known FROM ${requests} AS request
       WHERE request.id = event.id AND request.user_id = event.user_id AND request.quota_type = event.quota_type
-      AND request.day BETWEEN event.day - $9::integer AND event.day + $9::integer
+      AND request.day BETWEEN event.day - $10::integer AND event.day + $10::integer
       LIMIT 1
     ) AS earlier ON true
     WHERE id IS NOT NULL AND known IS NULL
   ), first AS MATERIALIZED (
     SELECT DISTINCT ON (${mark}) * FROM unknown WHERE within ORDER BY ${mark}, position
   ), noted AS (
-    INSERT INTO ${requests} (${mark}, day) SELECT ${mark}, day FROM first ORDER BY ${mark}
+    INSERT INTO ${requests} (${mark}, day)
+    SELECT ${mark}, day FROM first UNION ALL SELECT ${mark}, other_day FROM first WHERE twice ORDER BY ${mark}, day
     ON CONFLICT DO NOTHING RETURNING ${mark}
   ), counted AS MATERIALIZED (
     SELECT user_id, quota_type, max(period) AS period, max(position) AS position, max(value) AS value FROM (
-      SELECT ${mark}, period, position, value, false AS noted FROM first
-      UNION ALL SELECT ${mark}, NULL, NULL, NULL, true FROM noted
-    ) AS either GROUP BY ${mark} HAVING bool_or(noted)
+      SELECT ${mark}, period, position, value, 1 + twice::integer AS missing FROM first
+      UNION ALL SELECT ${mark}, NULL, NULL, NULL, -1 FROM noted
+    ) AS either GROUP BY ${mark} HAVING sum(missing) = 0
     UNION ALL SELECT ${key}, position, value FROM event WHERE id IS NULL
   ), total AS MATERIALIZED (
     SELECT ${key}, sum(value) AS value, count(*) AS count FROM counted GROUP BY ${key}

@@ -6,7 +6,7 @@ import { seededRandom } from 'spillway/testing'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { startPostgres } from '../../servers/postgres.ts'
 import { until } from './until.ts'
-import { attemptAt, batchOf, type HeldRows, holdRows, keyOf, use, waiters, write } from './usage-databases.ts'
+import { attemptAt, batchOf, dayMs, type HeldRows, holdRows, keyOf, use, waiters, write } from './usage-databases.ts'
 
 const server = await startPostgres()
 const pools: pg.Pool[] = []
@@ -210,6 +210,29 @@ describe.skipIf(server === undefined).each(dedupes)('on a real server, telling a
     expect(await prepared(true)).toBe(1)
     expect(await prepared(false)).toBe(0)
   })
+
+  test.skipIf(dedupe !== 'request')(
+    'a request that comes twice at one moment, with timestamps on both sides of midnight, counts once',
+    async () => {
+      const sink = open()
+      const midnight = Math.floor(Date.now() / dayMs) * dayMs
+      const sides = [midnight - 240_000, midnight + 240_000]
+      for (const [round, order] of [sides, sides.toReversed()].entries()) {
+        const userId = `midnight ${round}`
+        await write(sink, [fresh(userId)])
+        const held = await hold(userId)
+
+        const writes = order.map((timestamp) => write(sink, [use(1, { userId, requestId: 'twice', timestamp })]))
+        await until(async () => (await waiters(pool)) === 2)
+        await held.letGo()
+        await Promise.all(writes)
+        await write(sink, [use(1, { userId, requestId: 'twice', timestamp: midnight })])
+
+        expect(await used(userId)).toEqual([2])
+      }
+      expect(sink.stats()).toMatchObject({ counted: 4, duplicates: 4, retries: 0 })
+    },
+  )
 
   test.skipIf(dedupe === 'batch')('no batch reads all ids, whatever the planner believed of it', async () => {
     const name = `scan_${dedupe}`
