@@ -1,6 +1,7 @@
 import { InvalidEventError } from '../core/errors.js'
 import { describeError } from '../core/events.js'
 import type { AcceptedUsage, UserId } from '../core/ports.js'
+import { frozenUsage } from './usage.js'
 
 /** A user's id as JSON has it: JSON has no bigint, so one becomes an object with its text. */
 type UserIdJson = string | number | { readonly bigint: string }
@@ -33,16 +34,8 @@ function metadataToJson(metadata: Readonly<Record<string, unknown>>): string {
 /** The event of what `JSON.parse` made of `usageToJson`'s text. */
 export function usageFromJson(json: unknown): AcceptedUsage {
   const { userId, quotaType, value, timestamp, period, requestId, id, metadata } = json as AcceptedUsage
-  return Object.freeze({
-    userId: userIdFromJson(userId as UserIdJson),
-    quotaType,
-    value,
-    timestamp,
-    period,
-    ...(requestId !== undefined && { requestId }),
-    ...(metadata !== undefined && { metadata }),
-    ...(id !== undefined && { id }),
-  })
+  const user = userIdFromJson(userId as UserIdJson)
+  return frozenUsage({ userId: user, quotaType, value, timestamp, period, requestId, metadata, id })
 }
 
 function userIdFromJson(userId: UserIdJson): UserId {

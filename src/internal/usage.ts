@@ -126,16 +126,23 @@ export function acceptUsage(
   const { userId, quotaType, value, requestId, metadata } = event
   const timestamp = event.timestamp === undefined ? now : timeOf(event.timestamp)
   const period = periodAt(periodOf(quotaType), timestamp).label
-  return Object.freeze({
+  return frozenUsage({ userId, quotaType, value, timestamp, period, requestId, metadata, id })
+}
+
+/** An event of its own, which has no field that is undefined. */
+export function frozenUsage(given: AcceptedUsage): AcceptedUsage {
+  const { userId, quotaType, value, timestamp, period, requestId, metadata, id } = given
+  const event: { -readonly [Name in keyof AcceptedUsage]: AcceptedUsage[Name] } = {
     userId,
     quotaType,
     value,
     timestamp,
     period,
-    ...(requestId !== undefined && { requestId }),
-    ...(metadata !== undefined && { metadata }),
-    ...(id !== undefined && { id }),
-  })
+  }
+  if (requestId !== undefined) event.requestId = requestId
+  if (metadata !== undefined) event.metadata = metadata
+  if (id !== undefined) event.id = id
+  return Object.freeze(event)
 }
 
 /** Sums events by user, quota type and period. */

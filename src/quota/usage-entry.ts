@@ -2,6 +2,7 @@ import type { AcceptedUsage, UsageBatch, UsageTotal, UserId } from '../core/port
 import { type Batch, type Entry, noCohort } from '../internal/batch.js'
 import type { Cohort } from '../internal/batch-books.js'
 import type { ListNode } from '../internal/linked-list.js'
+import { frozenUsage } from '../internal/usage.js'
 import type { PendingCell } from './pending-usage.js'
 
 /** One accepted event. */
@@ -116,16 +117,8 @@ export class TrackedUse implements UsageEntry {
 
 /** The event of an entry, for whoever gets to see it. */
 export function eventOf({ cell, userId, value, timestamp, requestId, metadata }: UsageEntry): AcceptedUsage {
-  const event: { -readonly [Name in keyof AcceptedUsage]: AcceptedUsage[Name] } = {
-    userId,
-    quotaType: cell.quotaType,
-    value,
-    timestamp,
-    period: cell.period,
-  }
-  if (requestId !== undefined) event.requestId = requestId
-  if (metadata !== undefined) event.metadata = metadata
-  return Object.freeze(event)
+  const { quotaType, period } = cell
+  return frozenUsage({ userId, quotaType, value, timestamp, period, requestId, metadata })
 }
 
 /** The id of entries that were one batch in an earlier process. */

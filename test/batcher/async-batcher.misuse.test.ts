@@ -1,22 +1,12 @@
-import { AsyncBatcher, type AsyncBatcherOptions, isSpillwayError, type OptionError } from 'spillway'
+import { AsyncBatcher, type AsyncBatcherOptions, isSpillwayError } from 'spillway'
 import { seededRandom } from 'spillway/testing'
 import { describe, expect, test, vi } from 'vitest'
 import { Gate } from './support/gate.js'
-import { codeOf, expectBooks, reasonOf, watch } from './support/outcomes.js'
+import { codeOf, expectBooks, reasonOf, thrownBy, watch } from './support/outcomes.js'
 import { warningsDuring } from './support/process-events.js'
 import { inVirtualTime } from './support/virtual-time.js'
 
 const echo = (items: number[]): number[] => items
-
-/** The error that a constructor throws. */
-function thrownBy(make: () => unknown): OptionError {
-  try {
-    make()
-  } catch (error) {
-    return error as OptionError
-  }
-  throw new Error('expected an OptionError, nothing was thrown')
-}
 
 const withOption = (name: string, value: unknown): AsyncBatcherOptions<number> => {
   const [outer, inner] = name.split('.') as [string, string | undefined]

@@ -1,7 +1,6 @@
 import {
   InvalidEventError,
   isSpillwayError,
-  type OptionError,
   QuotaConsumer,
   type QuotaConsumerOptions,
   type QuotaPeriod,
@@ -10,22 +9,13 @@ import {
 } from 'spillway'
 import { FakeClock, MemoryUsageJournal } from 'spillway/testing'
 import { describe, expect, test } from 'vitest'
+import { thrownBy } from '../batcher/support/outcomes.js'
 import { unhandledDuring } from '../batcher/support/process-events.js'
 import { expectQuotaBooks } from './support/books.js'
 import { GateSink } from './support/gate-sink.js'
 
 const sink: UsageSink = { idempotent: true, write: () => undefined }
 const right = { userId: 'u', quotaType: 'api', value: 1 }
-
-/** The error that a constructor throws. */
-function thrownBy(make: () => unknown): OptionError {
-  try {
-    make()
-  } catch (error) {
-    return error as OptionError
-  }
-  throw new Error('expected an OptionError, nothing was thrown')
-}
 
 describe('a wrong event is refused, naming the field', () => {
   const id = 'must be a text of 1 to 256 characters without NUL and half surrogate pairs'

@@ -1,4 +1,4 @@
-import type { BatchStats } from 'spillway'
+import type { BatchStats, OptionError } from 'spillway'
 import { expect } from 'vitest'
 
 /** What has become of a promise so far. */
@@ -55,4 +55,14 @@ export function expectBooks(component: { stats(): BatchStats }, expected: Partia
   const stats = component.stats()
   expectBalanced(stats)
   expect(stats).toMatchObject(expected)
+}
+
+/** The error that a constructor throws. */
+export function thrownBy(make: () => unknown): OptionError {
+  try {
+    make()
+  } catch (error) {
+    return error as OptionError
+  }
+  throw new Error('expected an OptionError, nothing was thrown')
 }
