@@ -29,6 +29,7 @@ import { isStorable } from '../../internal/storable.js'
 import { TurnClock } from '../../internal/turn-clock.js'
 import { acceptUsage, problemOfUsage, quotaPeriods } from '../../internal/usage.js'
 import type { RedisClient } from './redis-client.js'
+import { partlyFailed } from './redis-error.js'
 import {
   type DeadLettersOptions,
   readDeadLetters,
@@ -38,7 +39,7 @@ import {
 import { entryText, maxBatchIdLength } from './usage-stream-entry.js'
 import { Publication } from './usage-stream-publication.js'
 import { ensureGroup, inspectStream } from './usage-stream-scripts.js'
-import { checkGroup, partlyFailed, UsageShards } from './usage-stream-shards.js'
+import { checkGroup, UsageShards } from './usage-stream-shards.js'
 
 /** Options of {@link RedisUsageStream}. */
 export interface RedisUsageStreamOptions extends ComponentOptions {
@@ -333,7 +334,7 @@ export class RedisUsageStream
    * missing after a failure comes with the next attempt.
    *
    * @returns the events that JSON can't carry, or that are larger than `maxBatchBytes`. Rejects with `FullError`, `StoreError`,
-   * `ClosedError`, `OptionError` for a batch id that is none, or the signal's reason.
+   * `TimeoutError` after `timeoutMs`, `ClosedError`, `OptionError` for a batch id that is none, or the signal's reason.
    */
   async write(batch: UsageBatch, context: BatchContext): Promise<readonly RefusedUsage[]> {
     context.signal.throwIfAborted()
@@ -379,10 +380,12 @@ export class RedisUsageStream
     )
     const groups = new Map<string, UsageGroupStatus>()
     let [length, dead] = [0, 0]
-    for (const [entries, letters, found] of answers as [number, number, [string, number, number, number][]][]) {
-      length += entries
-      dead += letters
-      for (const [name, consumers, pending, lag] of found) {
+    type Count = number | string
+    for (const [entries, letters, found] of answers as [Count, Count, [string, Count, Count, Count][]][]) {
+      length += Number(entries)
+      dead += Number(letters)
+      for (const [name, ...counts] of found) {
+        const [consumers, pending, lag] = counts.map(Number) as [number, number, number]
         const before = groups.get(name) ?? { name, consumers: 0, pending: 0, undelivered: 0 }
         groups.set(name, {
           name,
@@ -498,7 +501,8 @@ export class RedisUsageStream
       call: (publications, { batchId, signal }) => {
         const texts = publications.map((publication, index) => publication.textIn(batchId, index))
         const { shard } = publications[0] as Publication
-        return orAbort(this.#append(shard, batchId, texts), signal)
+        // The engine watches its time.
+        return orAbort(this.#append(shard, batchId, texts, false), signal)
       },
       complete: (publication) => {
         publication.succeed()
@@ -536,16 +540,21 @@ export class RedisUsageStream
   }
 
   async #appendAll(batchId: string, parts: ReadonlyMap<number, readonly string[]>): Promise<void> {
-    const appends = [...parts].map(([shard, texts]) => this.#append(shard, batchId, texts))
+    const appends = [...parts].map(([shard, texts]) => this.#append(shard, batchId, texts, true))
     const outcomes = await Promise.allSettled(appends)
     const errors = outcomes.flatMap((outcome) =>
       outcome.status === 'rejected' ? [outcome.reason as SpillwayError] : [],
     )
-    if (errors.length > 0) throw partlyFailed(this.name, errors, parts.size)
+    const [first] = errors
+    if (first === undefined) return
+    // Of a batch that is full everywhere nothing was appended; of any other, who knows.
+    const sameForAll = errors.length === parts.size && errors.every(({ code }) => code === 'ERR_FULL')
+    throw parts.size === 1 || sameForAll ? first : partlyFailed(`${this.name}: append`, errors, parts.size, 'shards')
   }
 
-  async #append(shard: number, batchId: string, texts: readonly string[]): Promise<void> {
-    const repeated = await this.#shards.append(shard, batchId, texts, this.#memoryMs, this.#maxLength)
+  async #append(shard: number, batchId: string, texts: readonly string[], timed: boolean): Promise<void> {
+    const [memoryMs, maxLength] = [this.#memoryMs, this.#maxLength]
+    const repeated = await this.#shards.append(shard, batchId, texts, { memoryMs, maxLength, timed })
     this.#appended += texts.length
     if (repeated) this.#repeated += texts.length
     if (this.events.has('appended')) {

@@ -1,5 +1,5 @@
 import type { Clock } from '../../core/clock.js'
-import { FullError, type SpillwayError, StoreError, TimeoutError } from '../../core/errors.js'
+import { FullError, StoreError, TimeoutError } from '../../core/errors.js'
 import { checkCount, failOption } from '../../core/options.js'
 import type { UserId } from '../../core/ports.js'
 import { userText } from '../../internal/usage.js'
@@ -50,6 +50,11 @@ export class UsageShards {
     this.count = checkCount('shards', setting.shards, 1, 1024)
   }
 
+  /** Which connection the client has, counted; undefined where it doesn't tell. */
+  get connection(): number | undefined {
+    return this.#face.epoch
+  }
+
   /** The shard of a user: all that one user uses is in one of them. */
   of(userId: UserId): number {
     return this.count === 1 ? 0 : bucketOf(userText(userId), this.count)
@@ -76,20 +81,24 @@ export class UsageShards {
   /**
    * Appends texts to a shard, once for each batch id.
    *
+   * @param timed - whether it must end in time; where not, its caller sees to that.
    * @returns whether they were there already. Rejects with `FullError`, or a `StoreError`.
    */
   async append(
     shard: number,
     batchId: string,
     texts: readonly string[],
-    memoryMs: number,
-    maxLength: number,
+    { memoryMs, maxLength, timed }: { readonly memoryMs: number; readonly maxLength: number; readonly timed: boolean },
   ): Promise<boolean> {
     await this.checkLayout()
     const keys = [this.stream(shard), `${this.#tag(shard)}:b:${batchId}`]
-    const call: ShardCall = { operation: 'append', writes: true, timed: false }
+    const call: ShardCall = { operation: 'append', writes: true, timed }
     const args = [String(memoryMs), String(maxLength), usageField, ...texts]
-    const [verdict, length, known] = (await this.run(appendBatch, keys, args, call)) as [string, number, string?]
+    const [verdict, length, known] = (await this.run(appendBatch, keys, args, call)) as [
+      string,
+      number | string,
+      string?,
+    ]
     if (verdict === 'full') {
       throw new FullError(
         `${this.#setting.name} is full: ${length} events in ${keys[0]} (maxLength ${maxLength})`,
@@ -169,17 +178,6 @@ export class UsageShards {
     }
     this.#layoutFixed = true
   }
-}
-
-/** One error for a batch of which some shards failed: what holds for the batch, not for one of its parts. */
-export function partlyFailed(name: string, errors: readonly SpillwayError[], parts: number): SpillwayError {
-  const [first] = errors as [SpillwayError]
-  if (parts === 1 || (errors.length === parts && first.code === 'ERR_FULL')) return first
-  return new StoreError(`${name}: append failed in ${errors.length} of ${parts} shards: ${first.message}`, {
-    cause: errors.length === 1 ? first : new AggregateError(errors),
-    retryable: errors.every((error) => error.retryable),
-    outcomeUnknown: errors.length < parts || errors.some((error) => error.outcomeUnknown),
-  })
 }
 
 function checkPrefix(prefix: string): string {

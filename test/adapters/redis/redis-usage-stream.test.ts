@@ -1,12 +1,12 @@
 import { randomUUID } from 'node:crypto'
 import type { Redis } from 'ioredis'
-import { type BatchContext, QuotaConsumer, type UsageBatch, type UsageEvent } from 'spillway'
+import { type AcceptedUsage, type BatchContext, QuotaConsumer, type UsageBatch, type UsageEvent } from 'spillway'
 import type { RedisUsageStream, RedisUsageStreamEvents } from 'spillway/redis'
 import { afterAll, describe, expect, test } from 'vitest'
 import { startRedis } from '../../servers/redis.ts'
 import { singleClients } from './clients.ts'
 import { startCuttingProxy } from './cutting-proxy.ts'
-import { errorOf, ObedientSink, UsageRig, until, uses } from './usage-rig.ts'
+import { clientThat, errorOf, ObedientSink, UsageRig, until, uses } from './usage-rig.ts'
 
 const server = await startRedis({ own: true })
 const rig = new UsageRig(server?.url)
@@ -201,6 +201,40 @@ describe.skipIf(server === undefined)('RedisUsageStream', () => {
     expect(await kept(rig.client(), stream)).toHaveLength(2)
     expect(await errorOf(stream.write(batchOf(''), contextOf('')))).toMatchObject({ code: 'ERR_OPTION' })
     expect(await errorOf(stream.write(batchOf('x'.repeat(201)), contextOf('')))).toMatchObject({ code: 'ERR_OPTION' })
+  })
+
+  test('a batch that is full in one shard and unknown in another one is unknown as a whole, not full', async () => {
+    const client = rig.client()
+    const stream = rig.stream(
+      { shards: 2, maxLength: 10 },
+      clientThat(client, async (answer, args) => {
+        const heard = await answer
+        if (args[2]?.endsWith(':1}:events')) throw new Error('Connection is closed.')
+        return heard
+      }),
+    )
+    for (let i = 0; i < 10; i++) await client.xadd(`{${stream.prefix}:0}:events`, '*', 'usage', '{}')
+    const events = uses(6).map((use) => ({ ...(batchOf('b').events[0] as AcceptedUsage), ...use }))
+
+    // Whichever shard comes first.
+    for (const first of events) {
+      const id = randomUUID()
+      const error = await errorOf(stream.write({ id, events: [first, ...events], totals: [] }, contextOf(id)))
+      expect(error).toMatchObject({ code: 'ERR_STORE', retryable: true, outcomeUnknown: true })
+    }
+  })
+
+  test('write ends in time, whether Redis answers or not, and says that the outcome is unknown', async () => {
+    const proxy = await startCuttingProxy(server?.port as number)
+    rig.onEnd(() => proxy.close())
+    const stream = rig.stream({ timeoutMs: 100 }, rig.client(proxy.port))
+    await stream.publish(event)
+    proxy.hold()
+
+    const error = await errorOf(stream.write(batchOf('b'), contextOf('b')))
+
+    expect(error).toMatchObject({ code: 'ERR_TIMEOUT', outcomeUnknown: true })
+    expect(await stream.close()).toEqual({ drained: true, abandoned: 0 })
   })
 
   test('write refuses what JSON cannot carry, by its place, and keeps the ids that events have', async () => {

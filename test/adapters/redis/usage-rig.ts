@@ -49,6 +49,22 @@ export class ObedientSink implements UsageSink {
   }
 }
 
+/** A client whose calls are made as they are, and whose callers hear of the answers what it pleases somebody to let through. */
+export function clientThat(
+  client: Redis,
+  answering: (answer: Promise<unknown>, args: readonly string[]) => Promise<unknown>,
+): RedisClient {
+  return {
+    isCluster: false,
+    get status() {
+      return client.status
+    },
+    call: (command: string, args: (string | number | Buffer)[]) => {
+      return answering(client.call(command, args), args as string[])
+    },
+  }
+}
+
 /** A moment that a test waits for. */
 export function gate<T = void>(): { readonly passed: Promise<T>; open(value: T): void } {
   let open!: (value: T) => void
