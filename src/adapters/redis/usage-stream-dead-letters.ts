@@ -82,7 +82,7 @@ function letterOf(shards: UsageShards, shard: number, id: string, all: readonly 
   return {
     id: `${shard}:${id}`,
     at: Number(id.split('-')[0]),
-    event: eventOf(fields, shards.entryName(shard, entryId)),
+    event: eventOf(fields, entryId, (first) => shards.entryName(shard, first)),
     reason: own.get('reason') ?? '',
     group: own.get('group') ?? '',
     deliveries: Number(own.get('deliveries') ?? 0),
@@ -91,9 +91,13 @@ function letterOf(shards: UsageShards, shard: number, id: string, all: readonly 
   }
 }
 
-function eventOf(fields: readonly string[], name: string): AcceptedUsage | undefined {
+function eventOf(
+  fields: readonly string[],
+  entryId: string,
+  nameOf: (entryId: string) => string,
+): AcceptedUsage | undefined {
   try {
-    return readEntry(fields, name)
+    return readEntry(fields, entryId, nameOf)
   } catch {
     return undefined
   }

@@ -4,6 +4,8 @@ import { usageFromJson, usageToJson } from '../../internal/usage-json.js'
 
 /** The one field of an entry: an event as JSON. */
 export const usageField = 'usage'
+/** The field that a requeued entry has besides: the id that it had at first. */
+export const firstField = 'first'
 
 const periodLabel = /^(?:\d{4}-\d{2}(?:-\d{2})?|total)$/
 
@@ -25,12 +27,17 @@ export function withId(json: string, event: AcceptedUsage, id: string): string {
 /**
  * The event of an entry.
  *
- * @param entryId - what tells its event from others if it says no id of its own.
+ * @param entryId - the entry's id in its stream.
+ * @param nameOf - what tells the event of such an entry from others if it says no id of its own.
  * @throws Error when there is none; its message says why.
  */
-export function readEntry(fields: readonly string[], entryId: string): AcceptedUsage {
+export function readEntry(
+  fields: readonly string[],
+  entryId: string,
+  nameOf: (entryId: string) => string,
+): AcceptedUsage {
   const event = eventOf(textOf(fields))
-  const { timestamp, period, id = entryId } = event
+  const { timestamp, period, id = nameOf(fieldOf(fields, firstField) ?? entryId) } = event
   const problem =
     problemOfUsage(event) ??
     (typeof timestamp === 'number' ? undefined : new Error('it has no timestamp')) ??
@@ -41,8 +48,14 @@ export function readEntry(fields: readonly string[], entryId: string): AcceptedU
 }
 
 function textOf(fields: readonly string[]): string {
-  for (let i = 0; i < fields.length; i += 2) if (fields[i] === usageField) return fields[i + 1] as string
-  throw new Error(`it has no field "${usageField}"`)
+  const text = fieldOf(fields, usageField)
+  if (text === undefined) throw new Error(`it has no field "${usageField}"`)
+  return text
+}
+
+function fieldOf(fields: readonly string[], name: string): string | undefined {
+  for (let i = 0; i < fields.length; i += 2) if (fields[i] === name) return fields[i + 1]
+  return undefined
 }
 
 function eventOf(text: string): AcceptedUsage {

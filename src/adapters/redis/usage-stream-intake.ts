@@ -42,7 +42,8 @@ export interface DeadEntry {
   readonly reason: string
 }
 
-type RawEntry = readonly [id: string, earlier: number, fields: readonly string[], whose: string]
+/** Numbers are texts where the client was told to make them so. */
+type RawEntry = readonly [id: string, earlier: number | string, fields: readonly string[], whose: string]
 
 /** After how many times `claimIdleMs` a consumer with nothing pending is removed. If it is alive after all it is back with its next look. */
 const forgottenAfter = 10
@@ -104,6 +105,7 @@ export class UsageIntake {
   /** Takes in up to so many entries: its own first, then those of others, then new ones. */
   async take(room: number): Promise<Delivery> {
     const found: RawEntry[] = []
+    const { connection } = this.#shards
     try {
       // Anew where Redis had lost what it knew.
       await this.#shards.checkLayout()
@@ -123,6 +125,8 @@ export class UsageIntake {
       this.#ownToClaim = true
       if (found.length === 0) throw error
     }
+    // The client may have sent a call twice, and have heard only what the second one brought.
+    if (this.#shards.connection !== connection) this.#ownToClaim = true
     return this.#hold(found)
   }
 
@@ -188,8 +192,14 @@ export class UsageIntake {
     const keys = [this.#stream, this.#shards.lease(this.shard)]
     const args = [group, consumer, String(claimIdleMs * forgottenAfter), String(trimEveryMs)]
     const call = { operation: 'housekeeping', writes: false, timed: true }
-    const answer = (await this.#shards.run(keepHouse, keys, args, call)) as [number, number, number, number, number]
-    const [removed, trimmed, length, pending, undelivered] = answer
+    const answer = (await this.#shards.run(keepHouse, keys, args, call)) as (number | string)[]
+    const [removed, trimmed, length, pending, undelivered] = answer.map(Number) as [
+      number,
+      number,
+      number,
+      number,
+      number,
+    ]
     this.removedConsumers += removed
     this.trimmed += trimmed
     this.length = length
@@ -211,9 +221,9 @@ export class UsageIntake {
     const { group, consumer, onGroupLost } = this.#setting
     const call = { operation: 'reading', writes: true, timed: true }
     const answer = await this.#shards.run(readNew, [this.#stream], [group, consumer, String(count)], call)
-    const [made, length, entries] = answer as [number, number, RawEntry[]]
-    this.length = length
-    if (made === 1) {
+    const [made, length, entries] = answer as [number | string, number | string, RawEntry[]]
+    this.length = Number(length)
+    if (Number(made) === 1) {
       this.#shards.forgetLayout()
       onGroupLost()
     }
@@ -225,7 +235,8 @@ export class UsageIntake {
     const args = [group, consumer, String(count), idleMs, String(suspectFrom), ...this.#held.keys()]
     const call = { operation: 'claiming', writes: true, timed: true }
     const answer = await this.#shards.run(claimPending, [this.#stream], args, call)
-    const [vanished, entries] = answer as [number, RawEntry[]]
+    const [forgotten, entries] = answer as [number | string, RawEntry[]]
+    const vanished = Number(forgotten)
     const from = new Map<string, number>()
     for (const [, , , whose] of entries) if (whose !== consumer) from.set(whose, (from.get(whose) ?? 0) + 1)
     if (from.size > 0) onClaimed(from)
@@ -239,8 +250,8 @@ export class UsageIntake {
     for (const [id, earlier, fields] of found) {
       // A group that was made again delivers once more what is in hand: that will be acknowledged as it is.
       if (this.#held.has(id)) continue
-      const { event, problem } = eventOf(fields, this.#shards.entryName(this.shard, id))
-      const entry = new Taken(this.shard, id, fields, earlier, event)
+      const { event, problem } = eventOf(fields, id, (first) => this.#shards.entryName(this.shard, first))
+      const entry = new Taken(this.shard, id, fields, Number(earlier), event)
       entry.counted = !this.isSuspect(entry)
       if (problem === undefined) taken.push(entry)
       else unreadable.push({ taken: entry, reason: `can't be read: ${problem}` })
@@ -266,9 +277,13 @@ function idsOf(entries: readonly Taken[]): string[] {
 }
 
 /** An entry's event, or what is wrong with it. */
-function eventOf(fields: readonly string[], name: string): { event: AcceptedUsage | undefined; problem?: string } {
+function eventOf(
+  fields: readonly string[],
+  id: string,
+  nameOf: (entryId: string) => string,
+): { event: AcceptedUsage | undefined; problem?: string } {
   try {
-    return { event: readEntry(fields, name) }
+    return { event: readEntry(fields, id, nameOf) }
   } catch (error) {
     const [problem = ''] = describeError(error).split('\n')
     return { event: undefined, problem }

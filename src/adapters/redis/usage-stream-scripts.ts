@@ -1,4 +1,5 @@
 import { RedisScript } from './redis-script.js'
+import { firstField } from './usage-stream-entry.js'
 
 /**
  * Trims a stream below the first entry that some group still needs: its lowest pending one, or else what follows the last that it was
@@ -122,7 +123,6 @@ for i = 6, #ARGV do held[ARGV[i]] = true end
 local most = count + #ARGV - 5
 local pending
 if idleMs == '-1' then
-  idleMs = '0'
   pending = redis.pcall('XPENDING', key, group, '-', '+', most, consumer)
 else
   pending = redis.pcall('XPENDING', key, group, 'IDLE', idleMs, '-', '+', most)
@@ -138,7 +138,8 @@ for _, found in ipairs(pending) do
   if #entries < count and not held[id] then
     local deliveries = before
     if before < tonumber(ARGV[5]) then deliveries = before + 1 end
-    local entry = redis.call('XCLAIM', key, group, consumer, idleMs, id, 'RETRYCOUNT', deliveries)[1]
+    -- Whatever its idleness: that was just asked for, and a clock set back since would make what is there look deleted.
+    local entry = redis.call('XCLAIM', key, group, consumer, 0, id, 'RETRYCOUNT', deliveries)[1]
     if entry then
       entries[#entries + 1] = { id, before, entry[2], whose }
     else
@@ -275,7 +276,8 @@ return redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', ARGV[2])
 `)
 
 /**
- * Takes dead letters out, and with `1` appends what they had been to the stream again. Answers how many were still there.
+ * Takes dead letters out, and with `1` appends what they had been to the stream again, together with the id of their first entry: an
+ * event that says no id of its own is known by that. Answers how many were still there.
  *
  * KEYS: the dead letters, the stream. ARGV: `1` or `0`, then ids.
  */
@@ -284,7 +286,16 @@ local taken = 0
 for i = 2, #ARGV do
   local found = redis.call('XRANGE', KEYS[1], ARGV[i], ARGV[i])[1]
   if found then
-    if ARGV[1] == '1' and #found[2] > 8 then redis.call('XADD', KEYS[2], '*', unpack(found[2], 9)) end
+    local fields = found[2]
+    if ARGV[1] == '1' and #fields > 8 then
+      local known = false
+      for j = 9, #fields, 2 do known = known or fields[j] == '${firstField}' end
+      if not known then
+        fields[#fields + 1] = '${firstField}'
+        fields[#fields + 1] = fields[2]
+      end
+      redis.call('XADD', KEYS[2], '*', unpack(fields, 9))
+    end
     redis.call('XDEL', KEYS[1], ARGV[i])
     taken = taken + 1
   end

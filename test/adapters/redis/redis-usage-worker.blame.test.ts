@@ -159,6 +159,29 @@ describe.skipIf(server === undefined)('RedisUsageWorker tells an event at fault 
     expect(worker.stats()).toMatchObject({ dead: 10, applied: 97 })
   })
 
+  test('an event without an id of its own is known by its first entry, also as a requeued dead letter', async () => {
+    const stream = rig.stream()
+    const [one, two] = [new ObedientSink(), new ObedientSink()]
+    two.before = () => [{ index: 0, error: new Error('no') }]
+    await rig.worker(stream, one, { group: 'one' })
+    const worker = await rig.worker(stream, two, { group: 'two' })
+    // As something else than a RedisUsageStream may add it.
+    const usage = JSON.stringify({ ...event, timestamp: Date.now(), period: 'total' })
+    const entryId = await rig.client().xadd(keyOf(stream), '*', 'usage', usage)
+    const id = `${stream.prefix}:0:${entryId}`
+
+    for (let round = 1; round <= 3; round++) {
+      await until(() => one.comings.get(id) === round && worker.stats().dead === round)
+      const [letter] = await stream.deadLetters()
+      expect(letter?.event?.id).toBe(id)
+      if (round === 3) two.before = () => undefined
+      await stream.requeue([letter?.id as string])
+    }
+    await until(() => two.events.length === 1)
+
+    expect([...one.comings.keys(), ...two.comings.keys()]).toEqual([id, id])
+  })
+
   test('what cannot be moved to the dead letters is not acknowledged either', async () => {
     const stream = rig.stream()
     const client = rig.client()

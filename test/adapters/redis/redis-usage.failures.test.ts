@@ -1,4 +1,3 @@
-import type { Redis } from 'ioredis'
 import { type RedisClient, RedisUsageStream, RedisUsageWorker } from 'spillway/redis'
 import { seededRandom } from 'spillway/testing'
 import { afterAll, describe, expect, test } from 'vitest'
@@ -6,7 +5,7 @@ import { freePort } from '../../servers/free-port.ts'
 import { type OwnRedisServer, startRedis } from '../../servers/redis.ts'
 import { TcpProxy } from '../../servers/tcp-proxy.ts'
 import { singleClients } from './clients.ts'
-import { errorOf, ObedientSink, UsageRig, until, uses } from './usage-rig.ts'
+import { clientThat, errorOf, gate, ObedientSink, UsageRig, until, uses } from './usage-rig.ts'
 
 const server = (await startRedis({ own: true, appendonly: true, appendfsync: 'always' })) as OwnRedisServer | undefined
 const rig = new UsageRig(server?.url)
@@ -159,7 +158,11 @@ describe.skipIf(server === undefined)('usage through Redis when things go wrong'
   test('answers that come when nobody waits any more: nothing is lost, and nobody blamed for it', async () => {
     const random = seededRandom('late')
     const real = rig.client()
-    const late = lateClient(real, () => (random() < 0.3 ? 100 + random() * 100 : 0))
+    const late = clientThat(real, async (answer) => {
+      answer.catch(() => undefined)
+      if (random() < 0.3) await sleep(100 + random() * 100)
+      return answer
+    })
     const stream = rig.stream(
       { timeoutMs: 60, timeoutGraceMs: 5, retry: { attempts: 50, delayMs: 1, maxDelayMs: 5 } },
       late,
@@ -186,6 +189,29 @@ describe.skipIf(server === undefined)('usage through Redis when things go wrong'
     expect(worker.stats()).toMatchObject({ dead: 0 })
     await until(() => isIdle(rig.same(stream)))
   }, 60_000)
+
+  test('what a lost answer had delivered is found at once, also where the client made the call anew and got another one', async () => {
+    const proxy = await TcpProxy.start(server?.port as number)
+    rig.onEnd(() => proxy.stop())
+    const stream = rig.stream()
+    const { passed, open } = gate()
+    const sink = new ObedientSink()
+    sink.before = () => passed
+    // For an hour nobody takes over what lies there.
+    const options = { consumer: 'w1', claimIdleMs: 3_600_000, capacity: 10, maxBatchSize: 10 }
+    const worker = await rig.worker(rig.same(stream, rig.client(proxy.port)), sink, options)
+    await stream.publishMany(uses(40))
+    await until(() => worker.stats().pending === 10)
+
+    const reads = (chunk: Buffer): boolean =>
+      chunk.includes('EVALSHA') && chunk.includes('w1') && !chunk.includes(':trim')
+    proxy.cutOnce({ request: reads, answer: (answer) => answer.includes('userId') })
+    open()
+    await until(() => sink.events.length === 40)
+
+    expect(proxy.cuts).toBe(1)
+    expect(worker.stats()).toMatchObject({ redisFailures: 0, redelivered: 10, claimed: 0 })
+  })
 
   test('a Redis without memory refuses what is published, and loses nothing of what it has', async () => {
     const stream = rig.stream({ retry: { attempts: 2, delayMs: 1 } })
@@ -262,23 +288,6 @@ describe.skipIf(server === undefined)('usage through Redis when things go wrong'
     expect(await errorOf(worker.start())).toMatchObject({ code: 'ERR_STORE', retryable: false })
   })
 })
-
-/** A client whose calls are made at once and whose answers come late, as it pleases. */
-function lateClient(client: Redis, delayOf: () => number): RedisClient {
-  return {
-    isCluster: false,
-    get status() {
-      return client.status
-    },
-    call: async (command, args) => {
-      const answer = client.call(command, args)
-      answer.catch(() => undefined)
-      const delayMs = delayOf()
-      if (delayMs > 0) await sleep(delayMs)
-      return answer
-    },
-  }
-}
 
 /** A proxy on a port that is known beforehand. */
 async function forward(port: number, target: number): Promise<{ stop(): Promise<void> }> {
