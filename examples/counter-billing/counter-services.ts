@@ -6,7 +6,7 @@ import { connectToServices, type ServicePoolOptions } from './service-pool.ts'
 /** What counter services are called in Consul. */
 export const serviceName = 'counter-service'
 
-export type CounterServicesOptions = Omit<ServicePoolOptions<unknown>, 'service' | 'clientOf'>
+export type CounterServicesOptions = Omit<ServicePoolOptions<unknown>, 'service' | 'clientOf' | 'required'>
 
 export interface CounterServices {
   readonly live: RemoteCounterStore
@@ -19,7 +19,12 @@ export interface CounterServices {
 
 /** Connects to counter services: a batch counts once, by its id, whoever applies it. */
 export async function connectToCounterServices(options: CounterServicesOptions): Promise<CounterServices> {
-  const services = await connectToServices({ ...options, service: serviceName, clientOf: counterClient })
+  const services = await connectToServices({
+    ...options,
+    service: serviceName,
+    clientOf: counterClient,
+    required: true,
+  })
   const { pool, balancer, parts, stats } = services
   return {
     live: new RemoteCounterStore(pool, 'LIVE', balancer),

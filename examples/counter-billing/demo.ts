@@ -7,7 +7,7 @@ import { openQuotaStore } from './billing/quota-store.ts'
 import { startBillingService } from './billing/service.ts'
 import { defaultTariff } from './billing/tariff.ts'
 import { openUsageStream } from './billing/usage-stream.ts'
-import { count, describe, oneOf, readFlags, storesOf } from './command-line.ts'
+import { count, describe, oneOf, readFlags, storesOf, UsageError } from './command-line.ts'
 import { acknowledgements, type Log } from './counters.ts'
 import { printBilling, printUsage } from './demo-billing.ts'
 import { startRedis } from './demo-redis.ts'
@@ -40,7 +40,7 @@ was sent with what is stored, and with what is accounted.
   --usage NAME     how gateways hand usage on: billing, to the billing service; stream, through Redis Streams, between ${streamProcesses} gateways
                    and ${streamProcesses} usage workers in processes of their own (billing)
   --ack NAME       when an increment is answered: ${acknowledgements.join(', ')} (${defaultAcknowledgement}; committed with --instances)
-  --port N         where to listen, 0 is any free port (${defaultPort}, or the next free one)
+  --port N         where to listen, 0 is any free port (${defaultPort}, or the next free one); with --usage stream, free ones are taken
   --serve          stay up until Ctrl-C, and print a request to try; there is a load only if --seconds is given too
   --data-dir DIR   where PGlite keeps its data (in memory only)
   --help           this text
@@ -70,11 +70,17 @@ const options = readFlags(
     acknowledgement:
       oneOf('ack', values.ack, acknowledgements) ??
       (values.instances === undefined ? defaultAcknowledgement : 'committed'),
-    port: count('port', values.port, 0, 65_535),
+    port: portOf(values.port, values.usage),
     serve: values.serve ?? false,
     stores: storesOf(values['data-dir']),
   }),
 )
+
+/** Two gateways can't have one port. */
+function portOf(port: string | undefined, usage: string | undefined): number | undefined {
+  if (port === undefined || usage !== 'stream') return count('port', port, 0, 65_535)
+  throw new UsageError('--port is for one gateway, but --usage stream starts two, each on a free port')
+}
 
 /** What an acknowledgement says, in words. */
 const answered = { accepted: 'accepted', redis: 'in the live store', committed: 'committed' }

@@ -28,7 +28,7 @@ const help = `The gateway, the counter service and the billing service.
                       (those that Consul knows, else ${defaultHost}:${defaultGrpcPort})
   --billing LIST      the same of the billing services, or "consul" for those that Consul knows; without it, a gateway alone has none
   --usage NAME        how a gateway hands usage on: billing, to the billing services; stream, through Redis to usage workers (billing)
-  --journal DIR       where a gateway keeps usage until it is handed on, so that a crash loses none (in memory)
+  --journal DIR       where a gateway keeps usage until it is handed on; a crash loses some milliseconds of it (in memory)
   --tariff FILE       a JSON file with what services cost (${[...defaultTariff.keys()].join(', ')})
   --channels N        how many connections a gateway holds to each service (2)
   --stores ADDRESS    host:port of a counter service whose stores to use, for a counter service without its own

@@ -25,6 +25,8 @@ export interface ServicePoolOptions<C> {
   channels?: number | undefined
   /** How long to wait for the first of them to be there. */
   warmUpMs?: number | undefined
+  /** Whether it is a failure when none of them is there by then. */
+  required: boolean
   log: Log
 }
 
@@ -45,7 +47,7 @@ const defaultWarmUpMs = 10_000
  * id, whoever answers it.
  */
 export async function connectToServices<C extends Client>(options: ServicePoolOptions<C>): Promise<ServicePool<C>> {
-  const { service, at, clientOf, channels = 2, warmUpMs = defaultWarmUpMs, log } = options
+  const { service, at, clientOf, channels = 2, warmUpMs = defaultWarmUpMs, required, log } = options
   const source = typeof at === 'string' ? instancesOf(at) : discovered(at.consul, service)
   const balancer = new LoadBalancer<ServiceInstance>(source, {
     name: service,
@@ -68,9 +70,12 @@ export async function connectToServices<C extends Client>(options: ServicePoolOp
   try {
     await pool.warmUp({ deadlineMs: warmUpMs, minInstances: 1 })
   } catch (error) {
-    await pool.close({ timeoutMs: 0 })
-    await balancer.close({ timeoutMs: 0 })
-    throw error
+    if (required) {
+      await pool.close({ timeoutMs: 0 })
+      await balancer.close({ timeoutMs: 0 })
+      throw error
+    }
+    log('warn', `no ${service} is there yet: ${text(error)}`)
   }
   return {
     pool,

@@ -50,12 +50,12 @@ export interface BillingClient extends Client {
   account(userId: string, service?: string): Promise<{ balance: number; held: number; free: number; heldFree: number }>
 }
 
-/** A billing service on these stores, on a free port; it ends with the test. */
-export async function startBilling({
-  database,
-  quota,
-}: Omit<BillingStores, 'title' | 'stop'>): Promise<BillingService> {
-  const options = { database, quotaStore: quota.store, tariff, port: 0, log: () => undefined }
+/** A billing service on these stores, on a free port unless one is named; it ends with the test. */
+export async function startBilling(
+  { database, quota }: Omit<BillingStores, 'title' | 'stop'>,
+  port = 0,
+): Promise<BillingService> {
+  const options = { database, quotaStore: quota.store, tariff, port, log: () => undefined }
   const service = await startBillingService(options)
   onTestFinished(() => service.close())
   return service

@@ -45,10 +45,10 @@ describe('the demo of billing', { timeout: 180_000 }, () => {
 
     expect({ code, passes: passes(output) }, output).toEqual({ code: 0, passes: 3 })
     const [, offered = ''] = /offered +([\d,]+) events/.exec(output) ?? []
-    const accounted = [...output.matchAll(/a usage worker accounted (\d+) uses/g)].map(([, uses]) => Number(uses))
+    const accounted = [...output.matchAll(/a usage worker accounted (\d+) events/g)].map(([, events]) => Number(events))
     expect(output.match(/listens for HTTP at http:\S+ and http:/), output).not.toBeNull()
     expect(accounted).toHaveLength(2)
-    expect(accounted.reduce((sum, uses) => sum + uses, 0)).toBe(Number(offered.replaceAll(',', '')))
+    expect(accounted.reduce((sum, events) => sum + events, 0)).toBe(Number(offered.replaceAll(',', '')))
   })
 
   test('says what the stream needs where there is no Redis', async () => {

@@ -108,6 +108,25 @@ describe('metering', () => {
     expect(written()).toBe(filled + 3)
   })
 
+  test('waits for a billing service that comes after its gateway, whose counters go on meanwhile', async () => {
+    const stores = all[0] as (typeof all)[number]
+    const earlier = await startBilling(stores)
+    const { address: at } = earlier
+    await earlier.close()
+    const client = await startBillingClient({ at, warmUpMs: 200 })
+    const [ann, request_id] = [fresh('ann'), 'd']
+
+    expect((await write(client, ann)).status).toBe(202)
+    const refused = await client.bill('deduct', { user_id: ann, service, request_id, count: 2 })
+    expect(refused.status).toBe(503)
+    expect(refused.body).toMatchObject({ error: 'unavailable', user_id: ann, service, request_id, count: 2 })
+    await startBilling(stores, Number(at.split(':')[1]))
+
+    await expect
+      .poll(async () => (await client.get(`/api/v1/billing/free-quota/${ann}/${service}`)).body, { timeout: 20_000 })
+      .toMatchObject({ used: 1, pending: 0 })
+  })
+
   test('needs billing: a gateway without it knows no user', async () => {
     const stores = await openStores()
     onTestFinished(() => stores.close())

@@ -9,7 +9,7 @@ import { type BillingPool, RemoteUsageSink } from './usage.ts'
 export const billingServiceName = 'billing-service'
 
 export interface BillingServicesOptions
-  extends Omit<ServicePoolOptions<unknown>, 'service' | 'clientOf'>,
+  extends Omit<ServicePoolOptions<unknown>, 'service' | 'clientOf' | 'required'>,
     Omit<MeteringOptions, 'log'> {
   /** Where usage is published, in place of the billing services themselves: a stream. */
   usageSink?: UsageSink | undefined
@@ -24,12 +24,16 @@ export interface BillingServices {
   stats(): Record<string, unknown>
 }
 
-/** Connects to billing services: a request counts once, by its id, whoever answers it. */
+/**
+ * Connects to billing services: a request counts once, by its id, whoever answers it. Where none is there yet, counters go on without:
+ * what is metered waits.
+ */
 export async function connectToBillingServices(options: BillingServicesOptions): Promise<BillingServices> {
   const { pool, balancer, parts, stats } = await connectToServices({
     ...options,
     service: billingServiceName,
     clientOf: billingClient,
+    required: false,
   })
   const metering = new Metering(options.usageSink ?? new RemoteUsageSink(pool, balancer), options)
   return {

@@ -6,7 +6,7 @@ import { defaultTariff, freeQuotaOf, meteredService, periodOf, type Tariff } fro
 export interface MeteringOptions {
   /** Over which span each quota counts. */
   tariff?: Tariff | undefined
-  /** A directory in which usage is kept until it is accounted, so that a crash loses none. Without it, it waits in memory. */
+  /** A directory in which usage is kept until it is handed on; without it, it waits in memory. A crash loses what isn't on the disk yet. */
   journal?: string | undefined
   log: Log
 }

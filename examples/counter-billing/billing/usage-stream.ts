@@ -42,7 +42,7 @@ export async function startUsageWorker(
   await worker.start()
   const report: Closable = {
     name: 'report',
-    close: async () => log('info', `a usage worker accounted ${accounted} uses`),
+    close: async () => log('info', `a usage worker accounted ${accounted} events`),
   }
   const parts = [worker, report]
   return { parts, close: () => closeAll(parts) }
