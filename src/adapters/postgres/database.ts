@@ -195,13 +195,22 @@ export async function withClient<T>(
   try {
     return await work(client)
   } catch (error) {
-    // The server has ended the session, and the socket may tell so only when somebody else has the client.
-    if ((error as { severity?: unknown } | null | undefined)?.severity === 'FATAL') broken ??= error as Error
+    // The socket may tell that the session is over only when somebody else has the client.
+    if (endsSession(error)) broken ??= error as Error
     throw error
   } finally {
     client.removeListener('error', onError)
     client.release(broken)
   }
+}
+
+/** Shut down, crashed, no such database any more, too long idle. */
+const sessionEnds = /^(?:57P0[1-5]|25P0[34])$/
+
+/** Whether the server has ended the session with this error. It says FATAL in its own language, so its codes count too. */
+function endsSession(error: unknown): boolean {
+  const { severity, code } = (error ?? {}) as { severity?: unknown; code?: unknown }
+  return severity === 'FATAL' || (typeof severity === 'string' && sessionEnds.test(String(code)))
 }
 
 const names = new Map<string, string>()

@@ -173,7 +173,10 @@ describe.skipIf(server === undefined).each(dedupes)('on a real server, telling a
   test('a session that was ended under the statement: unknown; a statement timeout: rolled back', async () => {
     await write(open(), [fresh('e')])
     const held = await hold('e')
-    const ended = write(open(makePool()), [fresh('e')]).catch((error: unknown) => error)
+    const small = makePool({ max: 1 })
+    const released: unknown[] = []
+    small.on('release', (error: unknown) => void released.push(error))
+    const ended = write(open(small), [fresh('e')]).catch((error: unknown) => error)
     await until(async () => (await waiters(pool)) === 1)
     await pool.query(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'`)
     const timedOut = await write(open(makePool({ statement_timeout: 50 })), [fresh('e')]).catch(
@@ -182,6 +185,8 @@ describe.skipIf(server === undefined).each(dedupes)('on a real server, telling a
     await held.letGo()
 
     expect(await ended).toMatchObject({ code: 'ERR_STORE', retryable: true, outcomeUnknown: true })
+    // The pool gives nobody else the session that is over.
+    expect(released).toEqual([expect.objectContaining({ code: '57P01' })])
     expect(timedOut).toMatchObject({ code: 'ERR_STORE', retryable: true, outcomeUnknown: false })
     expect(await used('e')).toEqual([1])
   })
