@@ -76,6 +76,8 @@ class Lives {
       if (disk.steps.length > 50 && this.#random() < 0.002) this.#crash(into)
     }
     await Promise.all(calls)
+    const { appended, recovered, settled, pending } = journal.stats()
+    expect(appended + recovered, 'the books').toBe(settled + pending)
     disk.rest()
     await journal.close()
     return cameBack
@@ -225,10 +227,10 @@ const troubles: readonly Trouble[] = [
 for (const trouble of troubles) {
   const { crash, faults } = trouble
   describe(`a ${crash} at any step${faults > 0 ? ', on a disk that fails now and then' : ''}`, () => {
-    test.each(Array.from({ length: 5 }, (_, i) => `seed ${i}`))(
+    test.each(Array.from({ length: 4 }, (_, i) => `seed ${i}`))(
       'loses nothing and brings nothing back: %s',
       async (seed) => {
-        const cameBack = await new Lives(`${seed} ${crash} ${faults}`, trouble).run(6)
+        const cameBack = await new Lives(`${seed} ${crash} ${faults}`, trouble).run(5)
 
         expect(cameBack).toBeGreaterThan(0)
         expect(directories.stillOpen()).toEqual([])

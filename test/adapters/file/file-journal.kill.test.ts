@@ -108,7 +108,7 @@ test('a process that is killed 25 times at any moment loses no use that publish 
 
   for (let round = 0; round < 25; round++) {
     // Every third one soon after its start: while it reads what the one before it left.
-    const afterMs = round % 3 === 0 ? 60 + random() * 150 : random() * 300
+    const afterMs = round % 3 === 0 ? 60 + random() * 150 : random() * 150
     await service.run(`round ${round}`, 'publish', { signal: 'SIGKILL', afterMs, ready: round % 3 !== 0 })
   }
   expect(await service.run('the last', 'drain')).toEqual({ code: 0, signal: null })
@@ -124,7 +124,7 @@ test('a process that is asked to end leaves nothing in its journal', async () =>
   const service = new Service(await directories.make())
 
   for (let round = 0; round < 3; round++) {
-    const end = { signal: 'SIGTERM', afterMs: 300, ready: true } as const
+    const end = { signal: 'SIGTERM', afterMs: 150, ready: true } as const
     expect(await service.run(`round ${round}`, 'publish', end)).toEqual({ code: null, signal: 'SIGTERM' })
 
     expectExact(service)

@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -65,6 +65,24 @@ test('a directory is one journal’s at a time, within a process too', async () 
   await journal.close()
   await other.open()
   await other.close()
+})
+
+test('closed while it is being opened, it gives the directory back, and so where that fails', async () => {
+  const directory = await directories.make()
+  const journal = new FileJournal(directory)
+
+  const opening = journal.open()
+  const closing = journal.close()
+  const late = new FileJournal(directory)
+  const failing = late.open()
+  await late.close()
+
+  expect(await opening).toEqual({ batches: [], events: [] })
+  await expect(failing).rejects.toThrow('is held by this process')
+  await closing
+  await expect(journal.open()).rejects.toMatchObject({ code: 'ERR_CLOSED' })
+  expect(readdirSync(directory)).toEqual([])
+  expect(directories.stillOpen()).toEqual([])
 })
 
 test('the lock says which process holds it, and since when that runs', async () => {

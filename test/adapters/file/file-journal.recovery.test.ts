@@ -45,6 +45,16 @@ async function fourWrites(end: 'crash' | 'close') {
   return { directory: end === 'crash' ? crashed : directory, ends }
 }
 
+/** Where something may go wrong: at every byte near the beginning or the end of a record, and at some between those. */
+function bytesThatMatter(whole: Buffer): number[] {
+  const chosen = new Set<number>()
+  for (let at = 0; at < whole.length; at += 8 + whole.readUInt32LE(at)) {
+    for (const byte of range(13, at - 2)) if (byte >= 0 && byte <= whole.length) chosen.add(byte)
+  }
+  for (let at = 0; at < whole.length; at += 7) chosen.add(at)
+  return [...chosen.add(whole.length)].sort((a, b) => a - b)
+}
+
 /** What a journal gives back that ends behind so many of those writes. */
 const afterWrites = [
   { batches: {}, events: [] },
@@ -55,14 +65,14 @@ const afterWrites = [
 ]
 
 describe('a crash in the middle of a write', () => {
-  test('at every byte: the whole records come back, the rest is cut off and told, and the journal goes on', async () => {
+  test('at any byte: the whole records come back, the rest is cut off and told, and the journal goes on', async () => {
     const { directory, ends } = await fourWrites('crash')
     const whole = readFileSync(join(directory, first))
     expect(whole.length).toBe(ends[3])
 
-    for (let length = 0; length <= whole.length; length++) {
-      const cut = await directories.crashed(directory)
-      truncateSync(join(cut, first), length)
+    for (const length of bytesThatMatter(whole)) {
+      const cut = await directories.make()
+      writeFileSync(join(cut, first), whole.subarray(0, length))
 
       const { journal, content, torn } = await recover(cut)
       const writes = ends.filter((end) => end <= length).length
@@ -74,10 +84,12 @@ describe('a crash in the middle of a write', () => {
       // A tail without an event is the mark alone with which a write begins.
       if (torn.length === 0 && !ends.includes(length) && length > 0)
         expect(length - (ends[writes - 1] ?? 0)).toBeGreaterThan(8)
+      if (length % 7 !== 0) {
+        await journal.close()
+        continue
+      }
       await appendEach(journal, [4])
       await journal.close()
-
-      if (length % 10 !== 0) continue
       const { batches, events } = afterWrites[writes] as (typeof afterWrites)[number]
       expect(await readAgain(cut, { sync: false })).toEqual({ batches, events: [...events, 4] })
     }
@@ -104,17 +116,17 @@ describe('a crash in the middle of a write', () => {
 })
 
 describe('damage of what was durable', () => {
-  test('at every byte of a journal that was closed: open names file and byte, and changes nothing', async () => {
+  test('at any byte of a journal that was closed: open names file and byte, and changes nothing', async () => {
     const { directory, ends } = await fourWrites('close')
     const path = join(directory, first)
     const whole = readFileSync(path)
 
-    for (let at = 0; at < (ends[3] as number); at++) {
+    for (const at of bytesThatMatter(whole).filter((at) => at < (ends[3] as number))) {
       const damaged = Buffer.from(whole)
       damaged[at] = (damaged[at] as number) ^ 0x11
       writeFileSync(path, damaged)
 
-      const error = await new FileJournal(directory).open().catch((error: unknown) => error)
+      const error = await new FileJournal(directory, { sync: false }).open().catch((error: unknown) => error)
 
       expect(isSpillwayError(error, 'ERR_STORE') && !error.retryable, `at ${at}: ${error}`).toBe(true)
       const [, byte] = /segment-00000001 can't be read there, at byte (\d+)/.exec((error as Error).message) ?? []
@@ -230,14 +242,15 @@ describe('damage of what was durable', () => {
 
 test('dead letters of any number of requeues are taken in, and what took them in is read again', async () => {
   const directory = await directories.make()
-  for (const i of range(1500)) {
+  // With long names, as many more of the usual ones would be.
+  for (const i of range(350)) {
     const [at, events] = ['2026-11-20T00:00:00.000Z', [use(i)]]
     const letter = JSON.stringify({ batchId: `batch-${i}`, at, error: 'Error: no', refused: false, events })
-    const name = `requeued-00000000-0000-4000-8000-${String(i).padStart(12, '0')}.jsonl`
+    const name = `requeued-${String(i).padStart(200, '0')}.jsonl`
     writeFileSync(join(directory, name), `${letter}\n`)
   }
 
-  const wanted = { batches: Object.fromEntries(range(1500).map((i) => [`batch-${i}`, [i]])), events: [] }
+  const wanted = { batches: Object.fromEntries(range(350).map((i) => [`batch-${i}`, [i]])), events: [] }
   expect(await readAgain(directory, { sync: false })).toEqual(wanted)
   expect(await readAgain(directory, { sync: false })).toEqual(wanted)
 })
