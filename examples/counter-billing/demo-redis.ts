@@ -8,6 +8,7 @@ const script = `command -v redis-server >/dev/null || exit 127
 redis-server --save '' --bind 127.0.0.1 --port "$1" & read _; kill $!; wait`
 
 const needsRedis = '--usage stream needs Redis: name one by REDIS_URL, or install redis-server'
+const notFound = 127
 const startMs = 10_000
 
 export interface DemoRedis extends Closable {
@@ -30,7 +31,7 @@ export async function startRedis(): Promise<DemoRedis> {
   await new Promise<void>((resolve, reject) => {
     shell.stdout.on('data', (chunk: Buffer) => chunk.includes('eady to accept') && resolve())
     shell.once('error', reject)
-    shell.once('exit', () => reject(new Error(needsRedis)))
+    shell.once('exit', (code) => reject(new Error(code === notFound ? needsRedis : 'redis-server ended early')))
   })
   clearTimeout(timer)
   return { name: 'Redis', url: `redis://127.0.0.1:${port}`, close }
