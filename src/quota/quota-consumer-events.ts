@@ -5,7 +5,10 @@ import type { JournalAction } from './journal-keeper.js'
 
 /** Usage that was given up. */
 export interface UsageFailure {
-  /** The batch in which it was given up. */
+  /**
+   * The batch in which it was given up. What the journal failed to keep of a batch that comes back from it has an id of its own, as it
+   * must if it is sent again.
+   */
   readonly batchId: string
   /** The events. They are in nobody's hands now, unless the journal kept them. */
   readonly events: readonly AcceptedUsage[]

@@ -153,12 +153,15 @@ export class UsageWriter {
     // Abandoned, cut short, or never noted as a batch: the journal has what it got of it still, and brings that back.
     const cutShort = this.#isCutShort(error) && entries.every(isJournalled)
     const comesBack = keeper?.isOpen === true && (this.#abandoning || !batch?.assigned || cutShort)
-    const failures = [true, false].map((kept) => {
-      const events = entries.filter((entry) => (comesBack && isJournalled(entry)) === kept).map(eventOf)
-      return { batchId, events, attempts, error, kept }
-    })
+    const kept = comesBack ? entries.filter(isJournalled) : []
+    const lost = kept.length === 0 ? entries : entries.filter((entry) => !isJournalled(entry))
+    const failure = (id: string, given: readonly UsageEntry[], areKept: boolean): UsageFailure => {
+      return { batchId: id, events: given.map(eventOf), attempts, error, kept: areKept }
+    }
+    // The id is that of what comes back: sent again under it too, one of the two would count as a repetition of the other.
+    const lostId = kept.length === 0 ? batchId : `${batchId}/unjournalled`
     this.#giveUp(
-      failures.filter(({ events }) => events.length > 0),
+      [failure(batchId, kept, true), failure(lostId, lost, false)].filter(({ events }) => events.length > 0),
       comesBack ? undefined : batchId,
     )
   }

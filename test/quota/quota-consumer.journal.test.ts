@@ -517,6 +517,29 @@ describe('what is given up', () => {
     expectQuotaBooks(consumer, { failed: 4 })
   })
 
+  test('has an id of its own where the rest of its batch comes back, since one id can’t be counted twice', async () => {
+    const { gate, consumer, sink, failures, turn } = setUp({ maxBatchSize: 2, concurrency: 1 })
+    await consumer.start()
+    gate.failing.set('append', new Error('disk'))
+    consumer.offer(use(1))
+    await turn()
+    gate.failing.clear()
+    await consumer.publish(use(2))
+    await turn()
+    void consumer.close({ timeoutMs: 0 })
+    await turn()
+
+    const { id } = sink.at(0).batch
+    expect(sink.values).toEqual([[1, 2]])
+    expect(failures).toMatchObject([
+      { batchId: id, events: [{ value: 2 }], kept: true },
+      { batchId: `${id}/unjournalled`, events: [{ value: 1 }], kept: false },
+    ])
+    expect(gate.journal.deadLetters).toMatchObject([{ batchId: `${id}/unjournalled`, events: [{ value: 1 }] }])
+    const { batches } = await gate.journal.reopen().open()
+    expect(batches).toMatchObject([{ id, events: [{ event: { value: 2 } }] }])
+  })
+
   test('is warned of where the journal never opened and nobody listens', async () => {
     const { clock, gate, consumer, sink, turn } = setUp({
       maxBatchSize: 1,
