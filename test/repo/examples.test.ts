@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest'
 import { checkSnippetRun, checkSnippetText, runSnippet, snippetsOf } from './checks/examples.js'
 import { readTree, textOf } from './checks/file-tree.js'
 
-const runMs = 90_000
+const runMs = 200_000
 const seeded = 'test/repo/seeded/snippets'
 const tree = readTree()
 
