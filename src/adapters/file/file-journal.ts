@@ -36,6 +36,9 @@ export interface FileJournalOptions extends ComponentOptions {
   damage?: 'fail' | 'skip' | undefined
 }
 
+/** Far more than an id has; what is longer than a record may be couldn't be read again. */
+const maxIdChars = 1024
+
 /** Events of {@link FileJournal}. */
 export interface FileJournalEvents {
   /** It was opened, and gave back what it had kept. */
@@ -244,8 +247,8 @@ export class FileJournal
   }
 
   /**
-   * Keeps what was given up, as one line of `dead-letters.jsonl` in the directory. Call `settle` after it; a batch that isn't settled
-   * comes back after a crash, and its dead letter is dropped then.
+   * Keeps what was given up, or what the sink refused of a batch that it applied (`refused: true`), as one line of `dead-letters.jsonl`
+   * in the directory. Call `settle` after it; a batch that isn't settled comes back after a crash, and its dead letter is dropped then.
    *
    * @returns resolves once that is durable. Rejects as `append` does.
    */
@@ -446,5 +449,6 @@ function latencyOf(latency: Histogram): LatencySnapshot {
 }
 
 function checkBatchId(batchId: string): void {
-  if (typeof batchId !== 'string' || batchId === '') failOption('batchId', 'must be a text', batchId)
+  if (typeof batchId === 'string' && batchId !== '' && batchId.length <= maxIdChars) return
+  failOption('batchId', `must be a text of at most ${maxIdChars} characters`, batchId)
 }

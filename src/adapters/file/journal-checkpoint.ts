@@ -8,7 +8,7 @@ import type { JournalLogStart } from './journal-log.js'
 import { formatVersion, type SegmentHeader } from './journal-record.js'
 import { type Recovered, segmentName } from './journal-recovery.js'
 import { JournalState, type Segment } from './journal-state.js'
-import { SegmentWriter } from './segment-writer.js'
+import { maxGroupChars, SegmentWriter } from './segment-writer.js'
 
 /** Dead letters that are to be sent again. */
 export interface Requeued {
@@ -16,9 +16,6 @@ export interface Requeued {
   readonly files: readonly string[]
   readonly letters: readonly DeadLetter[]
 }
-
-/** How many characters one write of it takes. */
-const maxGroupChars = 1024 * 1024
 
 /** All that counts, written into one new segment that isn't one yet. */
 export interface Checkpoint {

@@ -8,7 +8,7 @@ import { AppendEntry, AssignEntry, type Entry, MovedEntry, SettleEntry } from '.
 import { formatVersion, maxPayloadBytes } from './journal-record.js'
 import { segmentName } from './journal-recovery.js'
 import type { JournalState, Segment } from './journal-state.js'
-import { SegmentWriter } from './segment-writer.js'
+import { maxGroupChars, SegmentWriter } from './segment-writer.js'
 
 /** What a log tells of itself. */
 export interface JournalLogFace {
@@ -36,8 +36,6 @@ export interface JournalLogStart {
   readonly nextSegment: number
 }
 
-/** How many characters one write takes, and so how much memory it takes: what is over goes into the next one. */
-const maxGroupChars = 1024 * 1024
 /** How many characters a compaction adds to a write. */
 const maxMovedChars = 128 * 1024
 /** How many segments there may be before those that are mostly settled are compacted. */

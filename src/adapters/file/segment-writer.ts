@@ -9,6 +9,8 @@ export interface Writable {
   bytes: number
 }
 
+/** How many characters one write takes, and so how much memory it takes: what is over goes into the next one. */
+export const maxGroupChars: number = 1024 * 1024
 /** Kept between writes, so that not every one allocates; a larger write gets a buffer of its own. */
 const keptBufferBytes = 1024 * 1024
 

@@ -80,6 +80,7 @@ describe('a wrong call is refused by a rejection, and hurts no other one', () =>
       [() => journal.assign('batch', ['1'] as never), 'there is no unsettled event at position "1" (string)'],
       [() => journal.assign('batch', [position, 99]), 'there is no unsettled event at position 99 (number)'],
       [() => journal.settle(undefined as never), 'batchId must be a text'],
+      [() => journal.settle('x'.repeat(1025)), 'batchId must be a text of at most 1024 characters'],
       [() => journal.deadLetter(undefined as never), 'batchId must be a text'],
       [() => journal.deadLetter({ batchId: 'b', events: [], error: 0 }), 'events must be an array with events'],
       [() => journal.deadLetter({ batchId: 'b', events: [use(-1)], error: 0 }), 'value must be a number'],
