@@ -63,11 +63,13 @@ export class CrashWorld {
     if (this.#chance() < 0.5) void consumer.start()
     for (let step = 0; step < 40 && alive(); step++) await this.#step(consumer, clock)
     if (alive()) {
-      // What close cuts short is left for the next life, which the last one doesn't have.
-      if (calls === Number.POSITIVE_INFINITY) await Promise.all([consumer.flush(), clock.advance(5000)])
-      const closing = consumer.close()
+      // What close leaves, or cuts short, is for the next life, which the last one doesn't have.
+      const last = calls === Number.POSITIVE_INFINITY
+      if (last) await Promise.all([consumer.flush(), clock.advance(5000)])
+      const timeoutMs = last || this.#chance() < 0.5 ? undefined : Math.floor(this.#chance() * 30)
+      const closing = consumer.close({ timeoutMs })
       for (let step = 0; step < 100 && alive(); step++) await clock.advance(100)
-      if (alive()) expect(await closing).toEqual({ drained: true, abandoned: 0 })
+      if (alive()) expect(await closing).toMatchObject(timeoutMs === undefined ? { drained: true, abandoned: 0 } : {})
     }
     if (alive()) return
     this.kills++
@@ -109,9 +111,10 @@ export class CrashWorld {
     const value = this.#chance() < 0.1 ? this.#pick([poison, refusable]) : 1
     this.#told.set(requestId, 'nothing')
     const told = (what: Told) => (): void => void this.#told.set(requestId, what)
-    consumer
-      .publish({ userId: Math.floor(this.#chance() * 3), quotaType: 'api', value, requestId })
-      .then(told('resolved'), told('rejected'))
+    const event = { userId: Math.floor(this.#chance() * 3), quotaType: 'api', value, requestId }
+    // What is only offered may be lost.
+    if (this.#chance() < 0.2) consumer.offer(event)
+    else consumer.publish(event).then(told('resolved'), told('rejected'))
   }
 
   #check(): void {
@@ -127,6 +130,11 @@ export class CrashWorld {
       expect(applied, text).toBeLessThanOrEqual(1)
       // Resolved: counted, or among the dead letters.
       if (told === 'resolved') expect(applied + Number(given.has(id)), text).toBeGreaterThanOrEqual(1)
+    }
+    for (const event of this.#failures.flatMap(({ kept, events }) => (kept ? events : []))) {
+      const id = idOf(event)
+      const applied = this.#sink.applied.get(id) ?? 0
+      expect(applied + Number(given.has(id)), `${id} was kept`).toBeGreaterThanOrEqual(1)
     }
   }
 
