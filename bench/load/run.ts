@@ -18,7 +18,7 @@ const root = fileURLToPath(new URL('../..', import.meta.url))
 const help = `Usage: npm run load -- [options]
        npm run load -- quota [options], which compares ways of accounting usage and has a --help of its own
 
-The same HTTP load (wrk, ${100} connections, a process of its own) against a naive service, a monolith, and the example's service
+The same HTTP load (wrk, 100 connections, a process of its own) against a naive service, a monolith, and the example's service
 with each acknowledgement, on a real Redis and a real Postgres, every part in a process of its own. The targets take turns, in
 each round over 1,000 rotating keys, over one hot key, and at a pace below saturation; after every run the stores must hold what
 was answered. Without REDIS_URL and DATABASE_URL it starts servers of its own.

@@ -2,24 +2,25 @@ import { once } from 'node:events'
 import { createServer, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { describe, expect, it } from 'vitest'
-import { type Latencies, quantile, quantilesOf, slicesOf } from '../../bench/load/quota/latencies.ts'
+import { type Latencies, quantile, quantilesOf, since, slicesOf } from '../../bench/load/quota/latencies.ts'
 import { decadesOf, lineChart } from '../../bench/load/quota/line-chart.ts'
 import { runOpenLoop } from '../../bench/load/quota/open-loop.ts'
 import type { Path } from '../../bench/load/quota/paths.ts'
 import {
   bandsOf,
+  judge,
   latencyChart,
   markdown,
-  missedAims,
   quantilesOfRow,
   type Row,
   type Run,
   rowsOf,
   timesLess,
+  verdictText,
 } from '../../bench/load/quota/report.ts'
-import { arrivalsOf, type Scenario, scenariosOf, secondsOf } from '../../bench/load/quota/scenarios.ts'
+import { arrivalsOf, type Scenario, scenariosOf, secondsOf, warmUp } from '../../bench/load/quota/scenarios.ts'
 
-const [, thousand, burst] = scenariosOf(5)
+const [, thousand, burst, away] = scenariosOf(5, 2) as [Scenario, Scenario, Scenario, Scenario]
 
 describe('arrivals', () => {
   it('come at the rate of each phase, ascending, of all users, the same for the same seed', () => {
@@ -42,6 +43,20 @@ describe('arrivals', () => {
     expect(new Set(users)).toEqual(new Set(Array.from({ length: 50 }, (_, user) => user)))
     expect(arrivalsOf(burst, 50, 7)).toEqual({ atMs, users })
     expect(arrivalsOf(burst, 50, 8).atMs).not.toEqual(atMs)
+  })
+
+  it('of the warm-up come before the others, with time to be answered between', () => {
+    const { atMs } = arrivalsOf({ phases: [...warmUp, ...thousand.phases] }, 50, 7)
+
+    const before = atMs.filter((at) => at < 1000)
+    expect(before.length).toBeGreaterThan(100)
+    expect(before.at(-1)).toBeLessThan(750)
+    expect(atMs.at(-1)).toBeGreaterThan(5900)
+  })
+
+  it('are the same with the database near and away, which is left out when it is 0 ms', () => {
+    expect([away.phases, away.awayMs, thousand.awayMs]).toEqual([thousand.phases, 2, 0])
+    expect(scenariosOf(5, 0)).toHaveLength(3)
   })
 
   it('come in bunches: some gaps are many times the mean', () => {
@@ -70,6 +85,13 @@ describe('latencies', () => {
 
     expect(quantilesOf({ tookMs })).toEqual({ p50Ms: 20, p95Ms: 100, p99Ms: 100, maxMs: 100 })
     expect([...tookMs]).toEqual([100, 9, 20])
+  })
+
+  it('since a time are those that were due from then on, which is their start', () => {
+    const latencies = { atMs: Float64Array.of(0, 999, 1000, 1500), tookMs: Float64Array.of(50, 2000, 3, 4) }
+
+    expect(since(latencies, 1000)).toEqual({ atMs: Float64Array.of(0, 500), tookMs: Float64Array.of(3, 4) })
+    expect(since(latencies, 2000).tookMs).toHaveLength(0)
   })
 
   it('slices put runs on top of each other by when requests were due, and leave out what is empty', () => {
@@ -200,14 +222,24 @@ describe('the report', () => {
     expect(timesLess(rows[3] as Row, 'upsert', rows)).toBe(8)
   })
 
-  it('misses the aim at 1,000 requests a second only', () => {
-    const slow = { 'consume-sync': [run([19])], consume: [run([2])] }
-    const fast = { 'consume-sync': [run([20])], consume: [run([2])] }
+  it('judges the aim at 1,000 requests a second only, at each distance', () => {
+    const slow = { 'consume-sync': [run([20])], consume: [run([2])] }
+    const fast = { 'consume-sync': [run([21])], consume: [run([2])] }
 
-    expect(missedAims(rowsWith(slow))).toHaveLength(1)
-    expect(missedAims(rowsWith(slow))[0]).toContain('got 9.5')
-    expect(missedAims(rowsWith(fast))).toEqual([])
-    expect(missedAims(rowsWith(slow, [burst]))).toEqual([])
+    expect(judge(rowsWith(slow, [thousand, burst, away]))).toMatchObject([
+      { scenario: thousand, times: 10, ok: false },
+      { scenario: away, times: 10, ok: false },
+    ])
+    expect(judge(rowsWith(slow)).map(verdictText)).toEqual([expect.stringMatching(/^MISSED: .* 10\.0 times less$/)])
+    expect(judge(rowsWith(fast)).map(verdictText)).toEqual([expect.stringMatching(/^reached: .* 10\.5 times less$/)])
+    expect(judge(rowsWith({ consume: [run([2])] }))).toMatchObject([{ ok: false }])
+  })
+
+  it('misses the aim where requests fail, however fast', () => {
+    const rows = rowsWith({ 'consume-sync': [run([100])], consume: [{ ...run([1]), failed: 3 }] })
+
+    expect(judge(rows)).toMatchObject([{ failed: 3, ok: false }])
+    expect(judge(rows).map(verdictText).join()).toContain('but 3 requests failed')
   })
 
   it('says what was lost and what was wrong', () => {
@@ -216,12 +248,21 @@ describe('the report', () => {
       packages: {},
     }
     const rows = rowsWith({ consume: [run([1, 2, 3], 1)] })
-    const comparison = { rows, facts, rounds: 1, users: 10, awayMs: 0, database: 'PostgreSQL 18' }
+    const comparison = {
+      rows,
+      facts,
+      rounds: 1,
+      users: 10,
+      database: { text: 'PostgreSQL 18', statementMs: new Map([[0, 0.2]]) },
+    }
 
     const wrong = markdown({ ...comparison, wrong: ['of user 3, 2 were answered, 0 are stored'] })
 
     expect(wrong.split('\n').find((line) => line.startsWith('| 1,000'))).toMatch(/\| 12 \| 4 \| 3 \| 0 \| 2 \|$/)
     expect(wrong).toContain('1 sums were WRONG: of user 3')
+    expect(wrong).toContain('a `SELECT 1` took 0.20 ms')
+    expect(wrong).not.toContain('busy')
+    expect(markdown({ ...comparison, facts: { ...facts, load: 7 }, wrong: [] })).toContain('busy with something else')
     expect(markdown({ ...comparison, wrong: [] })).toContain('All sums were right')
   })
 

@@ -23,6 +23,12 @@ export interface Quantiles {
   readonly maxMs: number
 }
 
+/** The requests that were meant to be sent from a time on, which becomes their start. */
+export function since({ atMs, tookMs }: Latencies, fromMs: number): Latencies {
+  const first = atMs.filter((at) => at < fromMs).length
+  return { atMs: atMs.subarray(first).map((at) => at - fromMs), tookMs: tookMs.subarray(first) }
+}
+
 /** The value below which a share of the others are, by nearest rank; NaN for none. */
 export function quantile(sorted: ArrayLike<number>, share: number): number {
   return sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)] ?? Number.NaN

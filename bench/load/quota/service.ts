@@ -11,12 +11,17 @@ import { isPath, type Path, type ServiceReport, tableOf } from './paths.ts'
 /** How a service counts. */
 interface Accounting {
   use(userId: string, value: number): Promise<unknown>
-  /** Writes what waits, and says what there was. */
+  /** Once every use has its answer: writes what waits, and says what there was. */
   settle(): Promise<ServiceReport>
 }
 
 const quotaType = 'requests'
-const pool = new pg.Pool({ connectionString: setting('DATABASE_URL'), max: 10 })
+const connections = 10
+// A service in use has its connections open. One that waits for its turn here would lose them after 10 s, and open them again while it
+// is measured.
+const pool = new pg.Pool({ connectionString: setting('DATABASE_URL'), max: connections, idleTimeoutMillis: 0 })
+const opened = await Promise.all(Array.from({ length: connections }, () => pool.connect()))
+for (const client of opened) client.release()
 const path = setting('ACCOUNTING')
 if (!isPath(path)) throw new Error(`there is no path '${path}'`)
 
@@ -93,12 +98,20 @@ async function storeOf(name: Path): Promise<PostgresQuotaStore> {
   return store
 }
 
+/** The uses on their way: some may be of callers who no longer wait. */
+const uses = new Set<Promise<unknown>>()
+
 async function answer(request: IncomingMessage): Promise<unknown> {
-  if (request.url === '/settle') return accounting.settle()
+  if (request.url === '/settle') {
+    await Promise.allSettled(uses)
+    return accounting.settle()
+  }
   const chunks: Buffer[] = []
   for await (const chunk of request) chunks.push(chunk as Buffer)
   const { user_id, value } = JSON.parse(Buffer.concat(chunks).toString()) as { user_id: string; value: number }
-  await accounting.use(user_id, value)
+  const use = accounting.use(user_id, value)
+  uses.add(use)
+  await use.finally(() => uses.delete(use))
   return { accepted: true }
 }
 
