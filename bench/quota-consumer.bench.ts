@@ -209,7 +209,10 @@ const tanstack = (work: Work): Contender => ({
     const batcher = new PacerBatcher(
       (events: CountedUse[]) => {
         const batch = new Map<string, number>()
-        for (const event of events) batch.set(keyOf(event), (batch.get(keyOf(event)) ?? 0) + event.value)
+        for (const event of events) {
+          const key = keyOf(event)
+          batch.set(key, (batch.get(key) ?? 0) + event.value)
+        }
         return sums.store(batch)
       },
       { maxSize: 100 },
