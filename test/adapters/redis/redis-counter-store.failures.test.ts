@@ -4,32 +4,22 @@ import { Redis } from 'ioredis'
 import { createClient } from 'redis'
 import { AsyncBatcher, type BatchContext, type CounterIncrement, isSpillwayError, type StoreError } from 'spillway'
 import { RedisCounterStore } from 'spillway/redis'
-import { afterAll, afterEach, describe, expect, test, vi } from 'vitest'
+import { afterAll, describe, expect, test, vi } from 'vitest'
 import { freePort } from '../../servers/free-port.ts'
 import { startRedis } from '../../servers/redis.ts'
+import { cleanUp, tidyUp } from '../grpc/support/tidy.ts'
 import { singleClients } from './clients.ts'
 import { type CuttingProxy, startCuttingProxy } from './cutting-proxy.ts'
 
 const server = await startRedis({ own: true, appendonly: true, appendfsync: 'always' })
-const unhandled: unknown[] = []
-const onUnhandled = (reason: unknown): void => void unhandled.push(reason)
-process.on('unhandledRejection', onUnhandled)
-const cleanUps: (() => unknown)[] = []
-
-afterEach(async () => {
-  for (const cleanUp of cleanUps.splice(0).reverse()) await cleanUp()
-  expect(unhandled).toEqual([])
-})
-afterAll(async () => {
-  process.off('unhandledRejection', onUnhandled)
-  await server?.stop()
-})
+afterAll(() => server?.stop())
+tidyUp()
 
 const never = new AbortController().signal
 const batch = (signal = never): BatchContext => ({ batchId: randomUUID(), attempt: 1, signal })
 const one = [{ key: 'a', delta: 1 }]
 const owned = <C extends { disconnect(): void }>(client: C): C => {
-  cleanUps.push(() => client.disconnect())
+  cleanUp(() => client.disconnect())
   return client
 }
 const direct = (): Redis => owned(new Redis(server?.url as string))
@@ -44,7 +34,7 @@ const errorOf = (promise: PromiseLike<unknown>): Promise<StoreError> =>
 describe.skipIf(server === undefined)('RedisCounterStore when things go wrong', () => {
   test.each(Object.entries(singleClients))('%s: a server that forgot its scripts gets them again', async (_, open) => {
     const { client, close } = await open(server?.url as string)
-    cleanUps.push(close)
+    cleanUp(close)
     const store = new RedisCounterStore(client, { prefix: randomUUID() })
     await store.increment(one, batch())
 
@@ -70,13 +60,13 @@ describe.skipIf(server === undefined)('RedisCounterStore when things go wrong', 
       const client = createClient({ url: `redis://127.0.0.1:${proxy.port}` })
       client.on('error', () => undefined)
       await client.connect()
-      cleanUps.push(() => client.destroy())
+      cleanUp(() => client.destroy())
       return client
     }
 
     test('a connection cut after the script ran: the batch sent again counts once', async () => {
       const proxy = await startCuttingProxy(server?.port as number)
-      cleanUps.push(() => proxy.close())
+      cleanUp(() => proxy.close())
       const store = new RedisCounterStore(await open(proxy), { prefix: randomUUID() })
       await store.increment(one, batch())
       const context = batch()
@@ -110,7 +100,7 @@ describe.skipIf(server === undefined)('RedisCounterStore when things go wrong', 
       (increments, context) => store.increment(increments, context),
       { idempotent: store.idempotent, maxBatchSize: 20, retry: { attempts: 50, delayMs: 50, maxDelayMs: 200 } },
     )
-    cleanUps.push(() => batcher.close({ timeoutMs: 0 }))
+    cleanUp(() => batcher.close({ timeoutMs: 0 }))
     const adds: Promise<number>[] = []
     for (let i = 0; i < 2000; i++) {
       adds.push(batcher.add({ key: `k${i % 7}`, delta: 1 }))
@@ -191,7 +181,7 @@ describe.skipIf(server === undefined)('RedisCounterStore when things go wrong', 
 
   test('an abort rejects at once with its reason, and leaves no listener behind', async () => {
     const proxy = await startCuttingProxy(server?.port as number)
-    cleanUps.push(() => proxy.close())
+    cleanUp(() => proxy.close())
     const store = new RedisCounterStore(owned(new Redis(proxy.port, '127.0.0.1')), { prefix: randomUUID() })
     await store.increment(one, batch())
     const controller = new AbortController()

@@ -4,30 +4,20 @@ import { Redis } from 'ioredis'
 import { createClient } from 'redis'
 import { QuotaConsumer } from 'spillway'
 import { RedisQuotaStore, type RedisQuotaStoreOptions } from 'spillway/redis'
-import { afterAll, afterEach, describe, expect, test, vi } from 'vitest'
+import { afterAll, describe, expect, test, vi } from 'vitest'
 import { freePort } from '../../servers/free-port.ts'
 import { startRedis } from '../../servers/redis.ts'
+import { cleanUp, tidyUp } from '../grpc/support/tidy.ts'
 import { singleClients } from './clients.ts'
 import { type CuttingProxy, startCuttingProxy } from './cutting-proxy.ts'
 import { batchOf, claimOf, errorOf, holdOf, keyOf, month, use, writeTo } from './usage-batches.ts'
 
 const server = await startRedis({ own: true, appendonly: true, appendfsync: 'always' })
-const unhandled: unknown[] = []
-const onUnhandled = (reason: unknown): void => void unhandled.push(reason)
-process.on('unhandledRejection', onUnhandled)
-const cleanUps: (() => unknown)[] = []
-
-afterEach(async () => {
-  for (const cleanUp of cleanUps.splice(0).reverse()) await cleanUp()
-  expect(unhandled).toEqual([])
-})
-afterAll(async () => {
-  process.off('unhandledRejection', onUnhandled)
-  await server?.stop()
-})
+afterAll(() => server?.stop())
+tidyUp()
 
 const owned = <C extends { disconnect(): void }>(client: C): C => {
-  cleanUps.push(() => client.disconnect())
+  cleanUp(() => client.disconnect())
   return client
 }
 const direct = (): Redis => {
@@ -37,7 +27,7 @@ const direct = (): Redis => {
 }
 const proxied = async (): Promise<CuttingProxy> => {
   const proxy = await startCuttingProxy(server?.port as number)
-  cleanUps.push(() => proxy.close())
+  cleanUp(() => proxy.close())
   return proxy
 }
 const quotas = (options: RedisQuotaStoreOptions = {}, client = direct()): RedisQuotaStore =>
@@ -59,7 +49,7 @@ const changes: Record<string, (store: RedisQuotaStore) => Promise<unknown>> = {
 describe.skipIf(server === undefined)('RedisQuotaStore when things go wrong', () => {
   test.each(Object.entries(singleClients))('%s: a server that forgot its scripts gets them again', async (_, open) => {
     const { client, close } = await open(server?.url as string)
-    cleanUps.push(close)
+    cleanUp(close)
     const store = new RedisQuotaStore(client, { prefix: randomUUID() })
     const admin = direct()
 
@@ -100,7 +90,7 @@ describe.skipIf(server === undefined)('RedisQuotaStore when things go wrong', ()
       const client = createClient({ url: `redis://127.0.0.1:${proxy.port}` })
       client.on('error', () => undefined)
       await client.connect()
-      cleanUps.push(() => client.destroy())
+      cleanUp(() => client.destroy())
       return client
     }
 
@@ -154,7 +144,7 @@ describe.skipIf(server === undefined)('RedisQuotaStore when things go wrong', ()
       retry: { attempts: 100, delayMs: 50, maxDelayMs: 200 },
       periodOf: () => 'total',
     })
-    cleanUps.push(() => consumer.close({ timeoutMs: 0 }))
+    cleanUp(() => consumer.close({ timeoutMs: 0 }))
     for (let i = 0; i < 2000; i++) {
       await consumer.publish({ userId: `u${i % 7}`, quotaType: 'calls', value: 1 })
       if (i % 20 === 19) await delay(1)
