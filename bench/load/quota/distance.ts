@@ -8,8 +8,9 @@ const roundTripMs = Number(setting('ROUND_TRIP_MS'))
 const thereMs = Math.floor(roundTripMs / 2)
 const { hostname, port } = new URL(setting('DATABASE_URL'))
 
-const server = createServer({ noDelay: true }, (near) => {
-  const far = connect({ host: hostname, port: Number(port), noDelay: true })
+// Half-open: an end, too, is on its way for a while, and what comes back is still to arrive.
+const server = createServer({ noDelay: true, allowHalfOpen: true }, (near) => {
+  const far = connect({ host: hostname, port: Number(port), noDelay: true, allowHalfOpen: true })
   carry(near, far, thereMs)
   carry(far, near, roundTripMs - thereMs)
 })
