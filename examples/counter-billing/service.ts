@@ -82,8 +82,7 @@ export async function startGateway(options: GatewayServiceOptions): Promise<Gate
   try {
     const billing = options.billing && (await connectToBillingServices({ ...options.billing, log }))
     parts.unshift(...(billing?.parts ?? []))
-    // What an earlier process had metered is accounted though nobody writes.
-    await billing?.metering.usage.start()
+    await billing?.metering.start()
     const stores = services ?? (options.counters as { live: CounterStore; durable: CounterStore })
     const counters = new Counters(stores, log, options)
     const app = createGateway(counters, log, { acknowledgement, services: services?.stats, billing })

@@ -2,8 +2,9 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
-import type { QuotaConsumer, UsageBatch, UsageSink } from 'spillway'
+import { type QuotaConsumer, StoreError, type UsageBatch, type UsageSink } from 'spillway'
 import { afterAll, describe, expect, onTestFinished, test } from 'vitest'
+import { Metering } from '../../examples/counter-billing/billing/metering.ts'
 import { openStores } from '../../examples/counter-billing/stores.ts'
 import { startPostgres } from '../servers/postgres.ts'
 import { type BillingClient, fresh, openBillingStores, startBilling, startBillingClient } from './billing-client.ts'
@@ -106,6 +107,42 @@ describe('metering', () => {
     await usage.flush()
 
     expect(written()).toBe(filled + 3)
+  })
+
+  const meterOf = (sink: UsageSink, journal?: string) => {
+    const log: string[] = []
+    return { log, metering: new Metering(sink, { journal, log: (level, message) => log.push(`${level} ${message}`) }) }
+  }
+  const refusing: UsageSink = {
+    idempotent: true,
+    write: () => Promise.reject(new StoreError('it refuses', { retryable: false })),
+  }
+
+  test('says in the log whose uses it gave up', async () => {
+    const { metering, log } = meterOf(refusing)
+
+    await metering.record('ann', 3)
+    await metering.usage.close()
+
+    expect(log).toEqual([`error LOST: 1 uses weren't accounted (it refuses): {"ann":3}`])
+  })
+
+  test('with a journal, what was given up is handed on after the next start', async () => {
+    const journal = mkdtempSync(join(tmpdir(), 'billing-journal-'))
+    onTestFinished(() => rmSync(journal, { recursive: true }))
+    const first = meterOf(refusing, journal)
+    const { sink, open, written } = heldSink()
+    open()
+    const second = meterOf(sink, journal)
+
+    await first.metering.start()
+    await first.metering.record('ann', 3)
+    await first.metering.usage.close()
+    await second.metering.start()
+    await second.metering.usage.close()
+
+    expect(first.log).toEqual(['warn 1 uses are tried again after the next start (it refuses)'])
+    expect(written()).toBe(1)
   })
 
   test('waits for a billing service that comes after its gateway, whose counters go on meanwhile', async () => {
