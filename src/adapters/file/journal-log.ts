@@ -60,6 +60,8 @@ export class JournalLog {
   /** Whether nothing more may be added to the writer's segment: the next one says where it ends. */
   #finished = false
   #queue: Entry[] = []
+  /** The latest assignment of each batch whose outcome isn't known. */
+  readonly #assigning = new Map<string, AssignEntry>()
   /** Batches whose settlement failed to be written: it is as soon as something can be. */
   #unsettled = new Set<string>()
   #pumping: Promise<void> | undefined
@@ -103,11 +105,20 @@ export class JournalLog {
     }
     const entry = new AssignEntry(batchId, [...positions])
     if (entry.payload.length > maxPayloadBytes / 4) return this.#refuse(`batch ${batchId} has too many events`)
+    this.#assigning.set(batchId, entry)
     this.#add(entry)
+    const over = (): void => {
+      if (this.#assigning.get(batchId) === entry) this.#assigning.delete(batchId)
+    }
+    entry.promise.then(over, (error: StoreError) => {
+      if (!error.outcomeUnknown) over()
+    })
     return entry.promise
   }
 
   settle(batchId: string): Promise<void> {
+    // Records that settle nothing would fill a segment that nothing else ends.
+    if (!this.#state.batches.has(batchId) && !this.#assigning.has(batchId)) return Promise.resolve()
     const entry = new SettleEntry(batchId)
     this.#add(entry)
     return entry.promise

@@ -41,11 +41,15 @@ class Lives {
     this.#trouble = trouble
   }
 
-  /** @returns how many uses came back over all lives. */
+  /**
+   * @param lives - how many there are at least.
+   * @returns how many uses came back over all lives.
+   */
   async run(lives: number): Promise<number> {
     let directory = await directories.make()
     let cameBack = 0
-    for (let life = 0; life < lives; life++) {
+    // Where all were cut off early, there was nothing to come back.
+    for (let life = 0; life < lives || (cameBack === 0 && life < 5 * lives); life++) {
       cameBack += await this.#live(directory, await directories.make())
       const left = this.#left as unknown as Left
       directory = left.directory

@@ -73,14 +73,17 @@ test('closed while it is being opened, it gives the directory back, and so where
 
   const opening = journal.open()
   const closing = journal.close()
+
+  expect(await opening).toEqual({ batches: [], events: [] })
+  await closing
+  await expect(journal.open()).rejects.toMatchObject({ code: 'ERR_CLOSED' })
+
+  const { journal: holder } = await openJournal(directory)
   const late = new FileJournal(directory)
   const failing = late.open()
   await late.close()
-
-  expect(await opening).toEqual({ batches: [], events: [] })
   await expect(failing).rejects.toThrow('is held by this process')
-  await closing
-  await expect(journal.open()).rejects.toMatchObject({ code: 'ERR_CLOSED' })
+  await holder.close()
   expect(readdirSync(directory)).toEqual([])
   expect(directories.stillOpen()).toEqual([])
 })

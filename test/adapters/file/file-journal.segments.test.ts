@@ -36,6 +36,21 @@ describe('segments', () => {
     expect(await readAgain(directory)).toEqual({ batches: {}, events: [] })
   })
 
+  test('do not grow by batches that are in none, and a settlement called right behind its batch counts', async () => {
+    const directory = await directories.make()
+    const { journal } = await openJournal(directory, options)
+    const [a, b] = [await journal.append(use(1)), await journal.append(use(2))]
+    await Promise.all([journal.assign('batch', [a]), journal.settle('batch')])
+    const { bytes } = journal.stats()
+
+    await Promise.all(range(1000).map((i) => journal.settle(i % 2 === 0 ? 'batch' : `unknown-${i}`)))
+
+    expect(journal.stats()).toMatchObject({ bytes, settled: 1, pending: 1 })
+    await journal.assign('other', [b])
+    await journal.close()
+    expect(await readAgain(directory)).toEqual({ batches: { other: [2] }, events: [] })
+  })
+
   test('one old event and one old batch pin no more than a few of them, however much passes', async () => {
     const directory = await directories.make()
     const { journal } = await openJournal(directory, options)
