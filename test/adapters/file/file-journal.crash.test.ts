@@ -75,7 +75,7 @@ class Lives {
     const calls: Promise<void>[] = []
     while (this.#left === undefined) {
       calls.push(this.#act(journal))
-      if (this.#random() < 0.4) await Promise.all(calls)
+      if (this.#random() < 0.4) await Promise.all(calls.splice(0))
       else if (this.#random() < 0.5) await new Promise(setImmediate)
       if (disk.steps.length > 50 && this.#random() < 0.002) this.#crash(into)
     }
