@@ -33,6 +33,8 @@ export class JournalKeeper {
     this.#opening = opening
     return opening.then((remains) => {
       this.#open = true
+      // It would keep all that came back.
+      this.#opening = undefined
       return remains
     })
   }
