@@ -217,6 +217,26 @@ describe('reservations that are over', () => {
     expect(await store.reserve(claim(1, 10, { id: 'settled' }))).toMatchObject({ status: 'held' })
   })
 
+  test('an old period may be deleted where nothing is held: what comes for it later counts from 0', async () => {
+    const tables = fresh()
+    const store = await makeStore(tables)
+    const old = { period: '2025-12-31' }
+    const forget = (): Promise<unknown> =>
+      embedded.query(`DELETE FROM ${tables.table} WHERE period < '2026-01' AND holds = 0`)
+    await store.consume(claim(7, 10, old))
+    await store.reserve(claim(2, 10, { ...old, id: 'late' }))
+
+    await forget()
+    expect(await store.readUsage([{ ...key, ...old }])).toEqual([{ used: 7, held: 2 }])
+
+    await expire(tables.holdTable)
+    expect(await store.cleanUp()).toMatchObject({ holdsExpired: 1 })
+    await forget()
+    expect(await store.settle('late', 1)).toEqual({ status: 'unknown' })
+    await store.release('late')
+    expect(await store.reserve(claim(10, 10, old))).toMatchObject({ status: 'held', used: 0, held: 10 })
+  })
+
   test('what is held still is never forgotten, however old', async () => {
     const tables = fresh()
     const store = await makeStore({ ...tables, holdMemoryMs: 1000 })
