@@ -199,6 +199,7 @@ describe.each(all)('billing on $title', (stores) => {
     })
     expect(await refusal(pool.call('deductQuota', { ...request, count: 0 }))).toMatchObject({
       ...{ status: status.INVALID_ARGUMENT, error: 'invalid_request', field: 'count' },
+      ...{ user_id: userId, service: 'print', count: 0 },
     })
     expect(await refusal(pool.call('recharge', { requestId: '', userId, amount: 5 }))).toMatchObject({
       ...{ status: status.INVALID_ARGUMENT, field: 'request_id' },
@@ -218,6 +219,7 @@ describe('a request is refused with the field and the rule', async () => {
     ['a request id of 129', 'recharge', { request_id: 'x'.repeat(129), user_id: 'ann', amount: 1 }, 'request_id'],
     ['a service with a space', 'deduct', { ...good, service: 'a b' }, 'service'],
     ['a count of 0', 'deduct', { ...good, count: 0 }, 'count'],
+    ['more than a billion', 'check', { user_id: 'ann', service: 'print', count: 1_000_000_001 }, 'count'],
     ['a fraction', 'reserve', { ...good, count: 1.5 }, 'count'],
     ['an unsafe amount', 'recharge', { request_id: 'r', user_id: 'ann', amount: 2 ** 53 }, 'amount'],
     ['a negative amount', 'recharge', { request_id: 'r', user_id: 'ann', amount: -5 }, 'amount'],
