@@ -338,6 +338,33 @@ describe('requeue', () => {
     expect(await readAgain(directory)).toEqual({ batches: {}, events: [] })
   })
 
+  test('a consumer counts what its sink had refused, once that takes it, under another id', async () => {
+    const applied = new Map<string, number[]>()
+    let mended = false
+    const sink = {
+      idempotent: true,
+      write: async ({ id, events }: UsageBatch) => {
+        if (applied.has(id)) return undefined
+        applied.set(id, mended ? events.map(({ value }) => value) : [])
+        return mended ? undefined : events.map((_, index) => ({ index, error }))
+      },
+    }
+    const consumer = new QuotaConsumer(sink, { journal: new FileJournal(directory), maxBatchSize: 2 })
+    await Promise.all([1, 2].map((value) => consumer.publish(use(value))))
+    await consumer.close()
+    expect(await lettersOf(directory)).toEqual([[expect.any(String), true, [1, 2]]])
+
+    mended = true
+    const journal = new FileJournal(directory)
+    await journal.requeue()
+    const after = new QuotaConsumer(sink, { journal })
+    await after.start()
+    await after.close()
+
+    expect([...applied.values()]).toEqual([[], [1, 2]])
+    expect(await lettersOf(directory)).toEqual([])
+  })
+
   test('an edited file is read as it is: lines may be taken out', async () => {
     const { journal } = await openJournal(directory)
     await bury(journal, 'batch-a', [1])
