@@ -35,6 +35,8 @@ export interface DeadLettersOptions {
 /** How many names and values of ours a dead letter begins with; the entry's own follow. */
 const ownFields = 8
 const usualLimit = 100
+/** How many are taken in one call, so that no call holds up the server. */
+const mostTaken = 500
 const validId = /^(\d{1,4}):(\d{1,20}-\d{1,20})$/
 
 /** Reads dead letters, shard by shard, oldest first in each. */
@@ -69,7 +71,10 @@ export async function takeDeadLetters(shards: UsageShards, ids: readonly string[
   for (const [shard, entries] of parts) {
     const keys = [shards.dead(shard), shards.stream(shard)]
     const call = { operation: requeue ? 'requeue' : 'discard', writes: true, timed: true }
-    taken += Number(await shards.run(takeDead, keys, [requeue ? '1' : '0', ...entries], call))
+    for (let i = 0; i < entries.length; i += mostTaken) {
+      const args = [requeue ? '1' : '0', ...entries.slice(i, i + mostTaken)]
+      taken += Number(await shards.run(takeDead, keys, args, call))
+    }
   }
   return taken
 }

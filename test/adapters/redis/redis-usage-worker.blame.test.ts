@@ -159,6 +159,24 @@ describe.skipIf(server === undefined)('RedisUsageWorker tells an event at fault 
     expect(worker.stats()).toMatchObject({ dead: 10, applied: 97 })
   })
 
+  test('however many dead letters are requeued, each is once', async () => {
+    const stream = rig.stream()
+    const sink = new ObedientSink()
+    sink.before = ({ events }) => events.map((_, index) => ({ index, error: new Error('no') }))
+    const worker = await rig.worker(stream, sink)
+    await stream.publishMany(uses(1100))
+    await until(() => worker.stats().dead === 1100)
+    const letters = await stream.deadLetters({ limit: 2000 })
+    sink.before = () => undefined
+
+    const requeued = await stream.requeue([...letters, ...letters.slice(0, 20)].map(({ id }) => id))
+
+    await until(() => sink.events.length === 1100 && worker.stats().pending === 0)
+    expect(requeued).toBe(1100)
+    expect(sink.repeated).toBe(0)
+    expect(await stream.deadLetters()).toEqual([])
+  })
+
   test('an event without an id of its own is known by its first entry, also as a requeued dead letter', async () => {
     const stream = rig.stream()
     const [one, two] = [new ObedientSink(), new ObedientSink()]
