@@ -3,7 +3,7 @@ import { RedisUsageWorker, type RedisUsageWorkerEvents } from 'spillway/redis'
 import { seededRandom } from 'spillway/testing'
 import { afterAll, describe, expect, test } from 'vitest'
 import { startRedis } from '../../servers/redis.ts'
-import { errorOf, gate, ObedientSink, pendingOf, UsageRig, until, uses } from './usage-rig.ts'
+import { clientThat, errorOf, gate, ObedientSink, pendingOf, UsageRig, until, uses } from './usage-rig.ts'
 
 const server = await startRedis({ own: true })
 const rig = new UsageRig(server?.url)
@@ -113,6 +113,39 @@ describe.skipIf(server === undefined)('RedisUsageWorker', () => {
     await until(() => slow.events.length === 5)
     expect(new Set([...sink.comings.keys(), ...slow.comings.keys()]).size).toBe(15)
     for (const { from } of claimed) expect(from).not.toHaveProperty('slow')
+  })
+
+  test('a worker that is taken for dead and comes back: both write, the sink counts once, and neither holds on to it', async () => {
+    const stream = rig.stream()
+    const client = rig.client()
+    let cut = false
+    const cutOff = clientThat(client, async (answer) => {
+      const heard = await answer
+      if (cut) throw new Error('Connection is closed.')
+      return heard
+    })
+    const { passed, open } = gate()
+    const sink = new ObedientSink()
+    sink.before = () => (sink.calls === 1 ? passed : undefined)
+    const slow = await rig.worker(rig.same(stream, cutOff), sink, { consumer: 'slow', claimIdleMs: 3_600_000 })
+    await stream.publishMany(uses(10))
+    await until(() => sink.calls === 1)
+    cut = true
+
+    // It says nothing for long enough, as one whose event loop is blocked.
+    const other = await rig.worker(rig.same(stream), sink, { consumer: 'other', claimIdleMs: 100 })
+    await until(() => other.stats().applied === 10)
+    open()
+    await until(() => slow.stats().redisFailures > 3)
+    cut = false
+    await until(() => slow.stats().pending === 0)
+
+    expect(sink.events).toHaveLength(10)
+    expect([...sink.comings.values()]).toEqual(Array.from({ length: 10 }, () => 2))
+    expect(slow.stats()).toMatchObject({ applied: 10, dead: 0 })
+    expect(other.stats()).toMatchObject({ applied: 10, claimed: 10, dead: 0 })
+    expect(await pendingOf(client, stream)).toEqual([])
+    await until(async () => (await stream.status()).length === 0)
   })
 
   test('close waits for the write under way, writes what it has in hand, and reads no more', async () => {

@@ -99,7 +99,7 @@ describe.skipIf(redis === undefined || postgres === undefined)('usage through Re
 
     for (const runner of all) runner.start()
     let before = 0
-    for (let kills = 0; kills < 24; kills++) {
+    for (let kills = 0; kills < 18; kills++) {
       // Not before there is something to lose: processes take their time to start.
       await until(async () => (await length()) > before + 100, 60_000)
       before = await length()
