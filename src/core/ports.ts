@@ -138,7 +138,8 @@ export interface UsageSink {
   write(
     batch: UsageBatch,
     context: BatchContext,
-  ): void | readonly RefusedUsage[] | PromiseLike<void> | PromiseLike<readonly RefusedUsage[] | undefined>
+    // biome-ignore lint/suspicious/noConfusingVoidType: a sink that wraps another returns a promise of either.
+  ): void | readonly RefusedUsage[] | PromiseLike<void | readonly RefusedUsage[] | undefined>
 }
 
 /** Whose use of what is counted together. */

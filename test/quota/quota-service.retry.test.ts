@@ -1,4 +1,4 @@
-import { type QuotaClaim, StoreError, type StoreRetry, type StoreTimeout, type UsageBatch } from 'spillway'
+import { type Clock, type QuotaClaim, StoreError, type StoreRetry, type StoreTimeout, type UsageBatch } from 'spillway'
 import type { FakeClock } from 'spillway/testing'
 import { describe, expect } from 'vitest'
 import { codeOf, reasonOf, watch } from '../batcher/support/outcomes.js'
@@ -282,8 +282,9 @@ describe('a signal that aborts', () => {
     'lets the process end before the attempt that nobody waits for, whose time ends all the same',
     async (clock) => {
       const timers: { readonly delayMs: number; readonly keepAlive: boolean }[] = []
-      const setTimer = clock.setTimer.bind(clock)
-      clock.setTimer = (callback, delayMs, options) => {
+      const setTimer: Clock['setTimer'] = clock.setTimer.bind(clock)
+      const watchedClock: Clock = clock
+      watchedClock.setTimer = (callback, delayMs, options) => {
         timers.push({ delayMs, keepAlive: options?.keepAlive ?? true })
         return setTimer(callback, delayMs, options)
       }

@@ -33,7 +33,7 @@ describe.skipIf(server === undefined)('holds that expire in great numbers', () =
   const expire = async (prefix: string, userId: string): Promise<void> => {
     const holds = `{${prefix}:quota:${userId}}:holds`
     const pipeline = redis.pipeline()
-    for (const member of await redis.zrange(holds, 0, -1)) {
+    for (const member of await redis.zrange(holds, '0', '-1')) {
       const id = member.split('\0')[3] as string
       if (id.endsWith('/stays')) continue
       pipeline.zadd(holds, 1, member)
