@@ -1,9 +1,9 @@
-import { isSpillwayError, TimeoutError } from '../core/errors.js'
+import { TimeoutError } from '../core/errors.js'
 import type { BatchContext } from '../core/ports.js'
 import { backoffMs, type RetryPolicy } from '../core/retry.js'
 import type { Batch, Entry } from './batch.js'
 import { LazySignal } from './lazy-signal.js'
-import { isOutcomeUnknown } from './outcome.js'
+import { isOutcomeUnknown, mayBeOfOneItem } from './outcome.js'
 
 /** How batches are tried. */
 export interface RunPolicy {
@@ -281,10 +281,7 @@ export class BatchRun<E extends Entry> {
   }
 
   #mayBisect(error: unknown): boolean {
-    if (!this.#host.policy.bisect || this.#portion.doubt !== undefined) return false
-    if (!isSpillwayError(error)) return true
-    // One that says that the same call may succeed later is about the callee, not about an item.
-    return !error.retryable && error.code !== 'ERR_CIRCUIT_OPEN' && error.code !== 'ERR_BATCH_RESULT'
+    return this.#host.policy.bisect && this.#portion.doubt === undefined && mayBeOfOneItem(error)
   }
 
   /** The portion's two halves, the first one last; undefined where it is one item. */

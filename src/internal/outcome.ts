@@ -56,6 +56,15 @@ export function isOutcomeUnknown(error: unknown): boolean {
   }
 }
 
+/**
+ * Whether an error of a batch may be about one of its items, so that trying them apart tells more. One that says that the same call may
+ * succeed later is about the callee.
+ */
+export function mayBeOfOneItem(error: unknown): boolean {
+  if (!isSpillwayError(error)) return true
+  return !error.retryable && error.code !== 'ERR_CIRCUIT_OPEN' && error.code !== 'ERR_BATCH_RESULT'
+}
+
 function leavesOpen(error: unknown): boolean {
   let current = error
   for (let depth = 0; depth < maxDepth && typeof current === 'object' && current !== null; depth++) {

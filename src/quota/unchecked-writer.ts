@@ -1,7 +1,6 @@
-import { isSpillwayError } from '../core/errors.js'
 import { warn } from '../core/events.js'
 import type { AcceptedUsage, QuotaKey, QuotaStore } from '../core/ports.js'
-import { isOutcomeUnknown } from '../internal/outcome.js'
+import { isOutcomeUnknown, mayBeOfOneItem } from '../internal/outcome.js'
 import { refusalsOf, totalsOf } from '../internal/usage.js'
 import type { StoreCalls } from './store-calls.js'
 
@@ -52,7 +51,8 @@ export class UncheckedWriter {
         return error === undefined ? undefined : { error }
       })
     } catch (error) {
-      if (events.length === 1 || !isOfOneEvent(error) || signal.aborted) return events.map(() => ({ error }))
+      if (events.length === 1 || isOutcomeUnknown(error) || !mayBeOfOneItem(error) || signal.aborted)
+        return events.map(() => ({ error }))
       const middle = Math.ceil(events.length / 2)
       const first = await this.#settle(events.slice(0, middle), signal)
       return [...first, ...(await this.#settle(events.slice(middle), signal))]
@@ -88,10 +88,4 @@ export class UncheckedWriter {
       `${this.#setting.name}: its store answered with a list that isn't one of refused events, so none counts as refused`,
     )
   }
-}
-
-/** Whether an error may be about one event of its batch, and surely none was counted. */
-function isOfOneEvent(error: unknown): boolean {
-  if (isOutcomeUnknown(error)) return false
-  return !isSpillwayError(error) || !(error.retryable || error.code === 'ERR_CIRCUIT_OPEN')
 }
