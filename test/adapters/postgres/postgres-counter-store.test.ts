@@ -6,25 +6,20 @@ import { PostgresCounterStore, type PostgresCounterStoreOptions } from 'spillway
 import { FakeClock, MemoryCounterStore, seededRandom } from 'spillway/testing'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { startPostgres } from '../../servers/postgres.ts'
+import { poolsOf } from './pools.ts'
 import { until } from './until.ts'
 
 const server = await startPostgres()
-const pools: pg.Pool[] = []
+const { make: makePool, end: endPools } = poolsOf(server?.url)
 const max = Number.MAX_SAFE_INTEGER
 const embedded = new PGlite()
 
 afterAll(async () => {
-  for (const pool of pools) await pool.end()
+  await endPools()
   await embedded.close()
   await server?.stop()
 })
 
-const makePool = (config: pg.PoolConfig = {}): pg.Pool => {
-  const pool = new pg.Pool({ connectionString: server?.url, max: 4, ...config })
-  pool.on('error', () => undefined)
-  pools.push(pool)
-  return pool
-}
 const batch = (signal = new AbortController().signal): BatchContext => ({ batchId: randomUUID(), attempt: 1, signal })
 const ones = (...keys: string[]): CounterIncrement[] => keys.map((key) => ({ key, delta: 1 }))
 

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { PGlite } from '@electric-sql/pglite'
-import pg from 'pg'
+import type pg from 'pg'
 import type { HoldClaim, QuotaClaim, UsageDedupe } from 'spillway'
 import {
   PostgresQuotaStore,
@@ -11,29 +11,24 @@ import {
 import { FakeClock } from 'spillway/testing'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { startPostgres } from '../../servers/postgres.ts'
+import { poolsOf } from './pools.ts'
 import { until } from './until.ts'
 import { holdRows, use, waiters, write } from './usage-databases.ts'
 
 const server = await startPostgres()
 const embedded = new PGlite()
-const pools: pg.Pool[] = []
+const { make: makePool, end: endPools } = poolsOf(server?.url)
 const key = { userId: 'ann', quotaType: 'calls', period: 'total' }
 let made = 0
 
 // Starting it takes its time on a busy machine.
 beforeAll(() => embedded.waitReady)
 afterAll(async () => {
-  for (const pool of pools) await pool.end()
+  await endPools()
   await embedded.close()
   await server?.stop()
 })
 
-const makePool = (config: pg.PoolConfig = {}): pg.Pool => {
-  const pool = new pg.Pool({ connectionString: server?.url, max: 4, ...config })
-  pool.on('error', () => undefined)
-  pools.push(pool)
-  return pool
-}
 /** Tables of their own. */
 const fresh = () => {
   const n = made++

@@ -1,34 +1,27 @@
 import { randomUUID } from 'node:crypto'
 import { PGlite } from '@electric-sql/pglite'
-import pg from 'pg'
 import { type AcceptedUsage, isSpillwayError } from 'spillway'
 import { PostgresUsageSink, type PostgresUsageSinkOptions } from 'spillway/postgres'
 import { seededRandom } from 'spillway/testing'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { startPostgres } from '../../servers/postgres.ts'
+import { poolsOf } from './pools.ts'
 import { until } from './until.ts'
 import { awayFromMidnight, dayMs, dayOf, keyOf, use, write } from './usage-databases.ts'
 
 const server = await startPostgres()
 const embedded = new PGlite()
-const pools: pg.Pool[] = []
+const { make: makePool, end: endPools } = poolsOf(server?.url)
 
 beforeAll(async () => {
   await embedded.waitReady
   await awayFromMidnight()
 })
 afterAll(async () => {
-  for (const pool of pools) await pool.end()
+  await endPools()
   await embedded.close()
   await server?.stop()
 })
-
-const makePool = (config: pg.PoolConfig = {}): pg.Pool => {
-  const pool = new pg.Pool({ connectionString: server?.url, max: 4, ...config })
-  pool.on('error', () => undefined)
-  pools.push(pool)
-  return pool
-}
 
 /** Tables of their own. */
 const fresh = (): Record<'table' | 'batchTable' | 'requestTable', string> => {

@@ -5,25 +5,20 @@ import { PostgresUsageSink, type PostgresUsageSinkOptions } from 'spillway/postg
 import { seededRandom } from 'spillway/testing'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { startPostgres } from '../../servers/postgres.ts'
+import { poolsOf } from './pools.ts'
 import { until } from './until.ts'
 import { attemptAt, batchOf, dayMs, type HeldRows, holdRows, keyOf, use, waiters, write } from './usage-databases.ts'
 
 const server = await startPostgres()
-const pools: pg.Pool[] = []
+const { make: makePool, end: endPools } = poolsOf(server?.url)
 const dedupes: readonly UsageDedupe[] = ['batch', 'event', 'request']
 const max = Number.MAX_SAFE_INTEGER
 
 afterAll(async () => {
-  for (const pool of pools) await pool.end()
+  await endPools()
   await server?.stop()
 })
 
-const makePool = (config: pg.PoolConfig = {}): pg.Pool => {
-  const pool = new pg.Pool({ connectionString: server?.url, max: 4, ...config })
-  pool.on('error', () => undefined)
-  pools.push(pool)
-  return pool
-}
 /** A use with ids of its own. */
 const fresh = (userId: string, value = 1): AcceptedUsage =>
   use(value, { userId, id: randomUUID(), requestId: randomUUID() })
