@@ -321,3 +321,159 @@ export interface InstanceSource<I> {
     context: { readonly signal: AbortSignal; readonly onError: (error: unknown) => void },
   ): void
 }
+
+/** What an entry of a cache depends on beside its key: a tag, or the namespace that `clear` empties. */
+export interface CacheMark {
+  /** Which: the store keeps one for each name. */
+  readonly name: string
+  /** Its state: no other state of it, before or after, has the same text. An entry is valid as long as its marks are as they were. */
+  readonly mark: string
+}
+
+/** A mark, as the store has it. */
+export interface CurrentMark extends CacheMark {
+  /**
+   * How long ago it was renewed, in milliseconds by the store's own clock; `Infinity` for one that was made because somebody asked
+   * for it, and never renewed since.
+   */
+  readonly renewedMs: number
+}
+
+/** What a cache store knows about a key. */
+export interface CachedValue {
+  /** The value; undefined where there is none: never written, deleted, expired, or unreadable. */
+  readonly value: unknown
+  /** Names this state of the key: no other state of it has the same. Empty where the store knows nothing about the key. */
+  readonly version: string
+  /** How long ago it was written, in milliseconds; 0 where there is no value. */
+  readonly ageMs: number
+  /** How long it is still fresh, in milliseconds; 0 or less once it is stale. May be `Infinity`. */
+  readonly freshMs: number
+  /** How long it is still kept, in milliseconds. May be `Infinity`. */
+  readonly keptMs: number
+  /** The marks that it was written with. */
+  readonly marks: readonly CacheMark[]
+}
+
+/** A value on its way into a cache store. */
+export interface CacheWrite {
+  /** Under which key. */
+  readonly key: string
+  /** The value, as the store's `encode` returned it where it has one. Never undefined. */
+  readonly value: unknown
+  /** How long it is fresh, in milliseconds: more than 0, may be `Infinity`. */
+  readonly freshMs: number
+  /** How long it is kept, in milliseconds: at least as long as it is fresh. May be `Infinity`. */
+  readonly keptMs: number
+  /** The marks that it depends on, in the state that it was made in. */
+  readonly marks: readonly CacheMark[]
+  /** Writes only where the key's version is still this one. Left out, it writes whatever is there. */
+  readonly ifVersion?: string | undefined
+}
+
+/** What became of a {@link CacheWrite}. */
+export interface CacheWriteOutcome {
+  /** Whether it was written; if not, the key's version was another one. */
+  readonly written: boolean
+  /** The key's version now. */
+  readonly version: string
+}
+
+/**
+ * The shared tier of a cache. It compares versions, so that a value that was loaded before a write never replaces what was written:
+ * a key that is deleted leaves a tombstone, which has a version and no value, for `fenceMs`.
+ *
+ * Answers come in the order of the arguments. Where a part of a call failed, its answers are errors; a method rejects only where all of
+ * it failed. Time passes on the store's own clock.
+ */
+export interface CacheStore {
+  /** How long at least it remembers the version of a key after a write or a delete, in milliseconds. */
+  readonly fenceMs: number
+  /**
+   * Turns a value into what `setMany` takes, before anything is written.
+   *
+   * @throws OptionError - where it can't carry the value, or would change it.
+   */
+  encode?(value: unknown): unknown
+  /** Reads keys, one that was asked twice twice. */
+  getMany(keys: readonly string[]): PromiseLike<readonly (CachedValue | Error)[]>
+  /** Writes, in the order of the writes where a key comes twice. */
+  setMany(writes: readonly CacheWrite[]): PromiseLike<readonly (CacheWriteOutcome | Error)[]>
+  /** Deletes keys, whatever is there; answers with the versions of the tombstones. */
+  deleteMany(keys: readonly string[]): PromiseLike<readonly (string | Error)[]>
+  /**
+   * Reads marks, and makes those that don't exist. A mark that the store has forgotten is made anew, and so makes invalid what was
+   * written with it: it is never taken for the old one.
+   */
+  readMarks(names: readonly string[]): PromiseLike<readonly (CurrentMark | Error)[]>
+  /** Renews marks, which makes invalid whatever was written with them. */
+  renewMarks(names: readonly string[]): PromiseLike<readonly (CurrentMark | Error)[]>
+}
+
+/** What other caches must know: a key was written or deleted, a tag invalidated, a namespace cleared. */
+export type Invalidation =
+  | {
+      /** A key was written or deleted. */
+      readonly kind: 'key'
+      /** The key, its namespace included. */
+      readonly key: string
+      /** Its version in the store since, where that is known: whoever has just this one may keep it. */
+      readonly version?: string | undefined
+    }
+  | {
+      /** All that bears a tag is invalid. */
+      readonly kind: 'tag'
+      /** The tag. */
+      readonly tag: string
+    }
+  | {
+      /** All of a namespace is invalid, and of those within it. */
+      readonly kind: 'clear'
+      /** The namespace, with those that it is in. */
+      readonly namespace: string
+    }
+
+/** Who hears of invalidations. */
+export interface InvalidationListener {
+  /** Others made these, in this order. */
+  onInvalidations(invalidations: readonly Invalidation[]): void
+  /** Some may have been missed until now; from now on they come. */
+  onGap(): void
+}
+
+/** A cache's own end of a bus. */
+export interface InvalidationLink {
+  /** Tells all others. Never throws and never waits: what can't be sent now is sent later, and what is lost is a gap for the others. */
+  publish(invalidations: readonly Invalidation[]): void
+  /** Resolves once all that was published is sent or lost. */
+  flush(): PromiseLike<void>
+  /** Hears and tells no more. What wasn't sent yet is lost. */
+  close(): void
+}
+
+/** Carries invalidations from each cache to all others, those of the same process included. */
+export interface InvalidationBus {
+  /** Makes an end of the bus, and begins to listen; `onGap` says when that has succeeded, each time. */
+  connect(listener: InvalidationListener): InvalidationLink
+}
+
+/** The right to load a key. */
+export interface LoadLease {
+  /** Whether somebody else had it first, so that the value may be there by now. */
+  readonly waited: boolean
+  /** Gives it back. */
+  release(): void | PromiseLike<void>
+}
+
+/** Lets one process at a time load a key, as far as that is possible: it saves work, and nothing depends on it. */
+export interface LoadLock {
+  /**
+   * Waits for the right to load a key.
+   *
+   * @returns it, or undefined where it didn't come within `waitMs`. A rejection means the same.
+   */
+  acquire(
+    key: string,
+    options: { readonly waitMs: number; readonly signal: AbortSignal },
+  ): PromiseLike<LoadLease | undefined>
+}
