@@ -57,6 +57,7 @@ export {
   timeWindow,
   timeWindowDefaults,
 } from './breaker/trip-policy.js'
+export { cacheKey } from './cache/cache-key.js'
 export { type Clock, systemClock } from './core/clock.js'
 export {
   ClosableComponent,
