@@ -19,6 +19,8 @@ export interface Turns {
   readonly async: boolean
   /** Throws when the turn's answer is wrong. Called after every turn, not timed. */
   readonly check: () => void | Promise<void>
+  /** What is to be shown beside the times, once all turns are over: how often something was called, for instance. */
+  readonly note?: () => string
 }
 
 /** The same work done in several ways; the first contender is spillway. */
@@ -61,6 +63,8 @@ export interface Measurement {
   readonly roundsNs: readonly number[]
   /** How many turns were measured in all. */
   readonly turns: number
+  /** What the contender counted itself. */
+  readonly note?: string
 }
 
 /**
@@ -101,12 +105,13 @@ export async function runContest(contest: Contest, effort: Effort): Promise<Meas
       entrant.turns += result.latency.samplesCount
     }
   }
-  return entrants.map(({ name, medians, means, turns }) => ({
+  return entrants.map(({ name, medians, means, turns, note }) => ({
     name,
     medianNs: medianOf(medians),
     meanNs: medianOf(means),
     roundsNs: medians,
     turns,
+    ...(note && { note: note() }),
   }))
 }
 

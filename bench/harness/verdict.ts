@@ -27,11 +27,11 @@ function reaches(ratio: number, aim: Aim): boolean {
 
 /** A contest's measurements and verdicts as lines of text. */
 export function tableOf(operation: string, measurements: readonly Measurement[], verdicts: readonly Verdict[]): string {
-  const header = ['', `ns/${operation}`, 'mean', 'spillway beside it', 'aim', '']
-  const rows = measurements.map(({ name, medianNs, meanNs }, index) => {
+  const header = ['', `ns/${operation}`, 'mean', 'spillway beside it', 'aim', '', '']
+  const rows = measurements.map(({ name, medianNs, meanNs, note = '' }, index) => {
     const verdict = verdicts[index - 1]
     const text = verdict === undefined ? ['', '', ''] : [ratioText(verdict), aimText(verdict.aim), okText(verdict.ok)]
-    return [name, nsText(medianNs), nsText(meanNs), ...text]
+    return [name, nsText(medianNs), nsText(meanNs), ...text, note]
   })
   const table = [header, ...rows]
   const widths = header.map((_, column) => Math.max(...table.map((row) => (row[column] ?? '').length)))
