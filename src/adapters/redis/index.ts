@@ -9,6 +9,12 @@ export {
 export type { IoredisClient, NodeRedisClient, NodeRedisCluster, RedisClient } from './redis-client.js'
 export { RedisCounterStore, type RedisCounterStoreOptions } from './redis-counter-store.js'
 export {
+  RedisInvalidationBus,
+  type RedisInvalidationBusEvents,
+  type RedisInvalidationBusOptions,
+  type RedisInvalidationBusStats,
+} from './redis-invalidation-bus.js'
+export {
   createRedisPool,
   RedisPool,
   type RedisPoolEvents,

@@ -1,0 +1,502 @@
+import { ClosableComponent, type ComponentOptions, type FlushReport } from '../../core/component.js'
+import { ClosedError, TimeoutError } from '../../core/errors.js'
+import { describeError, warn } from '../../core/events.js'
+import { checkCount, checkDuration, failOption, valueOr } from '../../core/options.js'
+import type { Invalidation, InvalidationBus, InvalidationLink, InvalidationListener } from '../../core/ports.js'
+import { type RetryOptions, resolveRetry } from '../../core/retry.js'
+import { type ContextRunner, captureContext } from '../../internal/async-context.js'
+import { batchId } from '../../internal/batch-id.js'
+import { Remembered } from '../../internal/remembered.js'
+import { copyInvalidation, type InvalidationMessage, readMessage } from './invalidation-message.js'
+import { InvalidationPublisher } from './invalidation-publisher.js'
+import { type RedisClient, type RedisFace, redisFace } from './redis-client.js'
+import { redisError } from './redis-error.js'
+import { RedisScript } from './redis-script.js'
+import { RedisSubscriber } from './redis-subscriber.js'
+
+/** Options of {@link RedisInvalidationBus}. */
+export interface RedisInvalidationBusOptions extends ComponentOptions {
+  /**
+   * The channel; buses on different channels know nothing of each other. It goes to all databases of a server. The `keyPrefix` of a client
+   * of ioredis is put before it.
+   *
+   * @defaultValue 'spillway:invalidations'
+   */
+  channel?: string | undefined
+  /**
+   * How many invalidations wait to be sent at the most. When there are more, all of them are lost and the others are told of a gap, which
+   * costs each of them one look at the shared store for whatever they hold.
+   *
+   * @defaultValue 10_000
+   */
+  capacity?: number | undefined
+  /**
+   * How many invalidations one message carries at the most; never more than about a million characters, but for one that alone has
+   * more.
+   *
+   * @defaultValue 500
+   */
+  maxBatchSize?: number | undefined
+  /**
+   * How long Redis may take to answer an attempt to publish, or a check of the subscription, in milliseconds, at least 1.
+   *
+   * @defaultValue 2000
+   */
+  timeoutMs?: number | undefined
+  /**
+   * How long an attempt to connect and to subscribe may take, in milliseconds, at least 1.
+   *
+   * @defaultValue 5000
+   */
+  connectTimeoutMs?: number | undefined
+  /**
+   * How often the subscription is asked for a sign of life, which finds connections that broke without a word, and how long after its last
+   * message a bus tells that there was none since, in milliseconds, at least 1.
+   *
+   * @defaultValue 10_000
+   */
+  heartbeatMs?: number | undefined
+  /**
+   * How many busses of others it knows at a time, at least 1: of those it notices when a message of theirs is missing. Beyond that, the
+   * one that was silent for longest is forgotten.
+   *
+   * @defaultValue 1000
+   */
+  maxSenders?: number | undefined
+  /**
+   * How often a message is tried before its invalidations are lost and the others are told of a gap instead, which is then tried until it
+   * succeeds.
+   *
+   * @defaultValue { attempts: 3, delayMs: 100, maxDelayMs: 1000 }
+   */
+  retry?: RetryOptions | undefined
+}
+
+/** Events of {@link RedisInvalidationBus}. */
+export interface RedisInvalidationBusEvents {
+  /** Messages come from now on. */
+  subscribed: Readonly<Record<string, never>>
+  /** No messages come, or an attempt to subscribe failed; it tries again. */
+  unsubscribed: { readonly error: unknown }
+  /** The links were told that they may have missed something. */
+  gap: {
+    /** `'subscribed'`: before messages came. `'told'`: its sender lost some. `'missed'`: some of a sender's didn't arrive here. */
+    readonly reason: 'subscribed' | 'told' | 'missed'
+    /** The bus whose messages they are. */
+    readonly by: string | undefined
+  }
+  /** An attempt to publish failed. */
+  publishFailed: {
+    readonly error: unknown
+    /** The how manieth attempt it was, of the same message. */
+    readonly attempt: number
+    /** How many invalidations are lost by that; the others are told of a gap as soon as Redis takes it. */
+    readonly lost: number
+  }
+  /** Something came over the channel that is no message: its first 200 characters. */
+  ignored: { readonly text: string }
+}
+
+/** Stats of {@link RedisInvalidationBus}, of invalidations: `offered = published + merged + lost + pending`. */
+export interface RedisInvalidationBusStats {
+  /** Its name. */
+  readonly name: string
+  /** Whether messages come. */
+  readonly subscribed: boolean
+  /** Links that are open. */
+  readonly links: number
+  /** All that its links published. */
+  readonly offered: number
+  /** What Redis has taken. */
+  readonly published: number
+  /** What was told by a later one of the same name in the same message. */
+  readonly merged: number
+  /** What was lost, of which the others are told by a gap. */
+  readonly lost: number
+  /** What waits or is under way. */
+  readonly pending: number
+  /** Messages that Redis has taken, those of gaps and beats included. */
+  readonly batches: number
+  /** Attempts to publish that failed. */
+  readonly failures: number
+  /** Messages of others that came. */
+  readonly received: number
+  /** The invalidations in them. */
+  readonly heard: number
+  /** Messages of its own that came back. */
+  readonly own: number
+  /** Messages that were none. */
+  readonly malformed: number
+  /** How often its links were told that they may have missed something. */
+  readonly gaps: number
+  /** Of these, how often since messages of a sender were missing. */
+  readonly holes: number
+  /** Other busses that it knows. */
+  readonly senders: number
+}
+
+/** From a script, so that a cluster's clients send all messages of a channel to one node, which keeps their order. */
+const publish: RedisScript = new RedisScript(`return redis.call('PUBLISH', ARGV[1], ARGV[2])`)
+
+/**
+ * Carries invalidations between the caches of many processes over Redis' pub/sub, which drops messages in silence: for whoever is not
+ * connected, for whoever reads too slowly, in a failover. So messages are numbered, and wherever one may be missing the caches are told
+ * of a gap.
+ *
+ * @example
+ * ```ts
+ * import { Redis } from 'ioredis'
+ * import { RedisInvalidationBus } from 'spillway/redis'
+ *
+ * const redis = new Redis('redis://127.0.0.1:6379')
+ * const bus = new RedisInvalidationBus(redis)
+ * const link = bus.connect({
+ *   onInvalidations: (invalidations) => console.log(invalidations),
+ *   onGap: () => console.log('whatever is held may be outdated'),
+ * })
+ * link.publish([{ kind: 'key', key: 'users:42' }])
+ * await bus.close()
+ * ```
+ */
+export class RedisInvalidationBus
+  extends ClosableComponent<RedisInvalidationBusEvents, RedisInvalidationBusStats>
+  implements InvalidationBus
+{
+  /** The options' defaults. */
+  static readonly defaults = {
+    channel: 'spillway:invalidations',
+    capacity: 10_000,
+    maxBatchSize: 500,
+    timeoutMs: 2000,
+    connectTimeoutMs: 5000,
+    heartbeatMs: 10_000,
+    maxSenders: 1000,
+    retry: { attempts: 3, delayMs: 100, maxDelayMs: 1000 },
+  } as const
+
+  /** What others know it by: a random id. */
+  readonly id: string
+  readonly #client: RedisClient
+  readonly #face: RedisFace
+  readonly #channel: string
+  readonly #timeoutMs: number
+  readonly #connectTimeoutMs: number
+  readonly #heartbeatMs: number
+  readonly #maxSenders: number
+  readonly #publisher: InvalidationPublisher
+  readonly #context: ContextRunner = captureContext()
+  readonly #links = new Set<Link>()
+  /** What is being told to links of this process, in turn: a listener may publish itself. */
+  readonly #told: { readonly by: Link; readonly invalidations: readonly Invalidation[] }[] = []
+  #telling = false
+  #subscriber: RedisSubscriber | undefined
+  /** The number of the latest message of each bus that was heard since it subscribed. */
+  #senders: Remembered<number>
+  #cancelHeartbeat: (() => void) | undefined
+  #closed = false
+  readonly #books = { received: 0, heard: 0, own: 0, malformed: 0, gaps: 0, holes: 0 }
+
+  /**
+   * @param client - a client of ioredis or node-redis, single or cluster. It stays the caller's to connect and to close; for its
+   * subscription the bus makes, and ends, a duplicate of it.
+   * @throws OptionError when an option is wrong, or the client none that it knows.
+   */
+  constructor(client: RedisClient, options: RedisInvalidationBusOptions = {}) {
+    super('redis-invalidation-bus', options)
+    const { defaults } = RedisInvalidationBus
+    this.#client = client
+    this.#face = redisFace(client)
+    const channel = valueOr<string>(options.channel, defaults.channel)
+    if (typeof channel !== 'string' || channel === '')
+      failOption('channel', 'must be a string that is not empty', channel)
+    this.#channel = `${keyPrefixOf(client)}${channel}`
+    const capacity = checkCount('capacity', valueOr<number>(options.capacity, defaults.capacity))
+    const maxBatchSize = checkCount('maxBatchSize', valueOr<number>(options.maxBatchSize, defaults.maxBatchSize))
+    const duration = (field: 'timeoutMs' | 'connectTimeoutMs' | 'heartbeatMs'): number =>
+      checkDuration(field, valueOr<number>(options[field], defaults[field]), 1)
+    this.#timeoutMs = duration('timeoutMs')
+    this.#connectTimeoutMs = duration('connectTimeoutMs')
+    this.#heartbeatMs = duration('heartbeatMs')
+    this.#maxSenders = checkCount('maxSenders', valueOr<number>(options.maxSenders, defaults.maxSenders))
+    this.#senders = new Remembered(this.#maxSenders)
+    const retry = resolveRetry(options.retry, defaults.retry)
+    this.id = batchId(this.clock.wallNow())
+    const { clock, random, id } = this
+    this.#publisher = new InvalidationPublisher({
+      clock,
+      random,
+      by: id,
+      capacity,
+      maxBatchSize,
+      retry,
+      send: (text) => this.#send(text),
+      onFailed: (failure) => {
+        if (this.events.has('publishFailed')) this.events.emit('publishFailed', failure)
+      },
+    })
+  }
+
+  /**
+   * Makes a cache's own end of the bus. The first one begins to subscribe, and the last one that is closed ends that. Whoever listens is
+   * told of a gap once messages come, and again after each break; other links of the same bus are heard at once, with Redis or without it.
+   *
+   * @throws OptionError when the listener is none; ClosedError when the bus is closed.
+   */
+  connect(listener: InvalidationListener): InvalidationLink {
+    for (const method of ['onInvalidations', 'onGap'] as const) {
+      if (typeof listener?.[method] !== 'function') failOption('listener', `must have a method ${method}`, listener)
+    }
+    if (this.#closed) throw new ClosedError(`${this.name} is closed`)
+    const link = new Link(listener, {
+      publish: (invalidations) => this.#publish(link, invalidations),
+      flush: () => this.#publisher.flush(),
+      close: () => this.#leave(link),
+    })
+    this.#links.add(link)
+    if (this.#subscriber === undefined) this.#subscribe()
+    else if (this.#subscriber.subscribed) {
+      // What was told before it came, it has missed. Not before the caller has its link.
+      queueMicrotask(() => this.#context(() => link.hearGap()))
+    }
+    return link
+  }
+
+  /** Waits until all that was published before is sent or lost, which takes as long as the attempts of `retry` at the most. */
+  override async flush(): Promise<FlushReport> {
+    const before = this.#publisher.books
+    await this.#publisher.flush()
+    const after = this.#publisher.books
+    const told = (books: typeof before): number => books.published + books.merged
+    return { succeeded: told(after) - told(before), failed: after.lost - before.lost, dropped: 0 }
+  }
+
+  override stats(): RedisInvalidationBusStats {
+    return {
+      name: this.name,
+      subscribed: this.#subscriber?.subscribed === true,
+      links: this.#links.size,
+      ...this.#publisher.books,
+      ...this.#books,
+      senders: this.#senders.size,
+    }
+  }
+
+  /** Makes the attempts that are left, without pauses. Until then its links hear on. */
+  protected override drain(): Promise<void> {
+    this.#closed = true
+    return this.#publisher.close()
+  }
+
+  protected override abandon(): number {
+    return this.#publisher.stop()
+  }
+
+  protected override release(): void {
+    this.#publisher.stop()
+    this.#unsubscribe()
+    for (const link of this.#links) link.end()
+    this.#links.clear()
+  }
+
+  #publish(by: Link, invalidations: readonly Invalidation[]): void {
+    if (this.#closed) return
+    const copies: Invalidation[] = []
+    for (const invalidation of invalidations) {
+      const copy = copyInvalidation(invalidation)
+      if (copy === undefined) warn(`${this.name} was told something that is no invalidation, and left it out`)
+      else copies.push(copy)
+    }
+    if (copies.length === 0) return
+    this.#publisher.add(copies)
+    this.#told.push({ by, invalidations: copies })
+    if (!this.#telling) this.#context(() => this.#tellLocally())
+  }
+
+  #tellLocally(): void {
+    this.#telling = true
+    for (let next = this.#told.shift(); next !== undefined; next = this.#told.shift()) {
+      for (const link of this.#links) if (link !== next.by) link.hear(next.invalidations)
+    }
+    this.#telling = false
+  }
+
+  #leave(link: Link): void {
+    this.#links.delete(link)
+    // Nobody listens any more, so nothing holds the process.
+    if (this.#links.size === 0) this.#unsubscribe()
+  }
+
+  #subscribe(): void {
+    const { clock, random } = this
+    const subscriber = new RedisSubscriber(
+      this.#client,
+      this.#channel,
+      {
+        onMessage: (text) => this.#receive(text),
+        onSubscribed: () => {
+          if (this.events.has('subscribed')) this.events.emit('subscribed', {})
+          // Whatever a sender told before this is missed or heard: its next message is no hole.
+          this.#senders = new Remembered(this.#maxSenders)
+          this.#tellGap('subscribed', undefined)
+          this.#publisher.wake()
+        },
+        onUnsubscribed: (error) => {
+          if (!this.events.has('unsubscribed')) return
+          this.events.emit('unsubscribed', { error: this.#wrap(error, 'subscribe', false) })
+        },
+      },
+      { clock, random, connectTimeoutMs: this.#connectTimeoutMs },
+    )
+    this.#subscriber = subscriber
+    this.#context(() => {
+      void subscriber.start()
+      this.#scheduleHeartbeat(subscriber)
+    })
+  }
+
+  #unsubscribe(): void {
+    this.#cancelHeartbeat?.()
+    this.#cancelHeartbeat = undefined
+    this.#subscriber?.close()
+    this.#subscriber = undefined
+  }
+
+  #scheduleHeartbeat(subscriber: RedisSubscriber): void {
+    this.#cancelHeartbeat = this.clock.setTimer(
+      () => {
+        this.#scheduleHeartbeat(subscriber)
+        void subscriber.check(this.#timeoutMs)
+        this.#publisher.beat()
+      },
+      this.#heartbeatMs,
+      { keepAlive: false },
+    )
+  }
+
+  #receive(text: string): void {
+    const message = readMessage(text)
+    if (message === undefined) {
+      this.#books.malformed++
+      if (this.events.has('ignored')) this.events.emit('ignored', { text: text.slice(0, 200) })
+    } else if (message.by === this.id) this.#books.own++
+    else this.#hear(message)
+  }
+
+  #hear({ by, seq, kind, invalidations }: InvalidationMessage): void {
+    this.#books.received++
+    const known = this.#senders.get(by)
+    this.#senders.add(by, Math.max(seq, known ?? 0))
+    const next = kind === 'beat' ? seq : seq - 1
+    if (known !== undefined && next > known) {
+      this.#books.holes++
+      this.#tellGap('missed', by)
+    } else if (kind === 'gap' && (known === undefined || seq > known)) this.#tellGap('told', by)
+    if (invalidations.length === 0) return
+    this.#books.heard += invalidations.length
+    for (const link of this.#links) link.hear(invalidations)
+  }
+
+  #tellGap(reason: RedisInvalidationBusEvents['gap']['reason'], by: string | undefined): void {
+    this.#books.gaps++
+    if (this.events.has('gap')) this.events.emit('gap', { reason, by })
+    for (const link of this.#links) link.hearGap()
+  }
+
+  async #send(text: string): Promise<void> {
+    const { closed, epoch } = this.#face
+    const work = publish.run(this.#face, [this.#channel], [this.#channel, text])
+    try {
+      await this.#within(this.#timeoutMs, work)
+    } catch (error) {
+      throw this.#wrap(error, 'publish', true, closed, epoch !== this.#face.epoch)
+    }
+  }
+
+  #within(timeoutMs: number, work: Promise<unknown>): Promise<void> {
+    return new Promise<void>((resolve, reject) => {
+      let late = false
+      const giveUp = (): void => {
+        late = true
+        reject(new TimeoutError(`${this.name}: Redis has not answered within ${timeoutMs} ms`, timeoutMs))
+      }
+      // Where this process was busy for so long, the answer may be here and wait to be read.
+      const cancelTimer = this.clock.setTimer(() => this.clock.defer(giveUp), timeoutMs, { keepAlive: false })
+      const answered = (): void => {
+        cancelTimer()
+        resolve()
+        if (late) this.#publisher.wake()
+      }
+      work.then(answered, (error: unknown) => {
+        cancelTimer()
+        reject(error)
+      })
+    })
+  }
+
+  #wrap(error: unknown, operation: string, writes: boolean, closed = false, resent = false): unknown {
+    return redisError(error, { name: this.name, operation, writes, closed, resent })
+  }
+}
+
+/** What a link asks of its bus. */
+interface LinkHost {
+  publish(invalidations: readonly Invalidation[]): void
+  flush(): Promise<void>
+  close(): void
+}
+
+/** One cache's end. */
+class Link implements InvalidationLink {
+  readonly #listener: InvalidationListener
+  #host: LinkHost | undefined
+  #reported = false
+
+  constructor(listener: InvalidationListener, host: LinkHost) {
+    this.#listener = listener
+    this.#host = host
+  }
+
+  publish(invalidations: readonly Invalidation[]): void {
+    this.#host?.publish(invalidations)
+  }
+
+  flush(): Promise<void> {
+    return this.#host?.flush() ?? Promise.resolve()
+  }
+
+  close(): void {
+    const host = this.#host
+    this.#host = undefined
+    host?.close()
+  }
+
+  /** Its bus is closed. */
+  end(): void {
+    this.#host = undefined
+  }
+
+  hear(invalidations: readonly Invalidation[]): void {
+    if (this.#host !== undefined) this.#tell(() => this.#listener.onInvalidations(invalidations))
+  }
+
+  hearGap(): void {
+    if (this.#host !== undefined) this.#tell(() => this.#listener.onGap())
+  }
+
+  /** A listener that throws hurts nobody else; its first error is reported. */
+  #tell(act: () => void): void {
+    try {
+      act()
+    } catch (error) {
+      if (this.#reported) return
+      this.#reported = true
+      warn(`what listens to invalidations failed: ${describeError(error)}`)
+    }
+  }
+}
+
+/** Keys get the prefix of ioredis, a channel that a script publishes to doesn't. */
+function keyPrefixOf(client: RedisClient): string {
+  const { keyPrefix } = (client as { options?: { keyPrefix?: unknown } }).options ?? {}
+  return keyPrefix === undefined || keyPrefix === null ? '' : String(keyPrefix)
+}
