@@ -58,6 +58,18 @@ export {
   timeWindowDefaults,
 } from './breaker/trip-policy.js'
 export { cacheKey } from './cache/cache-key.js'
+export {
+  CacheWarmer,
+  type CacheWarmerEvents,
+  type CacheWarmerOptions,
+  type CacheWarmerStats,
+  type WarmerReport,
+  type WarmList,
+  type WarmListReport,
+  type WarmRunOptions,
+} from './cache/cache-warmer.js'
+export type { WarmPaceOptions } from './cache/warm-gate.js'
+export type { WarmFailure, WarmOptions, WarmReport, WarmTarget, WarmTask, WarmTasks } from './cache/warm-run.js'
 export { type Clock, systemClock } from './core/clock.js'
 export {
   ClosableComponent,
@@ -84,6 +96,7 @@ export {
   type SpillwayErrorOptions,
   StoreError,
   TimeoutError,
+  TokenError,
   TooLargeError,
 } from './core/errors.js'
 export { Emitter, type Listener } from './core/events.js'
@@ -116,3 +129,19 @@ export type {
 export type { Reservation, WaitOptions } from './quota/reservation.js'
 export type { StoreRetry, StoreTimeout } from './quota/store-calls.js'
 export type { AccountedUse, UsageFallback } from './quota/usage-accounting.js'
+export { type TokenAudience, tokenAudienceKey } from './token/token-audience.js'
+export {
+  TokenCache,
+  type TokenCacheSetting,
+  type TokenGetArguments,
+  type TokenSource,
+} from './token/token-cache.js'
+export type { TokenCacheEvents, TokenCacheStats } from './token/token-cache-events.js'
+export type {
+  FetchToken,
+  TokenCacheOptions,
+  TokenContext,
+  TokenGetOptions,
+  TokenGrant,
+  TokenRetryOptions,
+} from './token/token-cache-options.js'
