@@ -1,3 +1,4 @@
+export { type CacheStoreHarness, cacheStoreContract } from './contracts/cache-store.js'
 export type { ContractCase } from './contracts/contract.js'
 export { type CounterStoreHarness, counterStoreContract } from './contracts/counter-store.js'
 export { type QuotaStoreHarness, quotaStoreContract } from './contracts/quota-store.js'
@@ -15,6 +16,8 @@ export {
   late,
   slow,
 } from './faults.js'
+export { MemoryCacheStore, type MemoryCacheStoreOptions } from './memory-cache-store.js'
 export { MemoryCounterStore, type MemoryCounterStoreOptions } from './memory-counter-store.js'
+export { MemoryInvalidationBus, type MemoryInvalidationBusOptions } from './memory-invalidation-bus.js'
 export { type JournalOperation, MemoryUsageJournal, type MemoryUsageJournalOptions } from './memory-usage-journal.js'
 export { seededRandom } from './seeded-random.js'
