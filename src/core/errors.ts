@@ -11,6 +11,7 @@ export type SpillwayErrorCode =
   | 'ERR_TOO_LARGE'
   | 'ERR_INVALID_EVENT'
   | 'ERR_STORE'
+  | 'ERR_TOKEN'
   | 'ERR_OPTION'
 
 /** What the constructor of a {@link SpillwayError} takes beside its message. */
@@ -203,6 +204,23 @@ export class InvalidEventError extends SpillwayError {
   }
   override get name(): string {
     return 'InvalidEventError'
+  }
+}
+
+/**
+ * `ERR_TOKEN`: what was fetched is no token that can be used. The message names the field and the rule, and never holds the token.
+ * `retryable` where only a clock may be wrong.
+ */
+export class TokenError extends SpillwayError {
+  /** The field that is wrong. */
+  readonly field: string
+
+  constructor(field: string, message: string, options?: SpillwayErrorOptions) {
+    super('ERR_TOKEN', message, options)
+    this.field = field
+  }
+  override get name(): string {
+    return 'TokenError'
   }
 }
 

@@ -8,6 +8,7 @@ import {
   SpillwayError,
   StoreError,
   TimeoutError,
+  TokenError,
   TooLargeError,
 } from 'spillway'
 import { describe, expect, test, vi } from 'vitest'
@@ -32,6 +33,7 @@ const kinds = [
     retryable: false,
   },
   { error: new StoreError('store down', { cause }), name: 'StoreError', code: 'ERR_STORE', retryable: true },
+  { error: new TokenError('token', 'no token', { cause }), name: 'TokenError', code: 'ERR_TOKEN', retryable: false },
 ] as const
 
 describe.each(kinds)('$name', ({ error, name, code, retryable }) => {
