@@ -1,3 +1,6 @@
+export type { CacheCompression, CacheSerializer } from './cache-payload.js'
+export type { UnreadableReason } from './cache-record.js'
+export { jsonSerializer } from './json-serializer.js'
 export type { PoolableClient, PoolableIoredis, PoolableNodeRedis } from './pooled-connection.js'
 export type { ProbeGateOptions } from './probe-gate.js'
 export {
@@ -6,6 +9,12 @@ export {
   type RedisBreakerShareOptions,
   type RedisBreakerShareStats,
 } from './redis-breaker-share.js'
+export { RedisCacheStore } from './redis-cache-store.js'
+export type {
+  RedisCacheStoreEvents,
+  RedisCacheStoreOptions,
+  RedisCacheStoreStats,
+} from './redis-cache-store-options.js'
 export type { IoredisClient, NodeRedisClient, NodeRedisCluster, RedisClient } from './redis-client.js'
 export { RedisCounterStore, type RedisCounterStoreOptions } from './redis-counter-store.js'
 export {

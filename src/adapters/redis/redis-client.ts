@@ -8,6 +8,8 @@ export interface IoredisClient {
   readonly status: string
   /** Sends any command. */
   call(command: string, args: (string | number | Buffer)[]): Promise<unknown>
+  /** Sends any command, and answers with the bytes of texts. */
+  callBuffer(command: string, args: (string | number | Buffer)[]): Promise<unknown>
 }
 
 /** A client of node-redis, version 5 or 6: `createClient(…)`. */
@@ -17,7 +19,7 @@ export interface NodeRedisClient {
   /** Whether it can send commands at this moment. */
   readonly isReady: boolean
   /** Sends any command. */
-  sendCommand(args: string[], options?: { typeMapping?: Record<never, never> }): Promise<unknown>
+  sendCommand(args: (string | Buffer)[], options?: { typeMapping?: Record<never, never> }): Promise<unknown>
 }
 
 /** A cluster client of node-redis, version 5 or 6: `createCluster(…)`. */
@@ -30,7 +32,7 @@ export interface NodeRedisCluster {
   sendCommand(
     firstKey: string,
     isReadonly: boolean,
-    args: string[],
+    args: (string | Buffer)[],
     options?: { typeMapping?: Record<never, never> },
   ): Promise<unknown>
 }
@@ -49,12 +51,18 @@ export interface RedisFace {
    * Undefined where the client never does so, or doesn't tell.
    */
   readonly epoch: number | undefined
+  /** Whether a command that only reads may go to a replica, which may not know yet what was written, whatever `readonly` says. */
+  readonly readsReplicas: boolean
   /** Sends a command to the node of a key. */
-  send(key: string, readonly: boolean, command: string, args: string[]): Promise<unknown>
+  send(key: string, readonly: boolean, command: string, args: (string | Buffer)[]): Promise<unknown>
+  /** Sends a command to the node of a key, and answers with the bytes of texts. */
+  sendForBytes(key: string, readonly: boolean, command: string, args: (string | Buffer)[]): Promise<unknown>
 }
 
 /** Whatever the client maps types to, here a bulk string is a string and a number a number. */
 const plainTypes = { typeMapping: {} }
+/** The same, but a bulk string, whose sign in the protocol is `$`, is a Buffer. */
+const byteTypes = { typeMapping: { 36: Buffer } }
 
 /** Finds out what kind of client it got. Reads properties, sends nothing. */
 export function redisFace(client: RedisClient): RedisFace {
@@ -82,6 +90,11 @@ function checkKeyPrefix(client: RedisClient): void {
   }
 }
 
+function scalesReads(client: IoredisClient): boolean {
+  const { options } = client as { options?: { scaleReads?: unknown } }
+  return options?.scaleReads !== undefined && options.scaleReads !== 'master'
+}
+
 function ioredisFace(client: IoredisClient): RedisFace {
   return {
     cluster: client.isCluster,
@@ -91,7 +104,9 @@ function ioredisFace(client: IoredisClient): RedisFace {
     get epoch() {
       return (client as { connectionEpoch?: number }).connectionEpoch
     },
+    readsReplicas: client.isCluster && scalesReads(client),
     send: (_key, _readonly, command, args) => client.call(command, args),
+    sendForBytes: (_key, _readonly, command, args) => client.callBuffer(command, args),
   }
 }
 
@@ -102,9 +117,14 @@ function nodeRedisFace(client: NodeRedisClient): RedisFace {
       return !client.isOpen
     },
     epoch: undefined,
+    readsReplicas: false,
     send: (_key, _readonly, command, args) => {
       args.unshift(command)
       return client.sendCommand(args, plainTypes)
+    },
+    sendForBytes: (_key, _readonly, command, args) => {
+      args.unshift(command)
+      return client.sendCommand(args, byteTypes)
     },
   }
 }
@@ -116,9 +136,15 @@ function nodeRedisClusterFace(client: NodeRedisCluster): RedisFace {
       return !client.isOpen
     },
     epoch: undefined,
+    // Each call says whether it may go to a replica.
+    readsReplicas: false,
     send: (key, readonly, command, args) => {
       args.unshift(command)
       return client.sendCommand(key, readonly, args, plainTypes)
+    },
+    sendForBytes: (key, readonly, command, args) => {
+      args.unshift(command)
+      return client.sendCommand(key, readonly, args, byteTypes)
     },
   }
 }

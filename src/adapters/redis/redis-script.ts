@@ -16,18 +16,35 @@ export class RedisScript {
    *
    * @param keys - the first of them says which node it is sent to.
    */
-  async run(face: RedisFace, keys: readonly string[], args: readonly string[]): Promise<unknown> {
+  run(face: RedisFace, keys: readonly string[], args: readonly ScriptArgument[]): Promise<unknown> {
     const first = keys[0] as string
+    return this.#run(keys, args, (command, sent) => face.send(first, false, command, sent))
+  }
+
+  /** Runs it, and answers with the bytes of texts. */
+  runForBytes(face: RedisFace, keys: readonly string[], args: readonly ScriptArgument[]): Promise<unknown> {
+    const first = keys[0] as string
+    return this.#run(keys, args, (command, sent) => face.sendForBytes(first, false, command, sent))
+  }
+
+  async #run(
+    keys: readonly string[],
+    args: readonly ScriptArgument[],
+    send: (command: string, args: ScriptArgument[]) => Promise<unknown>,
+  ): Promise<unknown> {
     try {
-      return await face.send(first, false, 'EVALSHA', commandOf(this.#sha, keys, args))
+      return await send('EVALSHA', commandOf(this.#sha, keys, args))
     } catch (error) {
       if (!isUnknownScript(error)) throw error
-      return face.send(first, false, 'EVAL', commandOf(this.source, keys, args))
+      return send('EVAL', commandOf(this.source, keys, args))
     }
   }
 }
 
-function commandOf(script: string, keys: readonly string[], args: readonly string[]): string[] {
+/** What a script is given beside keys. */
+export type ScriptArgument = string | Buffer
+
+function commandOf(script: string, keys: readonly string[], args: readonly ScriptArgument[]): ScriptArgument[] {
   return [script, String(keys.length), ...keys, ...args]
 }
 

@@ -1,0 +1,130 @@
+import { format, headerBytes, magic } from './cache-record.js'
+import { RedisScript } from './redis-script.js'
+
+/** How many arguments of {@link writeRecords} there are for each key. */
+export const argumentsPerWrite = 6
+/** The condition of a write that has none. Others are `=` and the version that must be there. */
+export const unconditional = '*'
+
+const clock = `
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local function text(number) return string.format('%.0f', number) end
+local function span(ms) return ms == '' and math.huge or tonumber(ms) * 1000 end
+`
+
+/**
+ * An expiry that is further away than this isn't set: it is 3000 years, and Redis refuses what overflows its clock of 64 bits.
+ * Redis also wants whole numbers, and at least 1.
+ */
+const expiring = `
+local function put(key, value, us)
+  if us < 1e17 then return redis.pcall('SET', key, value, 'PX', text(math.max(1, math.ceil(us / 1000)))) end
+  return redis.pcall('SET', key, value)
+end
+`
+
+/**
+ * Writes records of one bucket, tombstones included. KEYS: where. ARGV: the fence in milliseconds; then for each key the condition, for how many
+ * milliseconds it is fresh and for how many it is kept (empty for ever), flags, the body's checksum, the body.
+ *
+ * It answers with the server's time, and for each key `+` and the version if it was written, `-` and the version that is there if it was
+ * not, or `!` and an error. What Redis had no room for is deleted, if it was to be written whatever is there: an old value must not
+ * outlive its successor.
+ *
+ * A version is the server's time in microseconds, or one more than the last one if that is more, so that none comes twice. Only the
+ * header of what is there is read, unless it can't be read: then its version is the hash of all of it.
+ */
+export const writeRecords: RedisScript = new RedisScript(`${clock}${expiring}
+local pack, unpack = struct.pack, struct.unpack
+local function sum(header)
+  local a, b, c, d, e, f, g, h, i, j, k, l, m = unpack('<I4I4I4I4I4I4I4I4I4I4I4I4I4', header)
+  return (a + 3 * b + 5 * c + 7 * d + 9 * e + 11 * f + 13 * g + 15 * h + 17 * i + 19 * j + 21 * k + 23 * l + 25 * m) % 4294967296
+end
+local begin = '${magic}' .. string.char(${format})
+local fence = span(ARGV[1])
+local answers = { text(now) }
+local at = 2
+for n, key in ipairs(KEYS) do
+  local condition, flags, body = ARGV[at], tonumber(ARGV[at + 3]), ARGV[at + 5]
+  local old = redis.pcall('GETRANGE', key, 0, ${headerBytes - 1})
+  local there, version, fenced = '', 0, 0
+  if type(old) == 'string' and #old > 0 then
+    if #old == ${headerBytes} and string.sub(old, 1, 4) == begin and sum(old) == unpack('<I4', old, 53) then
+      version, fenced = unpack('<d', old, 9), unpack('<d', old, 41)
+      there = text(version)
+    elseif condition ~= '${unconditional}' then
+      there = 'x' .. redis.sha1hex(redis.call('GET', key))
+    end
+  end
+  if condition ~= '${unconditional}' and condition ~= '=' .. there then
+    answers[n + 1] = '-' .. there
+  else
+    if condition == '${unconditional}' then fenced = now + fence end
+    version = math.max(now, version + 1)
+    local fresh, kept = span(ARGV[at + 1]), span(ARGV[at + 2])
+    local header = pack('<I4dddddI4', flags, version, now, now + fresh, now + kept, fenced, tonumber(ARGV[at + 4]))
+    header = begin .. header
+    header = header .. pack('<I4', sum(header))
+    local done = put(key, header .. body, math.max(kept, fenced - now))
+    if done.err then
+      if condition == '${unconditional}' then redis.pcall('DEL', key) end
+      answers[n + 1] = '!' .. done.err
+    else
+      answers[n + 1] = '+' .. text(version)
+    end
+  end
+  at = at + ${argumentsPerWrite}
+end
+return answers
+`)
+
+/** Reads records, where MGET might be sent to a replica. KEYS: which. It answers with what is there, as MGET does. */
+export const readRecords: RedisScript = new RedisScript(`return redis.call('MGET', unpack(KEYS))`)
+
+/** The server's time, in microseconds. KEYS: any key of that server. */
+export const readTime: RedisScript = new RedisScript(`
+local time = redis.call('TIME')
+return string.format('%.0f', time[1] * 1000000 + time[2])
+`)
+
+/**
+ * Reads marks of one bucket, makes those that are missing, and renews them if that is asked for. KEYS: where. ARGV: for how many
+ * milliseconds they are kept (empty for ever), `1` to renew them, then for each the state that it gets if it gets one.
+ *
+ * It answers with two texts for each: its state, and how many microseconds ago it was renewed, which is empty for one that never was, or
+ * `!` and an error. A mark that something else has taken the place of counts as renewed. One that there is no room for is
+ * deleted if it was to be renewed, so that nobody goes by its old state.
+ */
+export const touchMarks: RedisScript = new RedisScript(`${clock}${expiring}
+local keep, renew = span(ARGV[1]), ARGV[2] == '1'
+local answers = {}
+for n, key in ipairs(KEYS) do
+  local there = redis.pcall('GET', key)
+  local state, renewed
+  if type(there) == 'string' then state, renewed = string.match(there, '^swm1 (%S+) (%d+)$') end
+  local ago
+  if state and not renew then
+    renewed = tonumber(renewed)
+    if renewed == 0 then ago = '' else ago = text(math.max(0, now - renewed)) end
+    local left = redis.call('PTTL', key)
+    if keep >= 1e17 then
+      if left >= 0 then redis.call('PERSIST', key) end
+    elseif left >= 0 and left < keep / 2000 then
+      redis.call('PEXPIRE', key, text(math.max(1, math.ceil(keep / 1000))))
+    end
+  else
+    state = ARGV[n + 2]
+    local known = renew or there
+    ago = known and '0' or ''
+    local done = put(key, 'swm1 ' .. state .. ' ' .. text(known and now or 0), keep)
+    if done.err then
+      if renew then redis.pcall('DEL', key) end
+      ago = '!' .. done.err
+    end
+  end
+  answers[2 * n - 1] = state
+  answers[2 * n] = ago
+end
+return answers
+`)

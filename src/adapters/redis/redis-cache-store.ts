@@ -1,0 +1,502 @@
+import { randomBytes } from 'node:crypto'
+import { Component } from '../../core/component.js'
+import { type SpillwayError, StoreError } from '../../core/errors.js'
+import { isThenable } from '../../core/events.js'
+import { checkCount, checkDuration, checkOptions, failOption, valueOr } from '../../core/options.js'
+import type {
+  CachedValue,
+  CacheMark,
+  CacheStore,
+  CacheWrite,
+  CacheWriteOutcome,
+  CurrentMark,
+} from '../../core/ports.js'
+import { CacheClock } from './cache-clock.js'
+import { CacheKeys } from './cache-keys.js'
+import { type CachePart, type PartLimits, partsOf, runParts } from './cache-parts.js'
+import { checkPayload, PayloadCodec, PayloadTooLargeError } from './cache-payload.js'
+import { bodyOf, type CacheRecord, flags, headerBytes, readRecord, type UnreadableReason } from './cache-record.js'
+import { readRecords, readTime, touchMarks, unconditional, writeRecords } from './cache-scripts.js'
+import { fixLayout } from './counter-scripts.js'
+import { jsonSerializer } from './json-serializer.js'
+import {
+  checkCompression,
+  checkSerializer,
+  type RedisCacheStoreEvents,
+  type RedisCacheStoreOptions,
+  type RedisCacheStoreStats,
+} from './redis-cache-store-options.js'
+import { type RedisClient, type RedisFace, redisFace } from './redis-client.js'
+import { partlyFailed, redisError } from './redis-error.js'
+import type { ScriptArgument } from './redis-script.js'
+
+/** How much one command reads or writes, so that none holds up a server. */
+const perRead: PartLimits = { keys: 500, bytes: Number.POSITIVE_INFINITY }
+const perWrite: PartLimits = { keys: 200, bytes: 1_048_576 }
+/** A value takes no more than a string of Redis may. */
+const maxStringBytes = 536_870_912 - 65_536
+/** For how long a failed look at the number of buckets isn't repeated. */
+const layoutRetryMs = 1000
+
+const noMarks: readonly CacheMark[] = Object.freeze([])
+
+/**
+ * The shared tier of a cache in Redis or Redis Cluster, for any number of processes. A read is one MGET, a write or delete one Lua script
+ * that compares versions, whatever the number of keys; on a cluster it is one for each bucket that they are in, sent together.
+ * All times are told by the clock of Redis.
+ *
+ * @example
+ * ```ts
+ * import { Redis } from 'ioredis'
+ * import { MultiLevelCache } from 'spillway'
+ * import { RedisCacheStore } from 'spillway/redis'
+ *
+ * const l2 = new RedisCacheStore(new Redis('redis://127.0.0.1:6379'), { compression: {} })
+ * const users = new MultiLevelCache<{ name: string }>({ l2, namespace: 'users' })
+ * const ann = await users.getOrLoad('ann', async (key) => ({ name: key }))
+ * ```
+ */
+export class RedisCacheStore extends Component<RedisCacheStoreEvents, RedisCacheStoreStats> implements CacheStore {
+  /** The defaults of its options. */
+  static readonly defaults = {
+    prefix: 'spillway:cache',
+    fenceMs: 60_000,
+    maxValueBytes: 67_108_864,
+    markTtlMs: 604_800_000,
+  } as const
+
+  /** For how long it remembers the version of a key after a write or a delete, in milliseconds. */
+  readonly fenceMs: number
+  /** Over how many buckets the keys are spread. */
+  readonly buckets: number
+  readonly #face: RedisFace
+  readonly #keys: CacheKeys
+  readonly #codec: PayloadCodec
+  /** What each record's checksum is about beside the record, but for the key. */
+  readonly #seal: string
+  readonly #markTtlMs: string
+  /** One for each bucket of a cluster, whose nodes have clocks of their own. */
+  readonly #clocks: CacheClock[] = []
+  readonly #looks: (Promise<void> | undefined)[] = []
+  #layout: 'unknown' | 'asked' | 'fits' | StoreError = 'unknown'
+  #layoutFailedAt = Number.NEGATIVE_INFINITY
+  readonly #counts = {
+    ...{ reads: 0, hits: 0, misses: 0, unreadable: 0, readsFailed: 0 },
+    ...{ writes: 0, written: 0, refused: 0, deleted: 0, writesFailed: 0 },
+    ...{ marksRead: 0, marksRenewed: 0, bytesRead: 0, bytesWritten: 0, compressed: 0, bytesSaved: 0 },
+  }
+
+  /**
+   * @param client - a client of ioredis or node-redis, single or cluster. It stays the caller's to connect and to close.
+   * @throws OptionError when an option is wrong, or the client none that it knows.
+   */
+  constructor(client: RedisClient, options: RedisCacheStoreOptions = {}) {
+    super('redis-cache-store', options)
+    const { defaults } = RedisCacheStore
+    this.#face = redisFace(client)
+    const prefix = valueOr<string>(options.prefix, defaults.prefix)
+    if (typeof prefix !== 'string' || /[{}]/.test(prefix))
+      failOption('prefix', 'must be a string without braces', prefix)
+    this.buckets = checkCount('buckets', valueOr(options.buckets, this.#face.cluster ? 16 : 1), 1, 1024)
+    this.#keys = new CacheKeys(prefix, this.buckets)
+    this.fenceMs = checkDuration('fenceMs', valueOr<number>(options.fenceMs, defaults.fenceMs), 1)
+    const serializer = checkSerializer(valueOr(options.serializer, jsonSerializer))
+    const maxBytes = valueOr<number>(options.maxValueBytes, defaults.maxValueBytes)
+    checkCount('maxValueBytes', maxBytes, 1, maxStringBytes)
+    this.#codec = new PayloadCodec(serializer, checkCompression(options.compression), maxBytes)
+    this.#seal = `${serializer.format ?? ''}\0`
+    const markTtlMs = valueOr<number>(options.markTtlMs, defaults.markTtlMs)
+    this.#markTtlMs = spanOf(checkDuration('markTtlMs', markTtlMs, 1, Number.POSITIVE_INFINITY))
+  }
+
+  /** A fresh snapshot of its counters, safe to turn into JSON. */
+  stats(): RedisCacheStoreStats {
+    const counts = this.#counts
+    const { reads, hits, misses, unreadable, readsFailed } = counts
+    const { writes, written, refused, deleted, writesFailed } = counts
+    return {
+      name: this.name,
+      ...counts,
+      readsPending: reads - hits - misses - unreadable - readsFailed,
+      writesPending: writes - written - refused - deleted - writesFailed,
+    }
+  }
+
+  /**
+   * Turns a value into what `setMany` takes.
+   *
+   * @throws OptionError where the serializer can't carry it, or would change it, or it is larger than `maxValueBytes`.
+   */
+  encode(value: unknown): string | Uint8Array {
+    return this.#codec.encode(value)
+  }
+
+  /**
+   * Reads keys, in one round trip: an MGET for each bucket and five hundred keys, sent together.
+   *
+   * @returns an answer for each key; an unreadable one has no value, and a version by which it can be replaced. Those of a part that failed are
+   * `StoreError`s. Rejects with a `StoreError` where all of it failed.
+   */
+  async getMany(keys: readonly string[]): Promise<readonly (CachedValue | Error)[]> {
+    const answers: (CachedValue | Error)[] = new Array(keys.length)
+    checkTexts('keys', keys)
+    this.#checkLayout()
+    this.#counts.reads += keys.length
+    const parts = this.#partsOf(keys, perRead)
+    const errors = await runParts(parts, (part) => this.#read(part, keys, answers))
+    this.#spread('getMany', parts, errors, answers, 'readsFailed')
+    return answers
+  }
+
+  /**
+   * Writes, each where its version is the one that was expected. It is one script for each bucket and two hundred writes or a mebibyte, sent together. A
+   * write without `ifVersion` that Redis has no room for deletes what is there.
+   *
+   * @returns what became of each. Those of a part that failed are `StoreError`s. Rejects with an `OptionError` when a write is wrong, with a
+   * `StoreError` where all of it failed.
+   */
+  async setMany(writes: readonly CacheWrite[]): Promise<readonly (CacheWriteOutcome | Error)[]> {
+    writes.forEach(checkWrite)
+    this.#checkLayout()
+    this.#counts.writes += writes.length
+    const records = await this.#pack(writes)
+    return this.#write('setMany', records, (text, record) => {
+      const written = text.startsWith('+')
+      this.#counts[written ? 'written' : 'refused']++
+      if (written) this.#counts.bytesWritten += headerBytes + record.body.length
+      return { written, version: text.slice(1) }
+    })
+  }
+
+  /**
+   * Deletes keys: each gets a tombstone, which is gone after `fenceMs`. Where Redis has no room for that, the value is deleted all the same, and the
+   * answer is an error.
+   *
+   * @returns the tombstones' versions. Rejects as `setMany` does.
+   */
+  async deleteMany(keys: readonly string[]): Promise<readonly (string | Error)[]> {
+    checkTexts('keys', keys)
+    this.#checkLayout()
+    this.#counts.writes += keys.length
+    const records = keys.map((key) => ({ key, ...tombstone }))
+    return this.#write('deleteMany', records, (text) => {
+      this.#counts.deleted++
+      return text.slice(1)
+    })
+  }
+
+  /**
+   * Reads marks, and makes those that don't exist, by one script for each bucket.
+   *
+   * @returns the marks. Rejects as `getMany` does.
+   */
+  readMarks(names: readonly string[]): Promise<readonly (CurrentMark | Error)[]> {
+    return this.#touch('readMarks', names, '0', 'marksRead')
+  }
+
+  /**
+   * Renews marks: each gets a state that no mark had before.
+   *
+   * @returns the marks. Rejects as `getMany` does.
+   */
+  renewMarks(names: readonly string[]): Promise<readonly (CurrentMark | Error)[]> {
+    return this.#touch('renewMarks', names, '1', 'marksRenewed')
+  }
+
+  async #read(part: CachePart, keys: readonly string[], answers: (CachedValue | Error)[]): Promise<void> {
+    const { bucket, places } = part
+    const names = places.map((place) => this.#keys.value(bucket, keys[place] as string))
+    const first = names[0] as string
+    const clock = this.#clockOf(bucket)
+    const raws = await this.#call('getMany', false, async () => {
+      const looking = clock.stale ? this.#lookAt(clock, bucket, first) : undefined
+      const reading = this.#face.readsReplicas
+        ? readRecords.runForBytes(this.#face, names, [])
+        : this.#face.sendForBytes(first, false, 'MGET', names)
+      const [found] = await Promise.all([reading, looking])
+      return found as readonly (Buffer | null)[]
+    })
+    const nowUs = clock.now()
+    const waits: Promise<void>[] = []
+    places.forEach((place, i) => {
+      const answer = this.#open(keys[place] as string, raws[i] ?? undefined, nowUs)
+      if (!(answer instanceof Promise)) answers[place] = answer
+      else {
+        const late = answer.then((opened) => {
+          answers[place] = opened
+        })
+        waits.push(late)
+      }
+    })
+    if (waits.length > 0) await Promise.all(waits)
+  }
+
+  /** Looks at a server's clock; one look does for all who want it at the same time. */
+  #lookAt(clock: CacheClock, bucket: number, name: string): Promise<void> {
+    const at = this.#face.cluster ? bucket : 0
+    const look = this.#looks[at]
+    if (look !== undefined) return look
+    const sentMs = this.clock.now()
+    const done = (): void => {
+      this.#looks[at] = undefined
+    }
+    const asked = readTime.run(this.#face, [name], []).then((text) => clock.observe(Number(text), sentMs))
+    asked.then(done, done)
+    this.#looks[at] = asked
+    return asked
+  }
+
+  #clockOf(bucket: number): CacheClock {
+    const at = this.#face.cluster ? bucket : 0
+    let clock = this.#clocks[at]
+    if (clock === undefined) {
+      clock = new CacheClock(this.clock)
+      this.#clocks[at] = clock
+    }
+    return clock
+  }
+
+  #open(key: string, raw: Buffer | undefined, nowUs: number): CachedValue | Promise<CachedValue> {
+    if (raw === undefined) return this.#miss('')
+    this.#counts.bytesRead += raw.length
+    const record = readRecord(raw, this.#seal + key)
+    const { version } = record
+    if ('reason' in record) return this.#unreadable(key, version, record.reason, undefined)
+    if ((record.flags & flags.tombstone) !== 0 || record.keptUntilUs <= nowUs) return this.#miss(version)
+    if (this.#codec.compresses(record.flags)) {
+      return this.#codec.inflate(record.payload, record.flags).then(
+        (value) => this.#hit(key, record, value, nowUs),
+        (error) => this.#undecodable(key, version, error),
+      )
+    }
+    try {
+      return this.#hit(key, record, this.#codec.decode(record.payload, record.flags), nowUs)
+    } catch (error) {
+      return this.#undecodable(key, version, error)
+    }
+  }
+
+  #hit(key: string, record: CacheRecord, value: unknown, nowUs: number): CachedValue {
+    const { version, writtenUs, freshUntilUs, keptUntilUs, marks } = record
+    // A serializer that answers later isn't one of ours.
+    if (value === undefined || isThenable(value)) return this.#unreadable(key, version, 'undecodable', undefined)
+    this.#counts.hits++
+    return {
+      value,
+      version,
+      ageMs: Math.max(0, (nowUs - writtenUs) / 1000),
+      freshMs: (freshUntilUs - nowUs) / 1000,
+      keptMs: (keptUntilUs - nowUs) / 1000,
+      marks,
+    }
+  }
+
+  #miss(version: string): CachedValue {
+    this.#counts.misses++
+    return { ...nothing, version }
+  }
+
+  #undecodable(key: string, version: string, error: unknown): CachedValue {
+    return this.#unreadable(key, version, error instanceof PayloadTooLargeError ? 'tooLarge' : 'undecodable', error)
+  }
+
+  #unreadable(key: string, version: string, reason: UnreadableReason, error: unknown): CachedValue {
+    this.#counts.unreadable++
+    if (this.events.has('unreadable')) this.events.emit('unreadable', Object.freeze({ key, reason, error }))
+    return { ...nothing, version }
+  }
+
+  async #pack(writes: readonly CacheWrite[]): Promise<readonly OutgoingRecord[]> {
+    const packed = writes.map(({ value }) => this.#codec.pack(value as string | Uint8Array))
+    // Nothing is waited for where nothing is compressed: what is written in one turn leaves in that turn.
+    const payloads = packed.some((each) => each instanceof Promise) ? await Promise.all(packed) : packed
+    return writes.map(({ key, freshMs, keptMs, marks, ifVersion }, i) => {
+      const { payload, flags: bits, savedBytes } = payloads[i] as Awaited<(typeof packed)[number]>
+      if (savedBytes > 0) {
+        this.#counts.compressed++
+        this.#counts.bytesSaved += savedBytes
+      }
+      const { bytes, checksum } = bodyOf(marks, payload, this.#seal + key)
+      const condition = ifVersion === undefined ? unconditional : `=${ifVersion}`
+      const [fresh, kept] = [spanOf(freshMs), spanOf(keptMs)]
+      return { key, condition, fresh, kept, flags: String(bits), checksum: String(checksum), body: bytes }
+    })
+  }
+
+  async #write<T>(
+    operation: string,
+    records: readonly OutgoingRecord[],
+    answerOf: (text: string, record: OutgoingRecord) => T,
+  ): Promise<readonly (T | Error)[]> {
+    const answers: (T | Error)[] = new Array(records.length)
+    const keys = records.map(({ key }) => key)
+    const parts = this.#partsOf(keys, perWrite, (place) => (records[place] as OutgoingRecord).body.length + headerBytes)
+    const errors = await runParts(parts, async ({ bucket, places }) => {
+      const names = places.map((place) => this.#keys.value(bucket, keys[place] as string))
+      const args: ScriptArgument[] = [String(this.fenceMs)]
+      for (const place of places) {
+        const { condition, fresh, kept, flags: bits, checksum, body } = records[place] as OutgoingRecord
+        args.push(condition, fresh, kept, bits, checksum, body)
+      }
+      const sentMs = this.clock.now()
+      const texts = (await this.#call(operation, true, () => writeRecords.run(this.#face, names, args))) as string[]
+      this.#clockOf(bucket).observe(Number(texts[0]), sentMs)
+      places.forEach((place, i) => {
+        const text = texts[i + 1] as string
+        if (text.startsWith('!')) {
+          this.#counts.writesFailed++
+          answers[place] = this.#refusal(operation, text)
+        } else answers[place] = answerOf(text, records[place] as OutgoingRecord)
+      })
+    })
+    this.#spread(operation, parts, errors, answers, 'writesFailed')
+    return answers
+  }
+
+  async #touch(
+    operation: 'readMarks' | 'renewMarks',
+    asked: readonly string[],
+    renew: '0' | '1',
+    counter: 'marksRead' | 'marksRenewed',
+  ): Promise<readonly (CurrentMark | Error)[]> {
+    checkTexts('names', asked)
+    this.#checkLayout()
+    // A mark that is asked for twice is renewed once: of two states, one would be wrong at once.
+    const names = [...new Set(asked)]
+    const marks: (CurrentMark | Error)[] = new Array(names.length)
+    const parts = this.#partsOf(names, perRead)
+    const nonce = randomBytes(12).toString('base64url')
+    const errors = await runParts(parts, async ({ bucket, places }) => {
+      const keys = places.map((place) => this.#keys.mark(bucket, names[place] as string))
+      const args = [this.#markTtlMs, renew, ...places.map((place) => `${nonce}.${place}`)]
+      const texts = (await this.#call(operation, true, () => touchMarks.run(this.#face, keys, args))) as string[]
+      places.forEach((place, i) => {
+        const [mark, ago] = [texts[2 * i] as string, texts[2 * i + 1] as string]
+        if (ago.startsWith('!')) marks[place] = this.#refusal(operation, ago)
+        else {
+          const renewedMs = ago === '' ? Number.POSITIVE_INFINITY : Number(ago) / 1000
+          this.#counts[counter]++
+          marks[place] = { name: names[place] as string, mark, renewedMs }
+        }
+      })
+    })
+    this.#spread(operation, parts, errors, marks, undefined)
+    if (names.length === asked.length) return marks
+    const byName = new Map(names.map((name, i) => [name, marks[i] as CurrentMark | Error]))
+    return asked.map((name) => byName.get(name) as CurrentMark | Error)
+  }
+
+  #partsOf(
+    keys: readonly string[],
+    limits: PartLimits,
+    sizeOf: (place: number) => number = () => 0,
+  ): readonly CachePart[] {
+    const writes = limits === perWrite
+    const ordered = writes && keys.length > 1 && new Set(keys).size < keys.length
+    return partsOf(keys.length, (place) => this.#keys.bucketOf(keys[place] as string), limits, sizeOf, ordered)
+  }
+
+  /** Gives each key of a part that failed its error; where all parts failed, so has the call. */
+  #spread<T>(
+    operation: string,
+    parts: readonly CachePart[],
+    errors: ReadonlyMap<CachePart, SpillwayError>,
+    answers: (T | Error)[],
+    counter: 'readsFailed' | 'writesFailed' | undefined,
+  ): void {
+    for (const [{ places }, error] of errors) {
+      if (counter !== undefined) this.#counts[counter] += places.length
+      for (const place of places) answers[place] = error
+    }
+    if (this.#layout instanceof StoreError) throw this.#layout
+    if (parts.length === 0 || errors.size < parts.length) return
+    const all = [...errors.values()]
+    throw all.length === 1 ? all[0] : partlyFailed(`${this.name}: ${operation}`, all, parts.length, 'parts')
+  }
+
+  /** What a script says of one key. */
+  #refusal(operation: string, text: string): SpillwayError {
+    const [, said = text.slice(1)] = /^!.*?([A-Z]{2,} .*)$/s.exec(text) ?? []
+    const reply = new Error(said)
+    reply.name = 'ReplyError'
+    return redisError(reply, { name: this.name, operation, writes: true, closed: false, resent: false })
+  }
+
+  /**
+   * Fixes the number of buckets in Redis, or finds that it is another one: keys would be looked for elsewhere then, and what others write or delete
+   * never seen. Nothing waits for this, so that a node that is down keeps no call from the others.
+   */
+  #checkLayout(): void {
+    if (this.#layout instanceof StoreError) throw this.#layout
+    if (this.#layout !== 'unknown' || this.clock.now() - this.#layoutFailedAt < layoutRetryMs) return
+    this.#layout = 'asked'
+    fixLayout.run(this.#face, [this.#keys.layout], [String(this.buckets)]).then(
+      (fixed) => {
+        this.#layout = fixed === String(this.buckets) ? 'fits' : this.#misfit(fixed)
+      },
+      () => {
+        this.#layout = 'unknown'
+        this.#layoutFailedAt = this.clock.now()
+      },
+    )
+  }
+
+  #misfit(fixed: unknown): StoreError {
+    return new StoreError(
+      `${this.name}: ${JSON.stringify(this.#keys.layout)} says that keys lie in ${fixed} buckets, the store was made for ${this.buckets}`,
+      { retryable: false },
+    )
+  }
+
+  async #call<T>(operation: string, writes: boolean, send: () => Promise<T>): Promise<T> {
+    const { closed, epoch } = this.#face
+    try {
+      return await send()
+    } catch (error) {
+      const resent = this.#face.epoch !== epoch
+      throw redisError(error, { name: this.name, operation, writes, closed, resent })
+    }
+  }
+}
+
+/** A record on its way, as its script takes it. */
+interface OutgoingRecord {
+  readonly key: string
+  readonly condition: string
+  readonly fresh: string
+  readonly kept: string
+  readonly flags: string
+  readonly checksum: string
+  readonly body: ScriptArgument
+}
+
+const tombstone: Omit<OutgoingRecord, 'key'> = {
+  ...{ condition: unconditional, fresh: '0', kept: '0' },
+  ...{ flags: String(flags.tombstone), checksum: '0', body: '' },
+}
+
+const nothing = { value: undefined, ageMs: 0, freshMs: 0, keptMs: 0, marks: noMarks } as const
+
+/** A duration as scripts take it: empty for ever. */
+function spanOf(ms: number): string {
+  return ms === Number.POSITIVE_INFINITY ? '' : String(ms)
+}
+
+function checkTexts(field: string, texts: readonly string[]): void {
+  for (let i = 0; i < texts.length; i++) {
+    if (typeof texts[i] !== 'string') failOption(`${field}[${i}]`, 'must be a string', texts[i])
+  }
+}
+
+function checkWrite(write: CacheWrite, i: number): void {
+  const field = `writes[${i}]`
+  checkOptions(field, write)
+  const { key, value, freshMs, keptMs, ifVersion } = write
+  if (typeof key !== 'string') failOption(`${field}.key`, 'must be a string', key)
+  checkPayload(`${field}.value`, value)
+  checkDuration(`${field}.freshMs`, freshMs, 0, Number.POSITIVE_INFINITY)
+  checkDuration(`${field}.keptMs`, keptMs, freshMs, Number.POSITIVE_INFINITY)
+  if (ifVersion !== undefined && typeof ifVersion !== 'string') {
+    failOption(`${field}.ifVersion`, 'must be a string', ifVersion)
+  }
+}
