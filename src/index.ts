@@ -130,18 +130,16 @@ export type { Reservation, WaitOptions } from './quota/reservation.js'
 export type { StoreRetry, StoreTimeout } from './quota/store-calls.js'
 export type { AccountedUse, UsageFallback } from './quota/usage-accounting.js'
 export { type TokenAudience, tokenAudienceKey } from './token/token-audience.js'
-export {
-  TokenCache,
-  type TokenCacheSetting,
-  type TokenGetArguments,
-  type TokenSource,
-} from './token/token-cache.js'
+export { TokenCache } from './token/token-cache.js'
 export type { TokenCacheEvents, TokenCacheStats } from './token/token-cache-events.js'
 export type {
   FetchToken,
   TokenCacheOptions,
+  TokenCacheSetting,
   TokenContext,
+  TokenGetArguments,
   TokenGetOptions,
   TokenGrant,
   TokenRetryOptions,
+  TokenSource,
 } from './token/token-cache-options.js'

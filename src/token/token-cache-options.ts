@@ -100,3 +100,23 @@ export interface TokenCacheOptions<K> extends ComponentOptions {
 
 /** How long a failed refresh is put off. */
 export type TokenRetryOptions = Pick<RetryOptions, 'delayMs' | 'maxDelayMs'>
+
+/** What `get` takes: the key may be left out where keys are strings, or may be undefined. */
+export type TokenGetArguments<K> = string extends K
+  ? [key?: K, options?: TokenGetOptions]
+  : undefined extends K
+    ? [key?: K, options?: TokenGetOptions]
+    : [key: K, options?: TokenGetOptions]
+
+/** What the constructor takes beside `fetchToken`: keys that aren't strings need `keyOf`. */
+export type TokenCacheSetting<K> = [K] extends [string]
+  ? [options?: TokenCacheOptions<K>]
+  : [options: TokenCacheOptions<K> & { keyOf: (key: K) => string }]
+
+/** The tokens of one key, as what makes requests asks for them: it fits `spillway/http` and `spillway/grpc`. */
+export interface TokenSource {
+  /** The token to use now. */
+  get(key?: undefined, options?: TokenGetOptions): Promise<string>
+  /** Learns that a server refused a token. */
+  invalidate(token: string): void
+}

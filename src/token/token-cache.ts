@@ -17,34 +17,20 @@ import { onAbort } from '../internal/abort.js'
 import { type ContextRunner, captureContext } from '../internal/async-context.js'
 import { CallBooks } from '../internal/call-books.js'
 import { rejected } from '../internal/deferred.js'
-import { LinkedList } from '../internal/linked-list.js'
 import { TurnClock } from '../internal/turn-clock.js'
 import { isTerminalByDefault, retryAfterMsOf } from './fetch-failure.js'
 import type { TokenCacheEvents, TokenCacheStats } from './token-cache-events.js'
-import type { FetchToken, TokenCacheOptions, TokenGetOptions } from './token-cache-options.js'
+import type {
+  FetchToken,
+  TokenCacheSetting,
+  TokenGetArguments,
+  TokenGetOptions,
+  TokenSource,
+} from './token-cache-options.js'
 import { type FlightEnd, TokenFlight, TokenWaiter } from './token-flight.js'
 import { type Moment, readGrant, type TokenLife } from './token-life.js'
-import { TokenSlot, type TokenWindows } from './token-slot.js'
-
-/** What `get` takes: the key may be left out where keys are strings, or may be undefined. */
-export type TokenGetArguments<K> = string extends K
-  ? [key?: K, options?: TokenGetOptions]
-  : undefined extends K
-    ? [key?: K, options?: TokenGetOptions]
-    : [key: K, options?: TokenGetOptions]
-
-/** What the constructor takes beside `fetchToken`: keys that aren't strings need `keyOf`. */
-export type TokenCacheSetting<K> = [K] extends [string]
-  ? [options?: TokenCacheOptions<K>]
-  : [options: TokenCacheOptions<K> & { keyOf: (key: K) => string }]
-
-/** The tokens of one key, as what makes requests asks for them: it fits `spillway/http` and `spillway/grpc`. */
-export interface TokenSource {
-  /** The token to use now. */
-  get(key?: undefined, options?: TokenGetOptions): Promise<string>
-  /** Learns that a server refused a token. */
-  invalidate(token: string): void
-}
+import type { TokenSlot, TokenWindows } from './token-slot.js'
+import { TokenSlots } from './token-slots.js'
 
 /**
  * Keeps tokens and replaces them early: one fetch for everyone, behind its callers, before the token expires.
@@ -89,12 +75,7 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
   readonly #turns: TurnClock
   readonly #inContext: ContextRunner
 
-  readonly #slots = new Map<string, TokenSlot<K>>()
-  /** Least recently used first. */
-  readonly #byUse = new LinkedList<TokenSlot<K>>()
-  #latest: TokenSlot<K> | undefined
-  /** Who holds a token: several keys may be given the same. */
-  readonly #holders = new Map<string, Set<TokenSlot<K>>>()
+  readonly #slots = new TokenSlots<K>()
   /** All that fetches, also for keys that had to go. */
   readonly #flights = new Set<TokenFlight<K>>()
   readonly #idle = new Set<() => void>()
@@ -171,13 +152,10 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
   invalidate(token: string): void {
     // Not by describing it: it may be a secret in another shape.
     if (typeof token !== 'string') throw new OptionError('token', `token must be a string, got ${typeof token}`)
-    const holders = this.#holders.get(token)
-    if (holders === undefined) {
-      this.#invalidationsIgnored++
-      return
-    }
+    const holders = [...this.#slots.holding(token)]
+    if (holders.length === 0) this.#invalidationsIgnored++
     const now = this.clock.now()
-    for (const slot of [...holders]) {
+    for (const slot of holders) {
       if (now < slot.protectedUntil) this.#invalidationsHeld++
       else this.#recordInvalidated(slot)
     }
@@ -237,7 +215,7 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
 
   protected drain(): Promise<void> {
     this.#closed = true
-    for (const slot of [...this.#slots.values()]) this.#remove(slot, this.#closedError())
+    for (const slot of this.#slots.all()) this.#remove(slot, this.#closedError())
     return this.#books.empty()
   }
 
@@ -260,14 +238,8 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
 
   #hit(slot: TokenSlot<K>): Promise<string> {
     this.#hits++
-    if (slot !== this.#latest) this.#touch(slot)
+    this.#slots.touch(slot)
     return slot.promise as Promise<string>
-  }
-
-  #touch(slot: TokenSlot<K>): void {
-    if (slot.node !== undefined) this.#byUse.remove(slot.node)
-    slot.node = this.#byUse.push(slot)
-    this.#latest = slot
   }
 
   #idOf(key: K): string {
@@ -312,7 +284,7 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
       this.#refused++
       return rejected(slot.refusal.error)
     }
-    this.#touch(slot)
+    this.#slots.touch(slot)
     const flight = slot.flight ?? this.#launch(slot, false)
     const answer = this.#wait(flight, signal)
     this.#begin(flight)
@@ -384,12 +356,10 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
   }
 
   #keep({ slot, afterInvalidate }: TokenFlight<K>, life: TokenLife, arrived: Moment): void {
-    this.#release(slot)
+    this.#slots.noteGone(slot)
     slot.hold(life, this.#windows, this.random)
+    this.#slots.noteHeld(slot)
     if (afterInvalidate) slot.protectedUntil = arrived.now + this.#invalidateCooldownMs
-    const holders = this.#holders.get(life.token)
-    if (holders === undefined) this.#holders.set(life.token, new Set([slot]))
-    else holders.add(slot)
   }
 
   #fail(flight: TokenFlight<K>, error: unknown, kept: boolean): void {
@@ -408,7 +378,7 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
       const refusedMs = Math.max(askedMs, terminal ? this.#terminalCooldownMs : 0)
       slot.refusal = refusedMs > 0 ? { error, until: now + refusedMs, terminal: askedMs === 0 } : undefined
       retryInMs = served ? putOffMs : refusedMs
-      if (slot.empty) this.#forget(slot)
+      if (slot.empty) this.#slots.delete(slot)
     }
     this.#recordFailure(flight, error, { terminal, served, retryInMs })
     if (served) this.#answer(flight, slot.token as string)
@@ -440,7 +410,7 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
     if (flight.slot.flight === flight) flight.slot.flight = undefined
     this.#fetchesAborted++
     flight.cancel(reason)
-    if (flight.slot.empty) this.#forget(flight.slot)
+    if (flight.slot.empty) this.#slots.delete(flight.slot)
     this.#ended(flight)
   }
 
@@ -451,29 +421,18 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
   }
 
   #add(id: string, key: K): TokenSlot<K> {
-    const slot = new TokenSlot(id, key)
-    this.#slots.set(id, slot)
-    this.#touch(slot)
-    const oldest = this.#byUse.first
-    if (this.#slots.size > this.#capacity && oldest !== undefined) {
+    const { oldest } = this.#slots
+    if (this.#slots.size >= this.#capacity && oldest !== undefined) {
       this.#evicted++
       this.#remove(oldest, new ClosedError(`${this.name} has no room for this key (capacity ${this.#capacity})`))
     }
-    return slot
+    return this.#slots.add(id, key)
   }
 
   /** Forgets a key; what is being fetched for it goes to those who wait for it. */
   #remove(slot: TokenSlot<K>, reason: unknown): void {
-    this.#forget(slot)
+    this.#slots.delete(slot)
     this.#detach(slot, reason)
-  }
-
-  #forget(slot: TokenSlot<K>): void {
-    if (this.#slots.get(slot.id) === slot) this.#slots.delete(slot.id)
-    if (slot.node !== undefined) this.#byUse.remove(slot.node)
-    slot.node = undefined
-    if (this.#latest === slot) this.#latest = undefined
-    this.#release(slot)
   }
 
   /** Parts a key from its fetch: what that brings isn't kept. */
@@ -486,14 +445,6 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
   /** Whether somebody waits for what a fetch brings, or it is to be kept for those to come. */
   #isWanted(flight: TokenFlight<K>): boolean {
     return flight.waiters.size > 0 || (flight.background && flight.slot.flight === flight)
-  }
-
-  /** Takes a slot off the list of those who hold its token. */
-  #release(slot: TokenSlot<K>): void {
-    if (slot.token === undefined) return
-    const holders = this.#holders.get(slot.token)
-    holders?.delete(slot)
-    if (holders?.size === 0) this.#holders.delete(slot.token)
   }
 
   #closedError(): ClosedError {
@@ -532,7 +483,7 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
 
   #recordInvalidated(slot: TokenSlot<K>): void {
     this.#invalidated++
-    this.#release(slot)
+    this.#slots.noteGone(slot)
     slot.drop()
     this.#detach(slot, new ClosedError(`${this.name} no longer wants this token: the one before was invalidated`))
     if (this.events.has('invalidated')) this.events.emit('invalidated', { key: slot.key })

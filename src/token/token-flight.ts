@@ -53,7 +53,7 @@ export class TokenFlight<K> {
   #begun = false
   #ended = false
   /** Whether it took too long. */
-  timedOut = false
+  timedOut: boolean = false
 
   constructor(plan: FlightPlan<K>) {
     const { slot, clock, background } = plan

@@ -27,9 +27,9 @@ export class TokenSlot<K> {
   /** The token as callers get it: one promise for all of them. */
   promise: Promise<string> | undefined
   token: string | undefined
-  refreshAt = never
-  mandatoryAt = never
-  expiresAt = never
+  refreshAt: number = never
+  mandatoryAt: number = never
+  expiresAt: number = never
   wallOffsetMs = 0
   /** The turn in which it was found to be fresh last. */
   freshIn = -1
@@ -39,11 +39,11 @@ export class TokenSlot<K> {
   /** Whether its last token was invalidated and hasn't been replaced. */
   invalidated = false
   /** Until when its token can't be invalidated, since it replaced one that was. */
-  protectedUntil = never
+  protectedUntil: number = never
   /** Refreshes that failed since the last one that didn't. */
   failures = 0
   /** When the next refresh may be tried while the token is valid. */
-  refreshAfter = never
+  refreshAfter: number = never
   /** What callers get without another fetch, and until when. */
   refusal: { readonly error: unknown; readonly until: number; readonly terminal: boolean } | undefined
 
