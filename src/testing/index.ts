@@ -1,6 +1,7 @@
 export { type CacheStoreHarness, cacheStoreContract } from './contracts/cache-store.js'
 export type { ContractCase } from './contracts/contract.js'
 export { type CounterStoreHarness, counterStoreContract } from './contracts/counter-store.js'
+export { type InvalidationBusHarness, invalidationBusContract } from './contracts/invalidation-bus.js'
 export { type QuotaStoreHarness, quotaStoreContract } from './contracts/quota-store.js'
 export { type UsageJournalHarness, type UsageJournalPlace, usageJournalContract } from './contracts/usage-journal.js'
 export { type UsageSinkHarness, usageSinkContract } from './contracts/usage-sink.js'
