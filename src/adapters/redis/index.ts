@@ -23,6 +23,14 @@ export {
   type RedisInvalidationBusOptions,
   type RedisInvalidationBusStats,
 } from './redis-invalidation-bus.js'
+export type { LeaseLoss, RedisLease } from './redis-lease.js'
+export {
+  type AcquireOptions,
+  RedisLock,
+  type RedisLockEvents,
+  type RedisLockOptions,
+  type RedisLockStats,
+} from './redis-lock.js'
 export {
   createRedisPool,
   RedisPool,
