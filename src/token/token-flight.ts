@@ -45,7 +45,7 @@ export class TokenFlight<K> {
   readonly started: Moment
   /** Whether it is to replace a token that a server refused. */
   readonly afterInvalidate: boolean
-  readonly waiters = new Set<TokenWaiter<K>>()
+  readonly waiters: Set<TokenWaiter<K>> = new Set()
   readonly #plan: FlightPlan<K>
   readonly #signal = new LazySignal()
   #cancelTimer: (() => void) | undefined
