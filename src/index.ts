@@ -58,6 +58,8 @@ export {
   timeWindowDefaults,
 } from './breaker/trip-policy.js'
 export { cacheKey } from './cache/cache-key.js'
+export { CacheNamespace } from './cache/cache-namespace.js'
+export type { BatchLoader, Cached, CacheOperations, Loader } from './cache/cache-operations.js'
 export {
   CacheWarmer,
   type CacheWarmerEvents,
@@ -68,6 +70,25 @@ export {
   type WarmListReport,
   type WarmRunOptions,
 } from './cache/cache-warmer.js'
+export type { BatchLoadContext, LoadContext, StaleValue } from './cache/load-context.js'
+export { MultiLevelCache } from './cache/multi-level-cache.js'
+export type {
+  CacheEventKey,
+  CacheReadCounts,
+  MultiLevelCacheEvents,
+  MultiLevelCacheStats,
+} from './cache/multi-level-cache-events.js'
+export type {
+  EntryOptions,
+  L1Options,
+  LoadOptions,
+  MultiLevelCacheOptions,
+  NamespaceOptions,
+  SetEntry,
+  SetOptions,
+  WrapOptions,
+} from './cache/multi-level-cache-options.js'
+export type { SharedTierStats } from './cache/shared-tier-settings.js'
 export type { WarmPaceOptions } from './cache/warm-gate.js'
 export type { WarmFailure, WarmOptions, WarmReport, WarmTarget, WarmTask, WarmTasks } from './cache/warm-run.js'
 export { type Clock, systemClock } from './core/clock.js'

@@ -1,0 +1,327 @@
+import { onAbort } from '../internal/abort.js'
+import { type Deferred, deferred, handled } from '../internal/deferred.js'
+import { type CachePath, isWithin } from './cache-path.js'
+import type { CacheEntry } from './entry.js'
+
+/**
+ * Stands between something that was begun and the tiers: what is written, deleted or invalidated meanwhile shuts it, and then what was
+ * begun before is stored nowhere. It is told by identity, so that there is no list of versions that grows with the keys.
+ */
+export class Fence {
+  #shut = false
+  #memoryShut = false
+  #invalidated: Set<string> | undefined
+
+  shut(): void {
+    this.#shut = true
+  }
+
+  /** What was missed can't be told, so nothing goes into memory; the shared tier compares versions itself. */
+  shutMemory(): void {
+    this.#memoryShut = true
+  }
+
+  invalidate(tags: readonly string[]): void {
+    this.#invalidated ??= new Set()
+    for (const tag of tags) this.#invalidated.add(tag)
+  }
+
+  /** Whether a value with these tags may still be stored. */
+  passes(tags: readonly string[]): boolean {
+    if (this.#shut) return false
+    const invalidated = this.#invalidated
+    return invalidated === undefined || !tags.some((tag) => invalidated.has(tag))
+  }
+
+  /** Whether it may also be stored in memory. */
+  passesMemory(tags: readonly string[]): boolean {
+    return !this.#memoryShut && this.passes(tags)
+  }
+}
+
+/** What a read of the shared tier brought for one key. */
+export interface ReadOutcome {
+  /** For a later fill; undefined where the store couldn't be asked. */
+  readonly version: string | undefined
+  /** The value, fresh or stale. */
+  readonly entry: CacheEntry | undefined
+  /** The moment before the read. */
+  readonly since: number
+}
+
+/** One key being read from the shared tier, for whoever wants it. */
+export class KeyRead {
+  readonly fence: Fence = new Fence()
+  readonly at: CachePath
+  readonly key: string
+  readonly memoryKey: string
+  readonly order: number
+  readonly #outcome: Deferred<ReadOutcome> = deferred()
+
+  constructor(at: CachePath, key: string, memoryKey: string, order: number) {
+    this.at = at
+    this.key = key
+    this.memoryKey = memoryKey
+    this.order = order
+    handled(this.#outcome.promise)
+  }
+
+  get outcome(): Promise<ReadOutcome> {
+    return this.#outcome.promise
+  }
+
+  end(outcome: ReadOutcome): void {
+    this.#outcome.resolve(outcome)
+  }
+
+  fail(error: unknown): void {
+    this.#outcome.reject(error)
+  }
+}
+
+/** How a read of one key ended, for the books. */
+export type ReadEnd = 'l1' | 'l2' | 'stale' | 'missed' | 'loaded' | 'failed' | 'aborted'
+
+/** Counts those who wait, and what they get. */
+export interface WaitingBooks {
+  wait(): void
+  end(how: ReadEnd, at: CachePath, key: string, count: number): void
+}
+
+/** Who runs a load. */
+export interface LoadOwner {
+  /** The last one who waited for it has gone. */
+  onIdle(reason: unknown): void
+  /** Somebody waits for it. */
+  onJoined(load: KeyLoad): void
+}
+
+/** What becomes of whoever asks for a key that is being loaded. */
+type Answer = { readonly how: ReadEnd; readonly promise: Promise<unknown> }
+
+/** One key being loaded, for all who ask for it meanwhile. */
+export class KeyLoad {
+  readonly fence: Fence = new Fence()
+  readonly at: CachePath
+  readonly key: string
+  readonly memoryKey: string
+  /** Its place in the order of what begins: that of its loader, once that has begun. */
+  order: number
+  /** An old value, to be served if the reader takes it so old, and to be renewed if the loader finds it unchanged. */
+  old: CacheEntry | undefined
+  /** Whether it goes on even if nobody waits for it. */
+  background: boolean
+  /** Whether the value that is there is to be replaced although it is fresh. */
+  readonly ahead: boolean
+  /** What the shared tier has to be filled against. */
+  version: string | undefined
+  /** What the loader said. */
+  ttlMs: number | undefined
+  tags: readonly string[] | undefined
+  notModified = false
+  readonly #books: WaitingBooks
+  readonly #owner: LoadOwner
+  #open: Deferred<unknown> | undefined
+  #waiting = 0
+  /** What those get who come from now on. */
+  #answer: Answer | undefined
+
+  constructor(
+    at: CachePath,
+    key: string,
+    memoryKey: string,
+    start: {
+      readonly order: number
+      readonly old: CacheEntry | undefined
+      readonly background: boolean
+      readonly ahead: boolean
+    },
+    books: WaitingBooks,
+    owner: LoadOwner,
+  ) {
+    this.at = at
+    this.key = key
+    this.memoryKey = memoryKey
+    this.order = start.order
+    this.old = start.old
+    this.background = start.background
+    this.ahead = start.ahead
+    this.#books = books
+    this.#owner = owner
+  }
+
+  get waiting(): number {
+    return this.#waiting
+  }
+
+  /** Whether its loader has brought something, which goes into the tiers now. */
+  get loaded(): Promise<unknown> | undefined {
+    return this.#answer?.how === 'loaded' ? this.#answer.promise : undefined
+  }
+
+  /** Waits for the answer. Who has a signal of its own gives it, and takes its leave by it. */
+  join(signal: AbortSignal | undefined): Promise<unknown> {
+    if (this.#answer !== undefined) {
+      this.#books.wait()
+      this.#books.end(this.#answer.how, this.at, this.key, 1)
+      return this.#answer.promise
+    }
+    this.#waiting++
+    this.#books.wait()
+    this.#open ??= handledDeferred()
+    const open = this.#open
+    this.#owner.onJoined(this)
+    if (signal === undefined) return open.promise
+    return new Promise((resolve, reject) => {
+      const stop = onAbort(signal, () => {
+        if (this.#leave(open, signal.reason)) reject(signal.reason)
+      })
+      const settle = (): void => {
+        stop()
+        resolve(open.promise)
+      }
+      open.promise.then(settle, settle)
+    })
+  }
+
+  /** Answers those who wait. Who comes later gets the next answer. */
+  answer(how: ReadEnd, value: unknown): void {
+    const open = this.#open
+    const count = this.#waiting
+    this.#open = undefined
+    this.#waiting = 0
+    if (open === undefined) return
+    this.#books.end(how, this.at, this.key, count)
+    open.resolve(value)
+  }
+
+  /** Answers those who wait, and those who come from now on. */
+  answerAll(how: ReadEnd, value: unknown): void {
+    this.#answer = { how, promise: this.#open?.promise ?? Promise.resolve(value) }
+    this.answer(how, value)
+  }
+
+  /** Rejects those who wait. */
+  fail(error: unknown): void {
+    const open = this.#open
+    const count = this.#waiting
+    this.#open = undefined
+    this.#waiting = 0
+    if (open === undefined) return
+    this.#books.end('failed', this.at, this.key, count)
+    open.reject(error)
+  }
+
+  /** The old value, unless it was written over, deleted or invalidated since. */
+  usableOld(): CacheEntry | undefined {
+    return this.old !== undefined && this.fence.passes(this.old.tags) ? this.old : undefined
+  }
+
+  /** One of those who wait goes; false where it has its answer already. */
+  #leave(open: Deferred<unknown>, reason: unknown): boolean {
+    if (this.#open !== open) return false
+    this.#waiting--
+    this.#books.end('aborted', this.at, this.key, 1)
+    if (this.#waiting === 0 && !this.background) this.#owner.onIdle(reason)
+    return true
+  }
+}
+
+function handledDeferred(): Deferred<unknown> {
+  const made = deferred<unknown>()
+  handled(made.promise)
+  return made
+}
+
+/**
+ * All that is being read and loaded. What may still be joined is found by its key; what may not, because something was written or
+ * invalidated since it began, is only kept to be fenced further.
+ */
+export class Flights {
+  readonly #reads = new Map<string, KeyRead>()
+  readonly #loads = new Map<string, KeyLoad>()
+  readonly #apart = new Set<KeyRead | KeyLoad>()
+  #order = 0
+
+  /** A place in the order of all that begins or is set. */
+  nextOrder(): number {
+    return ++this.#order
+  }
+
+  read(memoryKey: string): KeyRead | undefined {
+    return this.#reads.get(memoryKey)
+  }
+
+  load(memoryKey: string): KeyLoad | undefined {
+    return this.#loads.get(memoryKey)
+  }
+
+  beginRead(read: KeyRead): void {
+    this.#reads.set(read.memoryKey, read)
+  }
+
+  beginLoad(load: KeyLoad): void {
+    this.#loads.set(load.memoryKey, load)
+  }
+
+  end(flight: KeyRead | KeyLoad): void {
+    this.#apart.delete(flight)
+    const joinable: Map<string, KeyRead | KeyLoad> = flight instanceof KeyRead ? this.#reads : this.#loads
+    if (joinable.get(flight.memoryKey) === flight) joinable.delete(flight.memoryKey)
+  }
+
+  /** Keeps whatever runs for a key out of both tiers, and lets nobody join it any more. */
+  fenceKey(memoryKey: string): void {
+    const read = this.#reads.get(memoryKey)
+    const load = this.#loads.get(memoryKey)
+    if (read !== undefined) this.#shut(read)
+    if (load !== undefined) this.#shut(load)
+    if (this.#apart.size === 0) return
+    for (const flight of this.#apart) if (flight.memoryKey === memoryKey) this.#shut(flight)
+  }
+
+  /** The same for all of a namespace, and of those within it. */
+  fenceWithin(path: string): void {
+    for (const flight of this.all()) if (isWithin(flight.at.path, path)) this.#shut(flight)
+  }
+
+  /** Which tags a value has isn't known before it is there: each flight learns what was invalidated, and nobody joins it any more. */
+  fenceTags(tags: readonly string[]): void {
+    for (const flight of this.all()) {
+      flight.fence.invalidate(tags)
+      this.#part(flight)
+    }
+  }
+
+  /** Keeps all that runs out of memory. */
+  fenceMemory(): void {
+    for (const flight of this.all()) {
+      flight.fence.shutMemory()
+      this.#part(flight)
+    }
+  }
+
+  /** Keeps what is being read of a key out of memory: something newer has come there. */
+  fenceReads(memoryKey: string): void {
+    const read = this.#reads.get(memoryKey)
+    if (read !== undefined) this.#shut(read)
+    for (const flight of this.#apart) {
+      if (flight.memoryKey === memoryKey && flight instanceof KeyRead) this.#shut(flight)
+    }
+  }
+
+  all(): (KeyRead | KeyLoad)[] {
+    return [...this.#reads.values(), ...this.#loads.values(), ...this.#apart]
+  }
+
+  #part(flight: KeyRead | KeyLoad): void {
+    this.end(flight)
+    this.#apart.add(flight)
+  }
+
+  /** What is shut needs no further fences. */
+  #shut(flight: KeyRead | KeyLoad): void {
+    flight.fence.shut()
+    this.end(flight)
+  }
+}

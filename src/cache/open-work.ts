@@ -1,0 +1,45 @@
+import type { FlushReport } from '../core/component.js'
+
+/** How many keys something was about that was accepted, and how it ended. */
+export interface WorkOutcome {
+  readonly succeeded: number
+  readonly failed: number
+}
+
+const nothing: WorkOutcome = { succeeded: 0, failed: 0 }
+
+/** Something that can be given up. */
+export interface Abandonable {
+  /** Returns how many wait for it who aren't in the books of reads. */
+  abandon(error: unknown): number
+}
+
+/** What a cache has accepted and not settled: loads, reads of the shared tier, and writes. */
+export class OpenWork {
+  readonly #open = new Map<Promise<WorkOutcome>, Abandonable | undefined>()
+
+  /** Keeps hold of some work until it has ended; it must not reject. */
+  track(work: Promise<WorkOutcome | undefined>, owner?: Abandonable): void {
+    const tracked = work.then((outcome) => outcome ?? nothing)
+    this.#open.set(tracked, owner)
+    tracked.then(() => this.#open.delete(tracked))
+  }
+
+  /** Resolves once all that is open now has ended, and says how. */
+  async settled(): Promise<FlushReport> {
+    const outcomes = await Promise.all(this.#open.keys())
+    const sum = (pick: (outcome: WorkOutcome) => number): number => outcomes.reduce((so, one) => so + pick(one), 0)
+    return { succeeded: sum((one) => one.succeeded), failed: sum((one) => one.failed), dropped: 0 }
+  }
+
+  /** Resolves once nothing is open. */
+  async empty(): Promise<void> {
+    while (this.#open.size > 0) await Promise.all(this.#open.keys())
+  }
+
+  abandon(error: unknown): number {
+    let abandoned = 0
+    for (const owner of this.#open.values()) abandoned += owner?.abandon(error) ?? 0
+    return abandoned
+  }
+}
