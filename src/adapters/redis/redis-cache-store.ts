@@ -26,7 +26,7 @@ import {
   type RedisCacheStoreOptions,
   type RedisCacheStoreStats,
 } from './redis-cache-store-options.js'
-import { type RedisClient, type RedisFace, redisFace } from './redis-client.js'
+import { byteFace, type RedisClient, type RedisFace } from './redis-client.js'
 import { partlyFailed, redisError } from './redis-error.js'
 import type { ScriptArgument } from './redis-script.js'
 
@@ -93,7 +93,7 @@ export class RedisCacheStore extends Component<RedisCacheStoreEvents, RedisCache
   constructor(client: RedisClient, options: RedisCacheStoreOptions = {}) {
     super('redis-cache-store', options)
     const { defaults } = RedisCacheStore
-    this.#face = redisFace(client)
+    this.#face = byteFace(client)
     const prefix = valueOr<string>(options.prefix, defaults.prefix)
     if (typeof prefix !== 'string' || /[{}]/.test(prefix))
       failOption('prefix', 'must be a string without braces', prefix)
@@ -137,9 +137,10 @@ export class RedisCacheStore extends Component<RedisCacheStoreEvents, RedisCache
    * @returns an answer for each key; an unreadable one has no value, and a version by which it can be replaced. Those of a part that failed are
    * `StoreError`s. Rejects with a `StoreError` where all of it failed.
    */
-  async getMany(keys: readonly string[]): Promise<readonly (CachedValue | Error)[]> {
+  async getMany(asked: readonly string[]): Promise<readonly (CachedValue | Error)[]> {
+    checkTexts('keys', asked)
+    const keys = [...asked]
     const answers: (CachedValue | Error)[] = new Array(keys.length)
-    checkTexts('keys', keys)
     this.#checkLayout()
     this.#counts.reads += keys.length
     const parts = this.#partsOf(keys, perRead)
@@ -307,10 +308,11 @@ export class RedisCacheStore extends Component<RedisCacheStoreEvents, RedisCache
   }
 
   async #pack(writes: readonly CacheWrite[]): Promise<readonly OutgoingRecord[]> {
-    const packed = writes.map(({ value }) => this.#codec.pack(value as string | Uint8Array))
+    const given = [...writes]
+    const packed = given.map(({ value }) => this.#codec.pack(value as string | Uint8Array))
     // Nothing is waited for where nothing is compressed: what is written in one turn leaves in that turn.
     const payloads = packed.some((each) => each instanceof Promise) ? await Promise.all(packed) : packed
-    return writes.map(({ key, freshMs, keptMs, marks, ifVersion }, i) => {
+    return given.map(({ key, freshMs, keptMs, marks, ifVersion }, i) => {
       const { payload, flags: bits, savedBytes } = payloads[i] as Awaited<(typeof packed)[number]>
       if (savedBytes > 0) {
         this.#counts.compressed++

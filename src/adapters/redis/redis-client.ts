@@ -8,8 +8,8 @@ export interface IoredisClient {
   readonly status: string
   /** Sends any command. */
   call(command: string, args: (string | number | Buffer)[]): Promise<unknown>
-  /** Sends any command, and answers with the bytes of texts. */
-  callBuffer(command: string, args: (string | number | Buffer)[]): Promise<unknown>
+  /** Sends any command, and answers with the bytes of texts. Only RedisCacheStore needs it. */
+  callBuffer?(command: string, args: (string | number | Buffer)[]): Promise<unknown>
 }
 
 /** A client of node-redis, version 5 or 6: `createClient(…)`. */
@@ -81,6 +81,15 @@ export function redisFace(client: RedisClient): RedisFace {
   return failOption('client', 'must be a client of ioredis or node-redis, single or cluster', client)
 }
 
+/** The same for whom answers come as bytes. */
+export function byteFace(client: RedisClient): RedisFace {
+  const face = redisFace(client)
+  if ('call' in client && typeof client.callBuffer !== 'function') {
+    failOption('client', 'must have a method callBuffer', client)
+  }
+  return face
+}
+
 /** A prefix with a brace would take the place of our hash tags, and scatter what belongs together. */
 function checkKeyPrefix(client: RedisClient): void {
   const { options } = client as { options?: { keyPrefix?: unknown } }
@@ -106,7 +115,8 @@ function ioredisFace(client: IoredisClient): RedisFace {
     },
     readsReplicas: client.isCluster && scalesReads(client),
     send: (_key, _readonly, command, args) => client.call(command, args),
-    sendForBytes: (_key, _readonly, command, args) => client.callBuffer(command, args),
+    sendForBytes: (_key, _readonly, command, args) =>
+      client.callBuffer?.(command, args) ?? failOption('client', 'must have a method callBuffer', client),
   }
 }
 
