@@ -65,7 +65,7 @@ class KeyEncoder {
   encode(args: readonly unknown[]): string {
     try {
       const parts: string[] = []
-      for (let i = 0; i < args.length; i++) parts.push(this.#member(i, args[i]))
+      for (let i = 0; i < args.length; i++) parts.push(this.#item(args, i))
       return `(${parts.join(',')})`
     } catch (error) {
       if (error instanceof OptionError) throw error
@@ -74,7 +74,22 @@ class KeyEncoder {
     }
   }
 
-  /** What stands a step further. */
+  #item(list: readonly unknown[], index: number): string {
+    this.#steps.push(index)
+    const text = this.#value(list[index])
+    this.#steps.pop()
+    return text
+  }
+
+  #property(object: object, key: string): string {
+    // Before it is read: a getter may throw.
+    this.#steps.push(key)
+    const text = this.#value((object as Record<string, unknown>)[key])
+    this.#steps.pop()
+    return text
+  }
+
+  /** What is reached otherwise. */
   #member(step: Step, value: unknown): string {
     this.#steps.push(step)
     const text = this.#value(value)
@@ -124,21 +139,21 @@ class KeyEncoder {
     const { length } = array
     // Indices come first, then `length`.
     if (keys.length !== length + 1) return this.#sparseArray(array, keys)
-    const parts: string[] = []
-    for (let i = 0; i < length; i++) parts.push(this.#member(i, array[i]))
     if (length > 0 && keys[length - 1] !== String(length - 1)) this.#checkIndices(array, keys)
-    this.#charge(length)
+    this.#charge(length + 2)
+    const parts: string[] = []
+    for (let i = 0; i < length; i++) parts.push(this.#item(array, i))
     return `[${parts.join(',')}]`
   }
 
   /** With holes: its length, and what it has. */
   #sparseArray(array: readonly unknown[], keys: readonly PropertyKey[]): string {
     this.#checkIndices(array, keys)
+    this.#charge(12 + 2 * keys.length)
     let text = `[${array.length}`
     for (const key of keys) {
-      if (key !== 'length') text += `|${this.#count(key as string)}:${this.#member(Number(key), array[Number(key)])}`
+      if (key !== 'length') text += `|${this.#count(key as string)}:${this.#item(array, Number(key))}`
     }
-    this.#charge(keys.length)
     return `${text}|]`
   }
 
@@ -153,13 +168,13 @@ class KeyEncoder {
     const keys = Object.keys(object)
     const all = Reflect.ownKeys(object)
     if (all.length !== keys.length) this.#refuseProperty(all.find((key) => !keys.includes(key as string)) ?? '')
+    this.#charge(2 + 2 * keys.length)
     keys.sort()
     let text = ''
     for (const key of keys) {
       const name = this.#count(quote(key))
-      text += `${text && ','}${name}:${this.#member(key, (object as Record<string, unknown>)[key])}`
+      text += `${text && ','}${name}:${this.#property(object, key)}`
     }
-    this.#charge(2 * keys.length)
     return `{${text}}`
   }
 
@@ -172,21 +187,21 @@ class KeyEncoder {
 
   #map(map: Map<unknown, unknown>): string {
     this.#checkBare(map)
+    this.#charge(5 + 2 * map.size)
     const parts: string[] = []
     for (const [key, value] of map) {
       const name = this.#member({ text: `.keys()[${parts.length}]` }, key)
       parts.push(`${name}:${this.#member({ text: `.get(${name.slice(0, 60)})` }, value)}`)
     }
     // Sorted as text: whatever order two equal maps were filled in, it is the same now.
-    this.#charge(2 * parts.length)
     return `Map(${parts.sort().join(',')})`
   }
 
   #set(set: Set<unknown>): string {
     this.#checkBare(set)
+    this.#charge(5 + set.size)
     const parts: string[] = []
     for (const value of set) parts.push(this.#member({ text: `.values()[${parts.length}]` }, value))
-    this.#charge(parts.length)
     return `Set(${parts.sort().join(',')})`
   }
 
