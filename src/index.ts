@@ -90,7 +90,15 @@ export type {
 } from './cache/multi-level-cache-options.js'
 export type { SharedTierStats } from './cache/shared-tier-settings.js'
 export type { WarmPaceOptions } from './cache/warm-gate.js'
-export type { WarmFailure, WarmOptions, WarmReport, WarmTarget, WarmTask, WarmTasks } from './cache/warm-run.js'
+export type {
+  WarmFailure,
+  WarmLoadOptions,
+  WarmOptions,
+  WarmReport,
+  WarmTarget,
+  WarmTask,
+  WarmTasks,
+} from './cache/warm-run.js'
 export { type Clock, systemClock } from './core/clock.js'
 export {
   ClosableComponent,

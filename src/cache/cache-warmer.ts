@@ -3,6 +3,7 @@ import { checkFunction, checkOptions, checkSignal, failOption } from '../core/op
 import { orAbort } from '../internal/abort.js'
 import { rejected } from '../internal/deferred.js'
 import { attempt } from '../internal/tasks.js'
+import type { LoadContext } from './load-context.js'
 import { TaskSource } from './task-source.js'
 import { WarmGate, type WarmPaceOptions } from './warm-gate.js'
 import {
@@ -20,7 +21,7 @@ import {
 export interface CacheWarmerOptions extends ComponentOptions, WarmPaceOptions {}
 
 /** What {@link CacheWarmer.register} takes: tasks, or a function that makes them anew for each run. */
-export type WarmList<V, Context = never> =
+export type WarmList<V, Context = LoadContext<V>> =
   | WarmTasks<V, Context>
   | ((context: { readonly signal: AbortSignal }) => WarmTasks<V, Context> | PromiseLike<WarmTasks<V, Context>>)
 
@@ -102,7 +103,7 @@ export interface CacheWarmerStats {
  * console.log(loaded, skipped, failures)
  * ```
  */
-export class CacheWarmer<V, Context = never> extends Component<CacheWarmerEvents, CacheWarmerStats> {
+export class CacheWarmer<V, Context = LoadContext<V>> extends Component<CacheWarmerEvents, CacheWarmerStats> {
   /** The options' defaults. */
   static readonly defaults = { concurrency: 4, ratePerSecond: Number.POSITIVE_INFINITY } as const
 

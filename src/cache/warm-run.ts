@@ -4,11 +4,12 @@ import { checkOptions, checkSignal, describeValue } from '../core/options.js'
 import { onAbort, orAbort } from '../internal/abort.js'
 import { type Deferred, deferred, handled, rejected } from '../internal/deferred.js'
 import { attempt } from '../internal/tasks.js'
+import type { LoadContext } from './load-context.js'
 import { TaskSource } from './task-source.js'
 import { WarmGate, type WarmPaceOptions } from './warm-gate.js'
 
 /** A key that is to be in a cache before somebody asks for it. */
-export interface WarmTask<V, Context = never> {
+export interface WarmTask<V, Context = LoadContext<V>> {
   /** The key. */
   readonly key: string
   /** Loads its value, as for `getOrLoad`; only called where the cache has no fresh value. */
@@ -20,7 +21,9 @@ export interface WarmTask<V, Context = never> {
 }
 
 /** Keys to warm. They are taken one after another as there is room for them, so there may be any number. */
-export type WarmTasks<V, Context = never> = Iterable<WarmTask<V, Context>> | AsyncIterable<WarmTask<V, Context>>
+export type WarmTasks<V, Context = LoadContext<V>> =
+  | Iterable<WarmTask<V, Context>>
+  | AsyncIterable<WarmTask<V, Context>>
 
 /** Options of `MultiLevelCache.warm`. */
 export interface WarmOptions extends WarmPaceOptions {
@@ -61,15 +64,24 @@ export interface WarmReport {
   readonly durationMs: number
 }
 
+/** How a warm-up loads a key. */
+export interface WarmLoadOptions {
+  readonly signal: AbortSignal | undefined
+  readonly ttlMs: number | undefined
+  readonly tags: readonly string[] | undefined
+  /** 0: a value past its ttl is to be replaced, not served. */
+  readonly staleMs: number
+}
+
 /** What a warm-up needs of a cache, which may be a namespace of one. */
-export interface WarmTarget<V, Context = never> {
+export interface WarmTarget<V, Context = LoadContext<V>> {
   /** Fresh values; undefined for a miss. */
   getMany(keys: readonly string[]): PromiseLike<readonly (V | undefined)[]>
   /** The fresh value, or what the loader makes of it. */
   getOrLoad(
     key: string,
     loader: (key: string, context: Context) => V | undefined | PromiseLike<V | undefined>,
-    options: { signal: AbortSignal | undefined; ttlMs: number | undefined; tags: readonly string[] | undefined },
+    options: WarmLoadOptions,
   ): PromiseLike<V | undefined>
 }
 
@@ -235,7 +247,8 @@ export class WarmRun<V, Context> {
     const startedAt = clock.now()
     const load = new OwnLoad<V, Context>(task)
     try {
-      await this.#cache.getOrLoad(task.key, load.run, { signal, ttlMs: task.ttlMs, tags: task.tags })
+      const { key, ttlMs, tags } = task
+      await this.#cache.getOrLoad(key, load.run, { signal, ttlMs, tags, staleMs: 0 })
       const loaded = await orAbort(load.ended(), signal)
       this.#settle(loaded ? 'loaded' : 'skipped', task.key, clock.now() - startedAt)
     } catch (error) {
