@@ -1,4 +1,11 @@
+import type { CachedValue, CacheMark } from '../core/ports.js'
+import { type ReplayEntry, ReplayQueue } from './replay-queue.js'
+import { Replayer } from './replayer.js'
+import { isCachedValue } from './shared-answers.js'
+import { SharedCalls } from './shared-calls.js'
+import { type MarkStates, SharedMarks } from './shared-marks.js'
 import type {
+  SharedFailure,
   SharedFill,
   SharedFillOutcome,
   SharedRead,
@@ -6,61 +13,313 @@ import type {
   SharedTierStats,
   SharedWrite,
 } from './shared-tier-settings.js'
+import { SharedWrites } from './shared-writes.js'
+
+/** By how much a moment is later than the one before, where the clock says that none has passed. */
+const tickMs = 1e-6
 
 /**
  * A cache's way to the store that it shares with others. Nothing here rejects: what the store fails at is counted, told, and made up
  * for later.
+ *
+ * Writes and deletes of one key go out one after the other. One that fails, or isn't answered in time, leaves the key in doubt: it is
+ * neither read nor filled until a delete, or a later write, has reached the store. A mark is in doubt in the same way while its renewal
+ * isn't acknowledged, and with it whatever depends on it.
  */
-export declare class SharedTier {
-  constructor(settings: SharedTierSettings)
+export class SharedTier {
+  readonly #settings: SharedTierSettings
+  readonly #calls: SharedCalls
+  readonly #queue: ReplayQueue
+  readonly #replayer: Replayer
+  readonly #marks: SharedMarks
+  readonly #writes: SharedWrites
+  /** Fills and renewals under way. */
+  readonly #underWay = new Set<Promise<unknown>>()
+  #latestMoment = Number.NEGATIVE_INFINITY
+  #reads = 0
+  #hits = 0
+  #failed = 0
+
+  /** @throws OptionError when an option of the breaker is wrong. */
+  constructor(settings: SharedTierSettings) {
+    const { store, clock, random, markTtlMs } = settings
+    this.#settings = settings
+    this.#calls = new SharedCalls(settings)
+    this.#queue = new ReplayQueue(settings.replayCapacity)
+    this.#marks = new SharedMarks({
+      store,
+      clock,
+      calls: this.#calls,
+      queue: this.#queue,
+      ttlMs: markTtlMs,
+      moment: () => this.moment(),
+      onFailed: (names, answers, news) => this.#countFailed('marks', names, answers, news),
+    })
+    this.#writes = new SharedWrites({
+      store,
+      calls: this.#calls,
+      queue: this.#queue,
+      marks: this.#marks,
+      moment: () => this.moment(),
+      onDoubt: (key) => {
+        this.#queue.add('key', key)
+        this.#replayer.queued()
+      },
+      onAnswered: () => this.#replayer.storeAnswered(),
+      onFailed: (operation, keys, answers, isNews) => this.#countFailed(operation, keys, answers, isNews),
+    })
+    this.#replayer = new Replayer({
+      queue: this.#queue,
+      clock,
+      random,
+      retryAfterMs: () => this.#calls.retryAfterMs,
+      isFree: ({ kind, name }) =>
+        kind === 'key' ? this.#writes.ended(name) === undefined : !this.#marks.isRenewing(name),
+      replay: (batch) => this.#replay(batch),
+    })
+  }
 
   /**
    * A moment: `clock.now()`, except that no two are the same. Taken before a load's read begins, it says what came before the load and
    * what after.
    */
-  moment(): number
+  moment(): number {
+    this.#latestMoment = Math.max(this.#settings.clock.now(), this.#latestMoment + tickMs)
+    return this.#latestMoment
+  }
 
   /**
    * Turns a value into what the store takes.
    *
    * @throws OptionError - where the store can't carry it.
    */
-  encode(value: unknown): unknown
+  encode(value: unknown): unknown {
+    const { store } = this.#settings
+    return store.encode === undefined ? value : store.encode(value)
+  }
 
   /**
    * Reads keys, in their order. Never rejects.
    *
    * @param marks - names of marks that every one of these keys depends on: read at the same time, where they aren't known.
    */
-  read(keys: readonly string[], marks: readonly string[]): Promise<readonly SharedRead[]>
+  async read(keys: readonly string[], marks: readonly string[]): Promise<readonly SharedRead[]> {
+    const reads: SharedRead[] = keys.map(() => unknownRead)
+    const free: number[] = []
+    const busy: number[] = []
+    const ends: Promise<unknown>[] = []
+    for (const [i, key] of keys.entries()) {
+      const end = this.#writes.ended(key)
+      if (end !== undefined) ends.push(end)
+      ;(end === undefined ? free : busy).push(i)
+    }
+    const readNow = (indices: readonly number[]): Promise<void> => this.#read(keys, indices, marks, reads)
+    if (busy.length === 0) await readNow(free)
+    else await Promise.all([readNow(free), Promise.all(ends).then(() => readNow(busy))])
+    this.#reads += keys.length
+    for (const { value } of reads) if (value !== undefined) this.#hits++
+    this.#answered()
+    return reads
+  }
 
   /** Writes keys; answers with their versions, undefined where it failed and the key waits to be deleted. Never rejects. */
-  write(writes: readonly SharedWrite[]): Promise<readonly (string | undefined)[]>
+  async write(writes: readonly SharedWrite[]): Promise<readonly (string | undefined)[]> {
+    const versions = await this.#writes.write(writes)
+    this.#answered()
+    return versions
+  }
 
   /**
    * Writes what was loaded, where nobody wrote, deleted or invalidated since. Never rejects.
    *
    * @param since - the moment before the read that brought the versions.
    */
-  fill(fills: readonly SharedFill[], since: number): Promise<readonly SharedFillOutcome[]>
+  async fill(fills: readonly SharedFill[], since: number): Promise<readonly SharedFillOutcome[]> {
+    const outcomes = await this.#track(this.#writes.fill(fills, since))
+    this.#answered()
+    return outcomes
+  }
 
   /** Deletes keys; answers with the tombstones' versions, undefined where it failed and is made again. Never rejects. */
-  delete(keys: readonly string[]): Promise<readonly (string | undefined)[]>
+  async delete(keys: readonly string[]): Promise<readonly (string | undefined)[]> {
+    const versions = await this.#writes.delete(keys, false)
+    this.#answered()
+    return versions
+  }
 
   /** Renews marks, so that whatever depends on them is invalid from the call on. Never rejects; what failed is made again. */
-  renew(marks: readonly string[]): Promise<void>
+  async renew(marks: readonly string[]): Promise<void> {
+    await this.#track(this.#marks.renew(marks, false))
+    this.#answered()
+  }
 
   /** Forgets what it knows about marks that somebody else has renewed, or, without names, about all marks. */
-  forget(marks?: readonly string[]): void
+  forget(marks?: readonly string[]): void {
+    this.#marks.forget(marks)
+  }
 
   /** Resolves once all writes under way are settled and one attempt was made at what waits for its replay. */
-  settled(): Promise<void>
+  async settled(): Promise<void> {
+    await Promise.all([this.#writes.settled(), ...this.#underWay])
+    await this.#replayer.attempt()
+  }
 
   /** Stops its timers; nothing is replayed any more. */
-  close(): void
+  close(): void {
+    this.#replayer.close()
+  }
 
   /** How many deletes and renewals wait for their replay. */
-  abandoned(): number
+  abandoned(): number {
+    return this.#queue.size
+  }
 
-  stats(): SharedTierStats
+  stats(): SharedTierStats {
+    const { state, timeouts, rejected } = this.#calls
+    const { writes, superseded } = this.#writes
+    const { size: pending, replayed, dropped } = this.#queue
+    return {
+      reads: this.#reads,
+      hits: this.#hits,
+      misses: this.#reads - this.#hits,
+      writes,
+      superseded,
+      failed: this.#failed,
+      timeouts,
+      rejected,
+      state,
+      replay: { pending, replayed, dropped },
+    }
+  }
+
+  /** Reads some of the keys, and puts what it finds in their places. */
+  async #read(
+    keys: readonly string[],
+    indices: readonly number[],
+    needed: readonly string[],
+    reads: SharedRead[],
+  ): Promise<void> {
+    const { store, clock } = this.#settings
+    // What is in the store of a key in doubt may be older than what was written here.
+    const asked = indices.filter((i) => !this.#queue.has('key', keys[i] as string))
+    if (asked.length === 0) return
+    const names = asked.map((i) => keys[i] as string)
+    const states = this.#marks.states()
+    const askedAt = clock.now()
+    const learning = states.learn(needed)
+    const answers = await this.#calls.make({
+      what: 'getMany',
+      count: names.length,
+      make: () => store.getMany(names),
+      isAnswer: isCachedValue,
+    })
+    if (learning !== undefined) await learning
+    const values = answers.filter((answer): answer is CachedValue => !(answer instanceof Error))
+    await this.#learnMarksOf(values, states)
+    this.#countFailed('read', names, answers, true)
+    const elapsedMs = clock.now() - askedAt
+    for (const [n, i] of asked.entries()) {
+      const answer = answers[n]
+      if (answer !== undefined && !(answer instanceof Error)) reads[i] = readOf(answer, needed, states, elapsedMs)
+    }
+  }
+
+  /** Learns what says whether values are valid. A mark that says no is read again once: what is known of it may be older. */
+  async #learnMarksOf(values: readonly CachedValue[], states: MarkStates): Promise<void> {
+    const marks = values.flatMap((value) => value.marks)
+    if (marks.length === 0) return
+    const learning = states.learn(marks.map(({ name }) => name))
+    if (learning !== undefined) await learning
+    const contradicting = new Set<string>()
+    for (const { name, mark } of marks) {
+      const known = states.get(name)
+      if (known !== undefined && known.mark !== mark) contradicting.add(name)
+    }
+    if (contradicting.size > 0) await states.learnAnew(contradicting)
+  }
+
+  /** Tries deletes and renewals again; says whether any reached the store. */
+  async #replay(batch: readonly ReplayEntry[]): Promise<boolean> {
+    const keys = batch.flatMap(({ kind, name }) => (kind === 'key' ? [name] : []))
+    const marks = batch.flatMap(({ kind, name }) => (kind === 'mark' ? [name] : []))
+    const [versions, renewed] = await Promise.all([this.#writes.delete(keys, true), this.#marks.renew(marks, true)])
+    const deleted = keys.filter((_, i) => versions[i] !== undefined)
+    const count = deleted.length + renewed.length
+    this.#queue.replayed += count
+    if (count > 0) this.#settings.onReplayed(deleted, renewed)
+    return count > 0
+  }
+
+  /** Counts answers that are errors, and tells of them: at once of all that have the same one. */
+  #countFailed(
+    operation: SharedFailure['operation'],
+    names: readonly string[],
+    answers: readonly unknown[],
+    isNews: boolean | ((i: number) => boolean),
+  ): void {
+    const failures = new Map<Error, string[]>()
+    for (const [i, answer] of answers.entries()) {
+      if (!(answer instanceof Error)) continue
+      this.#failed++
+      if (isNews === false || (isNews !== true && !isNews(i))) continue
+      const keys = failures.get(answer) ?? []
+      keys.push(names[i] as string)
+      failures.set(answer, keys)
+    }
+    if (failures.size > 0 && operation === 'marks') this.#replayer.queued()
+    for (const [error, keys] of failures) this.#settings.onFailed({ operation, keys, error })
+  }
+
+  /** What waits for its replay needn't wait any longer, if the store has answered anything. */
+  #answered(): void {
+    if (this.#calls.takeAnswered()) this.#replayer.storeAnswered()
+  }
+
+  #track<T>(work: Promise<T>): Promise<T> {
+    this.#underWay.add(work)
+    void work.then(() => this.#underWay.delete(work))
+    return work
+  }
+}
+
+/** What is known of a key that can't be asked for. */
+const unknownRead: SharedRead = {
+  value: undefined,
+  version: undefined,
+  ageMs: 0,
+  freshMs: 0,
+  keptMs: 0,
+  marks: [],
+  checkedUntil: Number.NEGATIVE_INFINITY,
+}
+
+function readOf(answer: CachedValue, needed: readonly string[], states: MarkStates, elapsedMs: number): SharedRead {
+  const { value, version, marks } = answer
+  const keptMs = answer.keptMs - elapsedMs
+  const checkedUntil = checkedUntilOf(marks, needed, states)
+  if (value === undefined || keptMs <= 0 || checkedUntil === undefined) return { ...unknownRead, version }
+  return {
+    value,
+    version,
+    ageMs: answer.ageMs + elapsedMs,
+    freshMs: answer.freshMs - elapsedMs,
+    keptMs,
+    marks: marks.map(({ name }) => name),
+    checkedUntil,
+  }
+}
+
+/** Until when marks count as checked; undefined where one of them says no, or isn't known, or is missing. */
+function checkedUntilOf(
+  marks: readonly CacheMark[],
+  needed: readonly string[],
+  states: MarkStates,
+): number | undefined {
+  let checkedUntil = Number.POSITIVE_INFINITY
+  for (const { name, mark } of marks) {
+    const known = states.get(name)
+    if (known?.mark !== mark) return undefined
+    checkedUntil = Math.min(checkedUntil, known.checkedUntil)
+  }
+  return needed.every((name) => marks.some((mark) => mark.name === name)) ? checkedUntil : undefined
 }
