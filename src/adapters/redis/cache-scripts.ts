@@ -1,8 +1,6 @@
-import { format, headerBytes, magic } from './cache-record.js'
+import { format, magic, serverBytes } from './cache-record.js'
 import { RedisScript } from './redis-script.js'
 
-/** How many arguments of {@link writeRecords} there are for each key. */
-export const argumentsPerWrite = 6
 /** The condition of a write that has none. Others are `=` and the version that must be there. */
 export const unconditional = '*'
 
@@ -26,55 +24,54 @@ end
 
 /**
  * Writes records of one bucket, tombstones included. KEYS: where. ARGV: the fence in milliseconds; then for each key the condition, for how many
- * milliseconds it is fresh and for how many it is kept (empty for ever), flags, the body's checksum, the body.
+ * milliseconds it is kept (empty for ever), and what a record is beside what the server writes of it.
  *
  * It answers with the server's time, and for each key `+` and the version if it was written, `-` and the version that is there if it was
  * not, or `!` and an error. What Redis had no room for is deleted, if it was to be written whatever is there: an old value must not
  * outlive its successor.
  *
- * A version is the server's time in microseconds, or one more than the last one if that is more, so that none comes twice. Only the
- * header of what is there is read, unless it can't be read: then its version is the hash of all of it.
+ * A version is the server's time in microseconds, or one more than the last one if that is more, so that none comes twice. What can't be
+ * read has the hash of all of it. Of all else only the beginning is read.
  */
 export const writeRecords: RedisScript = new RedisScript(`${clock}${expiring}
-local pack, unpack = struct.pack, struct.unpack
-local function sum(header)
-  local a, b, c, d, e, f, g, h, i, j, k, l, m = unpack('<I4I4I4I4I4I4I4I4I4I4I4I4I4', header)
-  return (a + 3 * b + 5 * c + 7 * d + 9 * e + 11 * f + 13 * g + 15 * h + 17 * i + 19 * j + 21 * k + 23 * l + 25 * m) % 4294967296
-end
+local keys, argv, pcall, sub, pack, unpack, max = KEYS, ARGV, redis.pcall, string.sub, struct.pack, struct.unpack, math.max
+local function whole(number) return number >= 0 and number < 9007199254740992 and number % 1 == 0 end
 local begin = '${magic}' .. string.char(${format})
-local fence = span(ARGV[1])
+local fence = span(argv[1])
+local fresh = '+' .. text(now)
 local answers = { text(now) }
-local at = 2
-for n, key in ipairs(KEYS) do
-  local condition, flags, body = ARGV[at], tonumber(ARGV[at + 3]), ARGV[at + 5]
-  local old = redis.pcall('GETRANGE', key, 0, ${headerBytes - 1})
+for n = 1, #keys do
+  local key, condition = keys[n], argv[3 * n - 1]
+  local any = condition == '${unconditional}'
+  local old = pcall('GETRANGE', key, 0, ${serverBytes - 1})
   local there, version, fenced = '', 0, 0
-  if type(old) == 'string' and #old > 0 then
-    if #old == ${headerBytes} and string.sub(old, 1, 4) == begin and sum(old) == unpack('<I4', old, 53) then
-      version, fenced = unpack('<d', old, 9), unpack('<d', old, 41)
-      there = text(version)
-    elseif condition ~= '${unconditional}' then
-      there = 'x' .. redis.sha1hex(redis.call('GET', key))
+  if type(old) == 'string' and old ~= '' then
+    if #old == ${serverBytes} and sub(old, 1, 4) == begin then
+      local v, w, f, check = unpack('<dddd', old, 5)
+      if v + 2 * w - 3 * f == check and whole(v) and whole(w) and whole(f) then version, fenced = v, f end
+    end
+    if not any then
+      there = version > 0 and text(version) or 'x' .. redis.sha1hex(redis.call('GET', key))
     end
   end
-  if condition ~= '${unconditional}' and condition ~= '=' .. there then
+  if not any and condition ~= '=' .. there then
     answers[n + 1] = '-' .. there
   else
-    if condition == '${unconditional}' then fenced = now + fence end
-    version = math.max(now, version + 1)
-    local fresh, kept = span(ARGV[at + 1]), span(ARGV[at + 2])
-    local header = pack('<I4dddddI4', flags, version, now, now + fresh, now + kept, fenced, tonumber(ARGV[at + 4]))
-    header = begin .. header
-    header = header .. pack('<I4', sum(header))
-    local done = put(key, header .. body, math.max(kept, fenced - now))
-    if done.err then
-      if condition == '${unconditional}' then redis.pcall('DEL', key) end
-      answers[n + 1] = '!' .. done.err
-    else
-      answers[n + 1] = '+' .. text(version)
+    local kept = span(argv[3 * n])
+    if any then fenced = now + fence end
+    local answer = fresh
+    if version < now then version = now else
+      version = version + 1
+      answer = '+' .. text(version)
     end
+    local record = begin .. pack('<dddd', version, now, fenced, version + 2 * now - 3 * fenced) .. argv[3 * n + 1]
+    local done = put(key, record, max(kept, fenced - now))
+    if done.err then
+      if any then pcall('DEL', key) end
+      answer = '!' .. done.err
+    end
+    answers[n + 1] = answer
   end
-  at = at + ${argumentsPerWrite}
 end
 return answers
 `)

@@ -15,7 +15,15 @@ import { CacheClock } from './cache-clock.js'
 import { CacheKeys } from './cache-keys.js'
 import { type CachePart, type PartLimits, partsOf, runParts } from './cache-parts.js'
 import { checkPayload, PayloadCodec, PayloadTooLargeError } from './cache-payload.js'
-import { bodyOf, type CacheRecord, flags, headerBytes, readRecord, type UnreadableReason } from './cache-record.js'
+import {
+  type CacheRecord,
+  flags,
+  packRecord,
+  readRecord,
+  sealOf,
+  serverBytes,
+  type UnreadableReason,
+} from './cache-record.js'
 import { readRecords, readTime, touchMarks, unconditional, writeRecords } from './cache-scripts.js'
 import { fixLayout } from './counter-scripts.js'
 import { jsonSerializer } from './json-serializer.js'
@@ -73,7 +81,7 @@ export class RedisCacheStore extends Component<RedisCacheStoreEvents, RedisCache
   readonly #keys: CacheKeys
   readonly #codec: PayloadCodec
   /** What each record's checksum is about beside the record, but for the key. */
-  readonly #seal: string
+  readonly #seal: number
   readonly #markTtlMs: string
   /** One for each bucket of a cluster, whose nodes have clocks of their own. */
   readonly #clocks: CacheClock[] = []
@@ -99,12 +107,12 @@ export class RedisCacheStore extends Component<RedisCacheStoreEvents, RedisCache
       failOption('prefix', 'must be a string without braces', prefix)
     this.buckets = checkCount('buckets', valueOr(options.buckets, this.#face.cluster ? 16 : 1), 1, 1024)
     this.#keys = new CacheKeys(prefix, this.buckets)
-    this.fenceMs = checkDuration('fenceMs', valueOr<number>(options.fenceMs, defaults.fenceMs), 1)
+    this.fenceMs = Math.ceil(checkDuration('fenceMs', valueOr<number>(options.fenceMs, defaults.fenceMs), 1))
     const serializer = checkSerializer(valueOr(options.serializer, jsonSerializer))
     const maxBytes = valueOr<number>(options.maxValueBytes, defaults.maxValueBytes)
     checkCount('maxValueBytes', maxBytes, 1, maxStringBytes)
     this.#codec = new PayloadCodec(serializer, checkCompression(options.compression), maxBytes)
-    this.#seal = `${serializer.format ?? ''}\0`
+    this.#seal = sealOf(`${serializer.format ?? ''}\0`)
     const markTtlMs = valueOr<number>(options.markTtlMs, defaults.markTtlMs)
     this.#markTtlMs = spanOf(checkDuration('markTtlMs', markTtlMs, 1, Number.POSITIVE_INFINITY))
   }
@@ -164,7 +172,7 @@ export class RedisCacheStore extends Component<RedisCacheStoreEvents, RedisCache
     return this.#write('setMany', records, (text, record) => {
       const written = text.startsWith('+')
       this.#counts[written ? 'written' : 'refused']++
-      if (written) this.#counts.bytesWritten += headerBytes + record.body.length
+      if (written) this.#counts.bytesWritten += serverBytes + record.rest.length
       return { written, version: text.slice(1) }
     })
   }
@@ -179,7 +187,9 @@ export class RedisCacheStore extends Component<RedisCacheStoreEvents, RedisCache
     checkTexts('keys', keys)
     this.#checkLayout()
     this.#counts.writes += keys.length
-    const records = keys.map((key) => ({ key, ...tombstone }))
+    const records = keys.map((key) => {
+      return { key, condition: unconditional, kept: '0', rest: packRecord(tombstone, sealOf(key, this.#seal)) }
+    })
     return this.#write('deleteMany', records, (text) => {
       this.#counts.deleted++
       return text.slice(1)
@@ -260,7 +270,7 @@ export class RedisCacheStore extends Component<RedisCacheStoreEvents, RedisCache
   #open(key: string, raw: Buffer | undefined, nowUs: number): CachedValue | Promise<CachedValue> {
     if (raw === undefined) return this.#miss('')
     this.#counts.bytesRead += raw.length
-    const record = readRecord(raw, this.#seal + key)
+    const record = readRecord(raw, sealOf(key, this.#seal))
     const { version } = record
     if ('reason' in record) return this.#unreadable(key, version, record.reason, undefined)
     if ((record.flags & flags.tombstone) !== 0 || record.keptUntilUs <= nowUs) return this.#miss(version)
@@ -318,10 +328,8 @@ export class RedisCacheStore extends Component<RedisCacheStoreEvents, RedisCache
         this.#counts.compressed++
         this.#counts.bytesSaved += savedBytes
       }
-      const { bytes, checksum } = bodyOf(marks, payload, this.#seal + key)
-      const condition = ifVersion === undefined ? unconditional : `=${ifVersion}`
-      const [fresh, kept] = [spanOf(freshMs), spanOf(keptMs)]
-      return { key, condition, fresh, kept, flags: String(bits), checksum: String(checksum), body: bytes }
+      const rest = packRecord({ flags: bits, freshMs, keptMs, marks, payload }, sealOf(key, this.#seal))
+      return { key, condition: ifVersion === undefined ? unconditional : `=${ifVersion}`, kept: spanOf(keptMs), rest }
     })
   }
 
@@ -332,13 +340,13 @@ export class RedisCacheStore extends Component<RedisCacheStoreEvents, RedisCache
   ): Promise<readonly (T | Error)[]> {
     const answers: (T | Error)[] = new Array(records.length)
     const keys = records.map(({ key }) => key)
-    const parts = this.#partsOf(keys, perWrite, (place) => (records[place] as OutgoingRecord).body.length + headerBytes)
+    const parts = this.#partsOf(keys, perWrite, (place) => (records[place] as OutgoingRecord).rest.length)
     const errors = await runParts(parts, async ({ bucket, places }) => {
       const names = places.map((place) => this.#keys.value(bucket, keys[place] as string))
       const args: ScriptArgument[] = [String(this.fenceMs)]
       for (const place of places) {
-        const { condition, fresh, kept, flags: bits, checksum, body } = records[place] as OutgoingRecord
-        args.push(condition, fresh, kept, bits, checksum, body)
+        const { condition, kept, rest } = records[place] as OutgoingRecord
+        args.push(condition, kept, rest)
       }
       const sentMs = this.clock.now()
       const texts = (await this.#call(operation, true, () => writeRecords.run(this.#face, names, args))) as string[]
@@ -465,17 +473,11 @@ export class RedisCacheStore extends Component<RedisCacheStoreEvents, RedisCache
 interface OutgoingRecord {
   readonly key: string
   readonly condition: string
-  readonly fresh: string
   readonly kept: string
-  readonly flags: string
-  readonly checksum: string
-  readonly body: ScriptArgument
+  readonly rest: Buffer
 }
 
-const tombstone: Omit<OutgoingRecord, 'key'> = {
-  ...{ condition: unconditional, fresh: '0', kept: '0' },
-  ...{ flags: String(flags.tombstone), checksum: '0', body: '' },
-}
+const tombstone = { flags: flags.tombstone, freshMs: 0, keptMs: 0, marks: noMarks, payload: '' } as const
 
 const nothing = { value: undefined, ageMs: 0, freshMs: 0, keptMs: 0, marks: noMarks } as const
 
