@@ -461,8 +461,8 @@ export interface InvalidationBus {
 export interface LoadLease {
   /** Whether somebody else had it first, so that the value may be there by now. */
   readonly waited: boolean
-  /** Gives it back. */
-  release(): void | PromiseLike<void>
+  /** Gives it back. What it answers is of no concern. */
+  release(): void | PromiseLike<unknown>
 }
 
 /** Lets one process at a time load a key, as far as that is possible: it saves work, and nothing depends on it. */
