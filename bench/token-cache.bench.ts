@@ -191,7 +191,7 @@ const spillwayKeys: Contender = {
 
 const handKeys: Contender = {
   name: 'a Map of tokens by hand, without a bound',
-  aim: { atMost: 2 },
+  aim: { atMost: 1.5 },
   prepare: async () => {
     const issuer = new Issuer()
     const map = new Map<string, HandCache>()

@@ -17,3 +17,11 @@ export {
 } from './http-options.js'
 export { type HttpHead, HttpResponse, type HttpResponseHeaders, HttpStreamResponse } from './http-response.js'
 export type { HttpHeaders } from './request-headers.js'
+export {
+  type FetchFunction,
+  type HttpKeyedTokenSource,
+  type TokenFetchOptions,
+  type TokenFetchSetting,
+  tokenFetch,
+  tokenFetchDefaults,
+} from './token-fetch.js'
