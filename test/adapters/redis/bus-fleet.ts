@@ -8,6 +8,7 @@ import {
   type RedisInvalidationBusOptions,
 } from 'spillway/redis'
 import { expect, vi } from 'vitest'
+import { CountingClock } from './counting-clock.ts'
 
 type EventName = keyof RedisInvalidationBusEvents
 
@@ -46,8 +47,12 @@ export class BusFleet {
   }
 
   bus(client: RedisClient, options: RedisInvalidationBusOptions = {}): RedisInvalidationBus {
-    const bus = new RedisInvalidationBus(client, { channel: this.channel, ...options })
-    this.cleanUp(() => bus.close({ timeoutMs: 1000 }))
+    const clock = new CountingClock()
+    const bus = new RedisInvalidationBus(client, { channel: this.channel, clock, ...options })
+    this.cleanUp(async () => {
+      await bus.close({ timeoutMs: 1000 })
+      await waitFor(() => expect(clock.pending).toBe(0))
+    })
     return bus
   }
 

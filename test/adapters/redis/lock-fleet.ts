@@ -1,6 +1,5 @@
 import { randomUUID } from 'node:crypto'
 import { Redis } from 'ioredis'
-import { systemClock } from 'spillway'
 import {
   type RedisClient,
   type RedisLease,
@@ -9,9 +8,9 @@ import {
   type RedisLockOptions,
 } from 'spillway/redis'
 import { expect, vi } from 'vitest'
+import { CountingClock } from './counting-clock.ts'
 
 type EventName = keyof RedisLockEvents
-type Clock = typeof systemClock
 
 const events: readonly EventName[] = ['acquired', 'released', 'releaseFailed', 'extendFailed', 'lost']
 
@@ -68,36 +67,6 @@ export class LockFleet {
       }
     } finally {
       for (const cleanUp of this.#cleanUps.splice(0).reverse()) await cleanUp()
-    }
-  }
-}
-
-/** The system's clock, which knows how many of its timers haven't fired. */
-class CountingClock implements Clock {
-  readonly #timers = new Set<object>()
-
-  get pending(): number {
-    return this.#timers.size
-  }
-
-  readonly now = systemClock.now
-  readonly wallNow = systemClock.wallNow
-  readonly defer = systemClock.defer
-
-  setTimer(callback: () => void, delayMs: number, options?: { keepAlive?: boolean }): () => void {
-    const timer = {}
-    this.#timers.add(timer)
-    const cancel = systemClock.setTimer(
-      () => {
-        this.#timers.delete(timer)
-        callback()
-      },
-      delayMs,
-      options,
-    )
-    return () => {
-      this.#timers.delete(timer)
-      cancel()
     }
   }
 }
