@@ -157,7 +157,11 @@ export class CacheNamespace<V extends NonNullable<unknown> | null> implements Ca
     return this.#write(() => () => clearPath(this.#core, this.#at))
   }
 
-  getOrLoad<U extends undefined = never>(key: string, loader: Loader<V, U>, options?: LoadOptions): Promise<V | U> {
+  getOrLoad<R extends V | undefined>(
+    key: string,
+    loader: Loader<V, R>,
+    options?: LoadOptions,
+  ): Promise<V | Extract<R, undefined>> {
     const entry = this.#find(key)
     if (
       entry !== undefined &&
@@ -174,7 +178,9 @@ export class CacheNamespace<V extends NonNullable<unknown> | null> implements Ca
     } catch (error) {
       return this.#core.refuse(error)
     }
-    return this.#load(key, oneByOne(loader as Loader<unknown, undefined>), plan, options?.signal) as Promise<V | U>
+    return this.#load(key, oneByOne(loader as Loader<unknown>), plan, options?.signal) as Promise<
+      V | Extract<R, undefined>
+    >
   }
 
   getOrLoadMany(keys: readonly string[], load: BatchLoader<V>, options?: LoadOptions): Promise<(V | undefined)[]> {
@@ -211,17 +217,17 @@ export class CacheNamespace<V extends NonNullable<unknown> | null> implements Ca
     return handled(Promise.all(answers))
   }
 
-  wrap<A extends unknown[], U extends undefined = never>(
-    fn: (...args: A) => V | U | PromiseLike<V | U>,
+  wrap<A extends unknown[], R extends V | undefined>(
+    fn: (...args: A) => R | PromiseLike<R>,
     options: WrapOptions<A>,
-  ): Cached<A, V | U> {
+  ): Cached<A, V | Extract<R, undefined>> {
     checkFunction('fn', fn)
     if (options === undefined) failOption('options', 'must be an object with a name', options)
     const plan = this.#planOf(options)
     const keyOf = wrapKey(options)
     // A ratio of its own isn't the one that hits are judged by.
     const easy = plan.settings.refreshAheadRatio === this.#settings.refreshAheadRatio
-    const cached = (...args: A): Promise<V | U> => {
+    const cached = (...args: A): Promise<V | Extract<R, undefined>> => {
       let key: string
       try {
         key = keyOf(args)
@@ -235,7 +241,7 @@ export class CacheNamespace<V extends NonNullable<unknown> | null> implements Ca
         oneByOne(() => fn(...args)),
         plan,
         undefined,
-      ) as Promise<V | U>
+      ) as Promise<V | Extract<R, undefined>>
     }
     const invalidate = (...args: A): Promise<void> => {
       try {
@@ -252,7 +258,7 @@ export class CacheNamespace<V extends NonNullable<unknown> | null> implements Ca
     return warm<V, LoadContext<V>>(
       {
         getMany: (keys) => this.getMany(keys),
-        getOrLoad: (key, loader, loadOptions) => this.getOrLoad<undefined>(key, loader, loadOptions),
+        getOrLoad: (key, loader, loadOptions) => this.getOrLoad(key, loader, loadOptions),
       },
       tasks,
       options,
@@ -452,7 +458,7 @@ function isEasy(options: LoadOptions): boolean {
   )
 }
 
-function oneByOne(loader: Loader<unknown, undefined>): RunLoader {
+function oneByOne(loader: Loader<unknown>): RunLoader {
   return async (loads, signal, now) => {
     const [load] = loads as [KeyLoad]
     return [{ value: await loader(load.key, new SingleLoadContext(load, signal, now)) }]

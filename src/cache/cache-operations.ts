@@ -11,10 +11,7 @@ export interface Cached<A extends unknown[], R> {
 }
 
 /** Loads the value of one key. With `undefined` nothing is cached. */
-export type Loader<V, U extends undefined = never> = (
-  key: string,
-  context: LoadContext<V>,
-) => V | U | PromiseLike<V | U>
+export type Loader<V, R extends V | undefined = V> = (key: string, context: LoadContext<V>) => R | PromiseLike<R>
 
 /** Loads the values of several keys: for each, in their order, a value, an `Error`, or `undefined` where there is none. */
 export type BatchLoader<V> = (
@@ -63,7 +60,11 @@ export interface CacheOperations<V extends NonNullable<unknown> | null> {
    * @returns the value, or `undefined` where the loader returned that. Rejects with the loader's error, the same for all who wait,
    * with `TimeoutError` after `loaderTimeoutMs`, or with the signal's reason.
    */
-  getOrLoad<U extends undefined = never>(key: string, loader: Loader<V, U>, options?: LoadOptions): Promise<V | U>
+  getOrLoad<R extends V | undefined>(
+    key: string,
+    loader: Loader<V, R>,
+    options?: LoadOptions,
+  ): Promise<V | Extract<R, undefined>>
   /**
    * The values of several keys, in their order: one read of the shared tier, and one load for those that are nowhere. Keys that are
    * being loaded already are waited for. A key that comes twice is asked for once.
@@ -79,10 +80,10 @@ export interface CacheOperations<V extends NonNullable<unknown> | null> {
    * where the arguments make no key.
    * @throws OptionError - when an option is wrong.
    */
-  wrap<A extends unknown[], U extends undefined = never>(
-    fn: (...args: A) => V | U | PromiseLike<V | U>,
+  wrap<A extends unknown[], R extends V | undefined>(
+    fn: (...args: A) => R | PromiseLike<R>,
     options: WrapOptions<A>,
-  ): Cached<A, V | U>
+  ): Cached<A, V | Extract<R, undefined>>
   /** Loads keys that aren't there, some at a time. Readers are never kept waiting for it. */
   warm(tasks: WarmTasks<V, LoadContext<V>>, options?: WarmOptions): Promise<WarmReport>
   /**

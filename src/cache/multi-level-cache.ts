@@ -102,7 +102,11 @@ export class MultiLevelCache<V extends NonNullable<unknown> | null>
     return this.#root.deleteMany(keys)
   }
 
-  getOrLoad<U extends undefined = never>(key: string, loader: Loader<V, U>, options?: LoadOptions): Promise<V | U> {
+  getOrLoad<R extends V | undefined>(
+    key: string,
+    loader: Loader<V, R>,
+    options?: LoadOptions,
+  ): Promise<V | Extract<R, undefined>> {
     return this.#root.getOrLoad(key, loader, options)
   }
 
@@ -110,10 +114,10 @@ export class MultiLevelCache<V extends NonNullable<unknown> | null>
     return this.#root.getOrLoadMany(keys, load, options)
   }
 
-  wrap<A extends unknown[], U extends undefined = never>(
-    fn: (...args: A) => V | U | PromiseLike<V | U>,
+  wrap<A extends unknown[], R extends V | undefined>(
+    fn: (...args: A) => R | PromiseLike<R>,
     options: WrapOptions<A>,
-  ): Cached<A, V | U> {
+  ): Cached<A, V | Extract<R, undefined>> {
     return this.#root.wrap(fn, options)
   }
 
