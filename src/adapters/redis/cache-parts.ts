@@ -57,6 +57,15 @@ export async function runParts(
   run: (part: CachePart) => Promise<void>,
 ): Promise<ReadonlyMap<CachePart, SpillwayError>> {
   const errors = new Map<CachePart, SpillwayError>()
+  const [only] = parts
+  if (only !== undefined && parts.length === 1) {
+    try {
+      await run(only)
+    } catch (error) {
+      errors.set(only, error as SpillwayError)
+    }
+    return errors
+  }
   const runs = new Map<CachePart, Promise<void>>()
   for (const part of parts) {
     const before = part.after === undefined ? undefined : runs.get(part.after)

@@ -8,6 +8,11 @@ export interface InvalidationMessage {
   readonly seq: number
   /** `'news'`: invalidations. `'gap'`: some were lost before this. `'beat'`: nothing new. */
   readonly kind: 'news' | 'gap' | 'beat'
+  /**
+   * How long before it the message before it was sent, in milliseconds; of a `'beat'`, the latest. Undefined where there was none: so whoever
+   * doesn't know the sender, and listens for longer, knows that it missed that one.
+   */
+  readonly agoMs: number | undefined
   /** The invalidations, in their order. */
   readonly invalidations: readonly Invalidation[]
 }
@@ -25,28 +30,28 @@ export function writeInvalidation(invalidation: Invalidation): string {
 
 /** A message's text, of its invalidations' texts. */
 export function writeMessage(
-  by: string,
-  seq: number,
-  kind: InvalidationMessage['kind'],
-  texts: readonly string[],
+  { by, seq, kind, agoMs }: Omit<InvalidationMessage, 'invalidations'>,
+  texts: readonly string[] = [],
 ): string {
-  const head = `${opening}"by":${JSON.stringify(by)},"seq":${seq}`
+  const ago = agoMs === undefined ? '' : `,"ago":${Math.floor(agoMs)}`
+  const head = `${opening}"by":${JSON.stringify(by)},"seq":${seq}${ago}`
   return kind === 'news' ? `${head},"news":[${texts.join(',')}]}` : `${head},"${kind}":true}`
 }
 
 /** Reads a message; undefined where it is none. Never throws. */
 export function readMessage(text: string): InvalidationMessage | undefined {
   if (!text.startsWith(opening)) return undefined
-  let value: { by?: unknown; seq?: unknown; news?: unknown; gap?: unknown; beat?: unknown }
+  let value: { by?: unknown; seq?: unknown; ago?: unknown; news?: unknown; gap?: unknown; beat?: unknown }
   try {
     value = JSON.parse(text)
   } catch {
     return undefined
   }
-  const { by, seq } = value
+  const { by, seq, ago } = value
   if (typeof by !== 'string' || by === '' || by.length > 64) return undefined
   if (!Number.isSafeInteger(seq) || (seq as number) < 1) return undefined
-  const head = { by, seq: seq as number }
+  if (ago !== undefined && !(typeof ago === 'number' && ago >= 0)) return undefined
+  const head = { by, seq: seq as number, agoMs: ago }
   if (value.gap === true) return { ...head, kind: 'gap', invalidations: [] }
   if (value.beat === true) return { ...head, kind: 'beat', invalidations: [] }
   if (!Array.isArray(value.news)) return undefined

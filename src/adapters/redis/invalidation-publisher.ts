@@ -70,6 +70,8 @@ export class InvalidationPublisher {
   /** Something was lost, and the others don't know yet. While its message is under way, it isn't due. */
   #gapDue = false
   #seq = 0
+  /** When the latest message left, or was given up. */
+  #leftMs: number | undefined
   /** The number that the others were last told of by a beat, or by a message since. */
   #beatenSeq = 0
   #beatDue = false
@@ -186,6 +188,7 @@ export class InvalidationPublisher {
     for (let attempt = 1; ; attempt++) {
       const failure = await this.#attempt(batch.text)
       if (this.#stopped) return
+      this.#leftMs = this.#settings.clock.now()
       if (failure === undefined) {
         this.#batch = undefined
         this.#books.published += batch.size
@@ -205,11 +208,12 @@ export class InvalidationPublisher {
 
   /** Tells of a gap, and goes on trying; returns false where it gives that up, since it is closed. */
   async #publishGap(): Promise<boolean> {
-    const text = this.#message('gap', [])
     for (let attempt = 1; !this.#stopped; attempt++) {
       const closing = this.#closing
       this.#gapDue = false
-      const failure = await this.#attempt(text)
+      // Another number each time: it tells of what was lost since, too, to those who got the one before.
+      const failure = await this.#attempt(this.#message('gap'))
+      this.#leftMs = this.#settings.clock.now()
       if (failure === undefined) return true
       if (this.#stopped) break
       const lost = this.#queue.size
@@ -226,7 +230,7 @@ export class InvalidationPublisher {
   async #publishBeat(): Promise<void> {
     const seq = this.#seq
     this.#beatDue = false
-    const failure = await this.#attempt(writeMessage(this.#settings.by, seq, 'beat', []))
+    const failure = await this.#attempt(this.#message('beat'))
     if (failure === undefined) this.#beatenSeq = seq
     else if (!this.#stopped) this.#settings.onFailed({ error: failure.error, attempt: 1, lost: 0 })
   }
@@ -259,8 +263,11 @@ export class InvalidationPublisher {
     return { text: this.#message('news', texts), size: texts.length, first }
   }
 
-  #message(kind: 'news' | 'gap', texts: readonly string[]): string {
-    return writeMessage(this.#settings.by, ++this.#seq, kind, texts)
+  #message(kind: 'news' | 'gap' | 'beat', texts?: readonly string[]): string {
+    const { by, clock } = this.#settings
+    if (kind !== 'beat') this.#seq++
+    const agoMs = this.#leftMs === undefined ? undefined : clock.now() - this.#leftMs
+    return writeMessage({ by, seq: this.#seq, kind, agoMs }, texts)
   }
 
   #loseAll(): void {

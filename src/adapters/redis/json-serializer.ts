@@ -140,5 +140,7 @@ function hasToJson(value: object): boolean {
 function classOf(value: object): string {
   const { constructor: made } = value as { constructor?: { name?: unknown } }
   const name = typeof made === 'function' ? made.name : undefined
-  return typeof name === 'string' && name !== '' ? `a ${name}` : 'an instance of a class'
+  return typeof name === 'string' && name !== ''
+    ? `${/^[AEIOU]/.test(name) ? 'an' : 'a'} ${name}`
+    : 'an instance of a class'
 }

@@ -192,7 +192,13 @@ export class RedisInvalidationBus
   #subscriber: RedisSubscriber | undefined
   /** The number of the latest message of each bus that was heard since it subscribed. */
   #senders: Remembered<number>
+  /** Whether some of them were forgotten since. */
+  #forgot = false
+  /** When it subscribed. */
+  #subscribedMs = 0
   #cancelHeartbeat: (() => void) | undefined
+  /** Ends the wait for the answer to what is being sent. */
+  #cancelSend: (() => void) | undefined
   #closed = false
   readonly #books = { received: 0, heard: 0, own: 0, malformed: 0, gaps: 0, holes: 0 }
 
@@ -293,6 +299,7 @@ export class RedisInvalidationBus
 
   protected override release(): void {
     this.#publisher.stop()
+    this.#cancelSend?.()
     this.#unsubscribe()
     for (const link of this.#links) link.end()
     this.#links.clear()
@@ -328,15 +335,20 @@ export class RedisInvalidationBus
 
   #subscribe(): void {
     const { clock, random } = this
-    const subscriber = new RedisSubscriber(
+    const subscriber: RedisSubscriber = new RedisSubscriber(
       this.#client,
       this.#channel,
       {
-        onMessage: (text) => this.#receive(text),
+        // What comes before it is told to be subscribed is covered by the gap that it tells of then.
+        onMessage: (text) => {
+          if (subscriber.subscribed) this.#receive(text)
+        },
         onSubscribed: () => {
           if (this.events.has('subscribed')) this.events.emit('subscribed', {})
           // Whatever a sender told before this is missed or heard: its next message is no hole.
           this.#senders = new Remembered(this.#maxSenders)
+          this.#forgot = false
+          this.#subscribedMs = clock.now()
           this.#tellGap('subscribed', undefined)
           this.#publisher.wake()
         },
@@ -382,18 +394,26 @@ export class RedisInvalidationBus
     else this.#hear(message)
   }
 
-  #hear({ by, seq, kind, invalidations }: InvalidationMessage): void {
+  #hear(message: InvalidationMessage): void {
     this.#books.received++
+    const { by, seq, kind, invalidations } = message
     const known = this.#senders.get(by)
-    this.#senders.add(by, Math.max(seq, known ?? 0))
-    const next = kind === 'beat' ? seq : seq - 1
-    if (known !== undefined && next > known) {
+    if (this.#missedBefore(message, known)) {
       this.#books.holes++
       this.#tellGap('missed', by)
-    } else if (kind === 'gap' && (known === undefined || seq > known)) this.#tellGap('told', by)
+    } else if (kind === 'gap' && seq > (known ?? 0)) this.#tellGap('told', by)
+    this.#forgot ||= known === undefined && this.#senders.size === this.#maxSenders
+    this.#senders.add(by, Math.max(seq, known ?? 0))
     if (invalidations.length === 0) return
     this.#books.heard += invalidations.length
     for (const link of this.#links) link.hear(invalidations)
+  }
+
+  /** Whether the message before one should have come, and hasn't. */
+  #missedBefore({ seq, kind, agoMs }: InvalidationMessage, known: number | undefined): boolean {
+    if (known !== undefined) return (kind === 'beat' ? seq : seq - 1) > known
+    // Of a sender that was forgotten, it may have come.
+    return agoMs !== undefined && !this.#forgot && this.clock.now() - this.#subscribedMs >= agoMs
   }
 
   #tellGap(reason: RedisInvalidationBusEvents['gap']['reason'], by: string | undefined): void {
@@ -421,6 +441,10 @@ export class RedisInvalidationBus
       }
       // Where this process was busy for so long, the answer may be here and wait to be read.
       const cancelTimer = this.clock.setTimer(() => this.clock.defer(giveUp), timeoutMs, { keepAlive: false })
+      this.#cancelSend = () => {
+        cancelTimer()
+        reject(new ClosedError(`${this.name} is closed`))
+      }
       const answered = (): void => {
         cancelTimer()
         resolve()

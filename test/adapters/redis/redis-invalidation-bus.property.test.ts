@@ -1,0 +1,101 @@
+import fc from 'fast-check'
+import { RedisInvalidationBus } from 'spillway/redis'
+import { FakeClock, seededRandom } from 'spillway/testing'
+import { expect, test } from 'vitest'
+import { PubSubModel } from './pub-sub-model.ts'
+
+/** What happens next: somebody publishes so many, time passes, a connection breaks, Redis goes away or comes back. */
+const step = fc.oneof(
+  { weight: 6, arbitrary: fc.record({ kind: fc.constant('publish' as const), who: fc.nat(5), count: fc.nat(12) }) },
+  { weight: 4, arbitrary: fc.record({ kind: fc.constant('pass' as const), ms: fc.nat(300) }) },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant('cut' as const) }) },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant('down' as const), down: fc.boolean() }) },
+)
+
+const faults = fc.record({
+  dropped: fc.constantFrom(0, 0.1, 0.5),
+  failed: fc.constantFrom(0, 0.3),
+  unanswered: fc.constantFrom(0, 0.2),
+})
+
+test('whatever is lost on the way, everyone hears of each invalidation or of a gap after it, and the books balance', async () => {
+  await fc.assert(
+    fc.asyncProperty(
+      fc.integer(),
+      faults,
+      fc.array(step, { minLength: 1, maxLength: 40 }),
+      async (seed, wrong, steps) => {
+        const random = seededRandom(seed)
+        const clock = new FakeClock()
+        const redis = new PubSubModel(random)
+        const buses = [0, 1, 2].map(
+          () =>
+            new RedisInvalidationBus(redis.client(), {
+              ...{
+                clock,
+                random,
+                capacity: 20,
+                maxBatchSize: 4,
+                timeoutMs: 50,
+                connectTimeoutMs: 50,
+                heartbeatMs: 500,
+              },
+              retry: { attempts: 2, delayMs: 20 },
+            }),
+        )
+        // Two ends a bus. What each has missed is what was published by another one, and not heard, with no gap since.
+        const missed = buses.flatMap(() => [new Set<string>(), new Set<string>()])
+        const links = buses.flatMap((bus, b) =>
+          [0, 1].map((e) => {
+            const own = missed[2 * b + e] as Set<string>
+            return bus.connect({
+              onInvalidations: (all) => {
+                for (const one of all) own.delete(one.kind === 'key' ? one.key : '')
+              },
+              onGap: () => own.clear(),
+            })
+          }),
+        )
+        const balance = (): void => {
+          for (const bus of buses) {
+            const { offered, published, merged, lost, pending } = bus.stats()
+            expect(offered).toBe(published + merged + lost + pending)
+            expect(pending).toBeLessThanOrEqual(24)
+          }
+        }
+        await clock.advance(1)
+        redis.faults = wrong
+        let number = 0
+        const publish = (who: number, count: number): void => {
+          const keys = Array.from({ length: count }, () => `key ${number++}`)
+          for (const [i, own] of missed.entries()) if (i !== who) for (const key of keys) own.add(key)
+          links[who]?.publish(keys.map((key) => ({ kind: 'key', key })))
+        }
+
+        for (const next of steps) {
+          if (next.kind === 'publish') publish(next.who, next.count)
+          else if (next.kind === 'pass') await clock.advance(next.ms)
+          else if (next.kind === 'cut') redis.cutOne()
+          else {
+            redis.down = next.down
+            if (next.down) redis.cutAll()
+          }
+          balance()
+        }
+        // All is well again, and each bus says something more.
+        redis.down = false
+        redis.faults = { dropped: 0, failed: 0, unanswered: 0 }
+        for (let i = 0; i < 60; i++) await clock.advance(500)
+        for (const who of [0, 2, 4]) publish(who, 1)
+        for (let i = 0; i < 4; i++) await clock.advance(500)
+
+        expect(missed.map((own) => [...own])).toEqual(missed.map(() => []))
+        balance()
+        expect(buses.map((bus) => bus.stats().pending)).toEqual([0, 0, 0])
+        for (const bus of buses) expect(await bus.close()).toEqual({ drained: true, abandoned: 0 })
+        expect(clock.pending).toBe(0)
+      },
+    ),
+    { numRuns: 150 },
+  )
+}, 120_000)
