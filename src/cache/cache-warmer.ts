@@ -105,7 +105,10 @@ export interface CacheWarmerStats {
  */
 export class CacheWarmer<V, Context = LoadContext<V>> extends Component<CacheWarmerEvents, CacheWarmerStats> {
   /** The options' defaults. */
-  static readonly defaults = { concurrency: 4, ratePerSecond: Number.POSITIVE_INFINITY } as const
+  static readonly defaults: { readonly concurrency: number; readonly ratePerSecond: number } = {
+    concurrency: 4,
+    ratePerSecond: Number.POSITIVE_INFINITY,
+  }
 
   readonly #cache: WarmTarget<V, Context>
   readonly #gate: WarmGate

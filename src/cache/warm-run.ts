@@ -32,7 +32,10 @@ export interface WarmOptions extends WarmPaceOptions {
 }
 
 /** The defaults of {@link WarmOptions}. */
-export const warmDefaults = { concurrency: 4, ratePerSecond: Number.POSITIVE_INFINITY } as const
+export const warmDefaults: { readonly concurrency: number; readonly ratePerSecond: number } = {
+  concurrency: 4,
+  ratePerSecond: Number.POSITIVE_INFINITY,
+}
 
 /** A key that could not be warmed. */
 export interface WarmFailure {
