@@ -1,7 +1,9 @@
 import { BatchResultError } from '../core/errors.js'
+import type { Emitter } from '../core/events.js'
 import { checkFunction, checkOptions, checkRatio, checkSignal, failOption, valueOr } from '../core/options.js'
 import { handled, rejected } from '../internal/deferred.js'
 import type { LazySignal } from '../internal/lazy-signal.js'
+import type { TurnClock } from '../internal/turn-clock.js'
 import type { CacheCore } from './cache-core.js'
 import { encodeKey } from './cache-key.js'
 import type { BatchLoader, Cached, CacheOperations, Loader } from './cache-operations.js'
@@ -11,6 +13,8 @@ import { type CacheEntry, judgeOld, refreshFrom } from './entry.js'
 import { KeyLoad, type ReadOutcome } from './flights.js'
 import { type LoadContext, ManyLoadContext, SingleLoadContext } from './load-context.js'
 import { type Loaded, LoadRun, type RunLoader, type RunPlan } from './load-run.js'
+import type { MemoryTier } from './memory-tier.js'
+import type { MultiLevelCacheEvents } from './multi-level-cache-events.js'
 import {
   checkKey,
   checkKeys,
@@ -26,6 +30,7 @@ import {
   type SetOptions,
   type WrapOptions,
 } from './multi-level-cache-options.js'
+import type { ReadBooks } from './read-books.js'
 import { type WarmOptions, type WarmReport, type WarmTasks, warm } from './warm-run.js'
 
 /** What a call of `getOrLoad` asks for, checked. */
@@ -41,9 +46,13 @@ export class CacheNamespace<V extends NonNullable<unknown> | null> implements Ca
   readonly #settings: EntrySettings
   /** For calls without options. */
   readonly #plan: CallPlan
-  // What every hit needs, at hand.
+  // What every hit needs, at hand: it costs little more than its look into the map.
   readonly #path: string
   readonly #prefix: string
+  readonly #entries: MemoryTier['entries']
+  readonly #turn: TurnClock
+  readonly #books: ReadBooks
+  readonly #events: Emitter<MultiLevelCacheEvents>
 
   /** @internal */
   constructor(core: CacheCore, at: CachePath, settings: EntrySettings) {
@@ -53,6 +62,10 @@ export class CacheNamespace<V extends NonNullable<unknown> | null> implements Ca
     this.#plan = { settings, easyRatio: settings.refreshAheadRatio, ttlMs: undefined, tags: [] }
     this.#path = at.path
     this.#prefix = at.memoryPrefix
+    this.#entries = core.memory.entries
+    this.#turn = core.turn
+    this.#books = core.books
+    this.#events = core.events
   }
 
   /** Its name, with those of the namespaces that it is in: `'cache/users'`. */
@@ -61,23 +74,16 @@ export class CacheNamespace<V extends NonNullable<unknown> | null> implements Ca
   }
 
   peek(key: string): V | undefined {
-    const core = this.#core
     const entry = this.#find(key)
-    if (entry !== undefined && core.turn.now() < entry.freshHereUntil) {
-      core.books.l1++
-      if (core.events.has('hit')) core.books.tellHit('l1', this.#at, key, 1)
-      return entry.value as V
-    }
-    checkKey(key)
-    if (core.closed) core.books.rejected++
-    else this.#miss(key)
-    return undefined
+    if (entry === undefined || this.#turn.now() >= entry.freshHereUntil) return this.#peekInVain(key)
+    this.#books.l1++
+    if (this.#events.has('hit')) this.#books.tellHit('l1', this.#at, key, 1)
+    return entry.value as V
   }
 
   get(key: string): Promise<V | undefined> {
-    const core = this.#core
     const entry = this.#find(key)
-    if (entry !== undefined && core.turn.now() < entry.freshHereUntil) return this.#hit(entry)
+    if (entry !== undefined && this.#turn.now() < entry.freshHereUntil) return this.#hit(entry)
     return this.#getSlowly(key)
   }
 
@@ -90,7 +96,7 @@ export class CacheNamespace<V extends NonNullable<unknown> | null> implements Ca
     keys.forEach((key, index) => {
       const entry = this.#find(key)
       const loaded = entry === undefined ? flights.load(this.#at.memory(key))?.loaded : undefined
-      if (entry !== undefined && this.#core.turn.now() < entry.freshHereUntil) {
+      if (entry !== undefined && this.#turn.now() < entry.freshHereUntil) {
         books.endNow('l1', this.#at, key)
         answers[index] = entry.value as V
       } else if (loaded !== undefined) {
@@ -165,7 +171,7 @@ export class CacheNamespace<V extends NonNullable<unknown> | null> implements Ca
     const entry = this.#find(key)
     if (
       entry !== undefined &&
-      this.#core.turn.now() < entry.easyUntil &&
+      this.#turn.now() < entry.easyUntil &&
       typeof loader === 'function' &&
       (options === undefined || isEasy(options))
     ) {
@@ -235,7 +241,7 @@ export class CacheNamespace<V extends NonNullable<unknown> | null> implements Ca
         return this.#core.refuse(error)
       }
       const entry = easy ? this.#find(key) : undefined
-      if (entry !== undefined && this.#core.turn.now() < entry.easyUntil) return this.#hit(entry)
+      if (entry !== undefined && this.#turn.now() < entry.easyUntil) return this.#hit(entry)
       return this.#load(
         key,
         oneByOne(() => fn(...args)),
@@ -282,21 +288,25 @@ export class CacheNamespace<V extends NonNullable<unknown> | null> implements Ca
 
   /** What memory has. The root's keys are looked up as they are; a namespace's entry under such a key isn't the root's. */
   #find(key: string): CacheEntry | undefined {
-    const entry = this.#core.memory.get(this.#prefix === '' || typeof key !== 'string' ? key : this.#prefix + key)
+    const entry = this.#entries.get(this.#prefix === '' || typeof key !== 'string' ? key : this.#prefix + key)
     return entry !== undefined && entry.home === this.#path ? entry : this.#findOdd(key)
   }
 
   #findOdd(key: string): CacheEntry | undefined {
     const odd = this.#prefix === '' && typeof key === 'string' && key.charCodeAt(0) === 0
-    return odd ? this.#core.memory.get(this.#at.memory(key)) : undefined
+    return odd ? this.#entries.get(this.#at.memory(key)) : undefined
   }
 
   #hit(entry: CacheEntry): Promise<V> {
-    const { books, events } = this.#core
-    books.l1++
-    if (events.has('hit')) books.tellHit('l1', this.#at, entry.key, 1)
-    entry.promise ??= Promise.resolve(entry.value)
-    return entry.promise as Promise<V>
+    this.#books.l1++
+    if (this.#events.has('hit')) this.#books.tellHit('l1', this.#at, entry.key, 1)
+    return (entry.promise ?? this.#promiseOf(entry)) as Promise<V>
+  }
+
+  #peekInVain(key: string): undefined {
+    checkKey(key)
+    if (this.#core.closed) this.#books.rejected++
+    else this.#miss(key)
   }
 
   #miss(key: string): void {

@@ -14,6 +14,8 @@ export interface MemoryTierSettings {
 /** The tier in memory: a bounded map of entries, the least recently used going first, with an index of their tags. */
 export class MemoryTier {
   readonly #settings: MemoryTierSettings
+  /** The entries by their keys in memory. Others only `get` from it: a hit has no time for a method in between. */
+  readonly entries: Pick<LRUCache<string, CacheEntry>, 'get'>
   readonly #entries: LRUCache<string, CacheEntry>
   /** Keys in memory by tag. */
   readonly #tagged = new Map<string, Set<string>>()
@@ -33,6 +35,7 @@ export class MemoryTier {
         this.#untag(memoryKey, entry)
       },
     })
+    this.entries = this.#entries
   }
 
   get(memoryKey: string): CacheEntry | undefined {
