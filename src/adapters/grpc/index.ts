@@ -48,3 +48,17 @@ export type {
 export { GrpcCallError, type GrpcStatusName } from './grpc-error.js'
 export type { RetireReason } from './instance-pools.js'
 export type { InstancesWarmUpOptions } from './instances-warm-up.js'
+export type {
+  GrpcCallMetadata,
+  GrpcInterceptedOptions,
+} from './token-call.js'
+export {
+  type GrpcCredentialsModule,
+  type GrpcInterceptingModule,
+  type GrpcTokenOptions,
+  type GrpcTokenSetting,
+  type GrpcTokenSource,
+  grpcTokenDefaults,
+  tokenCredentials,
+  tokenInterceptor,
+} from './token-interceptor.js'
