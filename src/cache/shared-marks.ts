@@ -260,6 +260,8 @@ export class MarkStates {
   readonly #marks: SharedMarks
   readonly #at: number
   readonly #own = new Map<string, KnownMark>()
+  /** One that couldn't be told isn't asked for again. */
+  readonly #asked = new Set<string>()
 
   constructor(marks: SharedMarks, at: number) {
     this.#marks = marks
@@ -273,7 +275,9 @@ export class MarkStates {
   /** Reads those that aren't known; undefined where all are. */
   learn(names: Iterable<string>): Promise<void> | undefined {
     const missing = new Set<string>()
-    for (const name of names) if (this.get(name) === undefined && !this.#marks.isInDoubt(name)) missing.add(name)
+    for (const name of names) {
+      if (!this.#asked.has(name) && !this.#marks.isInDoubt(name) && this.get(name) === undefined) missing.add(name)
+    }
     return missing.size === 0 ? undefined : this.#read(missing, false)
   }
 
@@ -298,6 +302,7 @@ export class MarkStates {
   }
 
   async #read(names: ReadonlySet<string>, anew: boolean): Promise<void> {
+    for (const name of names) this.#asked.add(name)
     for (const [name, known] of await this.#marks.read(names, anew)) this.#own.set(name, known)
   }
 }

@@ -63,6 +63,8 @@ export class SharedTier {
       moment: () => this.moment(),
       onDoubt: (key) => {
         this.#queue.add('key', key)
+        // What was answered before says nothing about the store now.
+        this.#calls.takeAnswered()
         this.#replayer.queued()
       },
       onAnswered: () => this.#replayer.storeAnswered(),
@@ -213,9 +215,10 @@ export class SharedTier {
       make: () => store.getMany(names),
       isAnswer: isCachedValue,
     })
+    const answeredAt = this.moment()
     if (learning !== undefined) await learning
     const values = answers.filter((answer): answer is CachedValue => !(answer instanceof Error))
-    await this.#learnMarksOf(values, states)
+    await this.#learnMarksOf(values, states, answeredAt)
     this.#countFailed('read', names, answers, true)
     const elapsedMs = clock.now() - askedAt
     for (const [n, i] of asked.entries()) {
@@ -224,8 +227,11 @@ export class SharedTier {
     }
   }
 
-  /** Learns what says whether values are valid. A mark that says no is read again once: what is known of it may be older. */
-  async #learnMarksOf(values: readonly CachedValue[], states: MarkStates): Promise<void> {
+  /**
+   * Learns what says whether values are valid. A mark that says no is read again, unless it was asked for when the values were there:
+   * what is known of it may be older than they are.
+   */
+  async #learnMarksOf(values: readonly CachedValue[], states: MarkStates, answeredAt: number): Promise<void> {
     const marks = values.flatMap((value) => value.marks)
     if (marks.length === 0) return
     const learning = states.learn(marks.map(({ name }) => name))
@@ -233,7 +239,7 @@ export class SharedTier {
     const contradicting = new Set<string>()
     for (const { name, mark } of marks) {
       const known = states.get(name)
-      if (known !== undefined && known.mark !== mark) contradicting.add(name)
+      if (known !== undefined && known.mark !== mark && known.askedAt < answeredAt) contradicting.add(name)
     }
     if (contradicting.size > 0) await states.learnAnew(contradicting)
   }
