@@ -336,7 +336,15 @@ class OwnLoad<V, Context> {
   }
 }
 
-function problemOf(task: unknown, index: number): OptionError | undefined {
+function problemOf(task: unknown, index: number): unknown {
+  try {
+    return wrongIn(task, index)
+  } catch (error) {
+    return error ?? new Error(`tasks[${index}] could not be read`)
+  }
+}
+
+function wrongIn(task: unknown, index: number): OptionError | undefined {
   if (typeof task !== 'object' || task === null) return wrong(`tasks[${index}]`, 'must be an object', task)
   const { key, load } = task as Partial<WarmTask<unknown>>
   if (typeof key !== 'string' || key === '') {
