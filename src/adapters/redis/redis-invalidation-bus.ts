@@ -398,10 +398,13 @@ export class RedisInvalidationBus
     this.#books.received++
     const { by, seq, kind, invalidations } = message
     const known = this.#senders.get(by)
-    if (this.#missedBefore(message, known)) {
+    if (kind === 'gap') {
+      // One that comes again tells nothing new.
+      if (seq > (known ?? 0)) this.#tellGap('told', by)
+    } else if (this.#missedBefore(message, known)) {
       this.#books.holes++
       this.#tellGap('missed', by)
-    } else if (kind === 'gap' && seq > (known ?? 0)) this.#tellGap('told', by)
+    }
     this.#forgot ||= known === undefined && this.#senders.size === this.#maxSenders
     this.#senders.add(by, Math.max(seq, known ?? 0))
     if (invalidations.length === 0) return

@@ -290,6 +290,7 @@ describe.skipIf(server === undefined)('RedisInvalidationBus', () => {
     const foreign = [
       ...['', 'null', '{}', '[]', 'flushed', '{"spillway":1,', '{"spillway":1,"by":"x"}', `${head}"news":{}}`],
       ...[`${head}"news":[null]}`, `${head}"news":[["k"]]}`, `${head}"news":[["k",1]]}`, `${head}"news":[["z","a"]]}`],
+      ...[`${head}"ago":-1,"gap":true}`, `${head}"ago":"1","gap":true}`],
       ...[`${head}"news":[["k","a"],["k","b",7]]}`, `${head}"beat":1}`, `${head}}`],
       '{"spillway":1,"by":"x","seq":0,"news":[["k","a"]]}',
       '{"spillway":1,"by":"x","seq":"1","news":[["k","a"]]}',
@@ -349,7 +350,7 @@ describe.skipIf(server === undefined)('RedisInvalidationBus', () => {
       await say(5, news('b'))
 
       await waitFor(() => expect(rider.heard).toEqual(['gap', 'gap', 'k:a', 'gap', 'gap', 'k:b']))
-      expect(saidBy(rider, 'gap').map(({ reason }) => reason)).toEqual(['subscribed', 'told', 'told', 'missed'])
+      expect(saidBy(rider, 'gap').map(({ reason }) => reason)).toEqual(['subscribed', 'told', 'told', 'told'])
     })
 
     test('a beat that knows a later message is a gap', async () => {
@@ -374,8 +375,35 @@ describe.skipIf(server === undefined)('RedisInvalidationBus', () => {
       await waitFor(() => expect(messages).toHaveLength(2))
       await new Promise((resolve) => setTimeout(resolve, 100))
       expect(messages).toHaveLength(2)
-      expect(messages[1]).toBe(`{"spillway":1,"by":"${first.bus.id}","seq":1,"beat":true}`)
+      expect(JSON.parse(messages[1] as string)).toEqual({
+        ...{ spillway: 1, by: first.bus.id, seq: 1, ago: expect.any(Number), beat: true },
+      })
       expect(second.heard).toEqual(['gap', 'k:a'])
+    })
+
+    test('an unknown sender that has told something since one listens is a gap', async () => {
+      const [rider] = (await fleet.riders(1, connect)) as [Rider]
+      await new Promise((resolve) => setTimeout(resolve, 60))
+
+      await say(2, `"ago":3600000,${news('a')}`, 'x')
+      await say(2, `"ago":20,${news('b')}`, 'y')
+      await say(3, `"ago":20,${news('c')}`, 'y')
+      await say(1, `"ago":3600000,"beat":true`, 'v')
+      await say(1, `"ago":20,"beat":true`, 'w')
+      await say(2, `"ago":20,${news('d')}`, 'w')
+
+      await waitFor(() => expect(rider.heard).toEqual(['gap', 'k:a', 'gap', 'k:b', 'k:c', 'gap', 'k:d']))
+      expect(saidBy(rider, 'gap').map(({ by }) => by)).toEqual([undefined, 'y', 'w'])
+    })
+
+    test('one that was forgotten is none', async () => {
+      const [rider] = (await fleet.riders(1, connect, { maxSenders: 1 })) as [Rider]
+
+      await say(1, news('a'), 'x')
+      await say(1, news('b'), 'y')
+      await say(2, `"ago":0,${news('c')}`, 'x')
+
+      await waitFor(() => expect(rider.heard).toEqual(['gap', 'k:a', 'k:b', 'k:c']))
     })
 
     test('senders are forgotten, those first that were silent for longest', async () => {
