@@ -1,6 +1,6 @@
 import { getEventListeners } from 'node:events'
-import { isSpillwayError } from 'spillway'
-import { commitThenDrop, FakeClock, flaky, hanging, late, seededRandom, slow } from 'spillway/testing'
+import { type CacheStore, type CacheWrite, isSpillwayError, MultiLevelCache } from 'spillway'
+import { commitThenDrop, FakeClock, flaky, hanging, late, MemoryCacheStore, seededRandom, slow } from 'spillway/testing'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 
 let clock: FakeClock
@@ -235,5 +235,59 @@ describe('commitThenDrop', () => {
     const fn = commitThenDrop(() => Promise.reject(new Error('own')), { failureRate: 1 })
 
     await expect(fn()).rejects.toThrow('own')
+  })
+})
+
+describe('the methods of a cache store', () => {
+  /** A store that behaves worse in each method. */
+  const faulty = (memory: MemoryCacheStore): CacheStore => ({
+    fenceMs: memory.fenceMs,
+    getMany: slow((keys: readonly string[]) => memory.getMany(keys), { delayMs: 50, clock }),
+    setMany: commitThenDrop((writes: readonly CacheWrite[]) => memory.setMany(writes), { failureRate: 1 }),
+    deleteMany: flaky((keys: readonly string[]) => memory.deleteMany(keys), { failureRate: 1 }),
+    readMarks: late((names: readonly string[]) => memory.readMarks(names), { delayMs: 80, clock }),
+    renewMarks: hanging((names: readonly string[]) => memory.renewMarks(names)),
+  })
+
+  test('can each be made to fail in its own way', async () => {
+    const memory = new MemoryCacheStore({ clock })
+    const store = faulty(memory)
+    const write = { key: 'a', value: 'A', freshMs: 1000, keptMs: 1000, marks: [] }
+
+    const lost = await Promise.resolve(store.setMany([write])).catch((reason: unknown) => reason)
+    const failed = await Promise.resolve(store.deleteMany(['a'])).catch((reason: unknown) => reason)
+    const [read, marks, renewed] = [
+      watch(Promise.resolve(store.getMany(['a']))),
+      watch(Promise.resolve(store.readMarks(['m']))),
+      watch(Promise.resolve(store.renewMarks(['m']))),
+    ]
+    await clock.advance(50)
+
+    expect(lost).toMatchObject({ code: 'ERR_STORE', outcomeUnknown: true })
+    expect(failed).toMatchObject({ code: 'ERR_STORE', outcomeUnknown: false })
+    expect(read).toMatchObject({ state: 'resolved', value: [{ value: 'A', version: '1' }] })
+    expect([marks.state, renewed.state]).toEqual(['pending', 'pending'])
+    await clock.advance(1_000_000)
+    expect([marks.state, renewed.state]).toEqual(['resolved', 'pending'])
+  })
+
+  test('that fail hurt nobody who reads or writes through a cache', async () => {
+    const l2 = faulty(new MemoryCacheStore({ clock }))
+    const cache = new MultiLevelCache<string>({ clock, l2, l2TimeoutMs: 100 })
+
+    const calls = [
+      cache.set('a', 'A'),
+      cache.delete('b'),
+      cache.invalidateTags(['t']),
+      cache.getOrLoad('c', async () => 'loaded'),
+      cache.get('a'),
+    ].map((call) => watch(call))
+    await clock.advance(1000)
+
+    expect(calls.map(({ state }) => state)).toEqual(Array(5).fill('resolved'))
+    expect([cache.peek('a'), cache.peek('c')]).toEqual(['A', 'loaded'])
+    const closed = cache.close({ timeoutMs: 1000 })
+    await clock.advance(1000)
+    expect(await closed).toMatchObject({ drained: false })
   })
 })
