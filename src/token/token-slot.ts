@@ -2,8 +2,6 @@ import type { ListNode } from '../internal/linked-list.js'
 import type { TokenFlight } from './token-flight.js'
 import type { TokenLife } from './token-life.js'
 
-const never = Number.NEGATIVE_INFINITY
-
 /** How a token's life is divided. */
 export interface TokenWindows {
   readonly refreshAheadMs: number
@@ -27,9 +25,9 @@ export class TokenSlot<K> {
   /** The token as callers get it: one promise for all of them. */
   promise: Promise<string> | undefined
   token: string | undefined
-  refreshAt: number = never
-  mandatoryAt: number = never
-  expiresAt: number = never
+  refreshAt: number = Number.NEGATIVE_INFINITY
+  mandatoryAt: number = Number.NEGATIVE_INFINITY
+  expiresAt: number = Number.NEGATIVE_INFINITY
   wallOffsetMs = 0
   /** The turn in which it was found to be fresh last. */
   freshIn = -1
@@ -39,11 +37,11 @@ export class TokenSlot<K> {
   /** Whether its last token was invalidated and hasn't been replaced. */
   invalidated = false
   /** Until when its token can't be invalidated, since it replaced one that was. */
-  protectedUntil: number = never
+  protectedUntil: number = Number.NEGATIVE_INFINITY
   /** Refreshes that failed since the last one that didn't. */
   failures = 0
   /** When the next refresh may be tried while the token is valid. */
-  refreshAfter: number = never
+  refreshAfter: number = Number.NEGATIVE_INFINITY
   /** What callers get without another fetch, and until when. */
   refusal: { readonly error: unknown; readonly until: number; readonly terminal: boolean } | undefined
 
@@ -66,9 +64,9 @@ export class TokenSlot<K> {
     this.freshIn = -1
     this.previous = undefined
     this.invalidated = false
-    this.protectedUntil = never
+    this.protectedUntil = Number.NEGATIVE_INFINITY
     this.failures = 0
-    this.refreshAfter = never
+    this.refreshAfter = Number.NEGATIVE_INFINITY
     this.refusal = undefined
   }
 
@@ -77,11 +75,11 @@ export class TokenSlot<K> {
     this.previous = this.token
     this.token = undefined
     this.promise = undefined
-    this.refreshAt = this.mandatoryAt = this.expiresAt = never
+    this.refreshAt = this.mandatoryAt = this.expiresAt = Number.NEGATIVE_INFINITY
     this.freshIn = -1
     this.invalidated = true
     this.failures = 0
-    this.refreshAfter = never
+    this.refreshAfter = Number.NEGATIVE_INFINITY
     if (this.refusal?.terminal) this.refusal = undefined
   }
 

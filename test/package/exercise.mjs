@@ -7,7 +7,7 @@
  */
 export async function exercise(spillway) {
   const { AsyncBatcher, AsyncWriteBuffer, CircuitBreaker, isSpillwayError, LoadBalancer } = spillway
-  const { MemoryQuotaStore, QuotaConsumer, QuotaService } = spillway
+  const { MemoryQuotaStore, QuotaConsumer, QuotaService, TokenCache } = spillway
 
   let calls = 0
   const square = new AsyncBatcher(
@@ -102,6 +102,21 @@ export async function exercise(spillway) {
   equal(isSpillwayError(exceeded, 'ERR_QUOTA_EXCEEDED'), true)
   await reservation.settle(1)
   equal((await quotas.checkQuota('ann', 'requests', 1)).used, 7)
+
+  let logins = 0
+  const tokens = new TokenCache(async (key, { previous }) => {
+    equal(previous, logins === 0 ? undefined : `${key} 1`)
+    return { token: `${key} ${++logins}`, expiresInMs: 60_000 }
+  })
+  equal((await Promise.all(Array.from({ length: 50 }, () => tokens.get('api')))).join(), Array(50).fill('api 1').join())
+  tokens.invalidate('api 1')
+  equal(await tokens.get('api'), 'api 2')
+  tokens.invalidate('api 2')
+  equal(await tokens.get('api'), 'api 2')
+  equal(tokens.stats().invalidationsHeld, 1)
+  const noToken = await new TokenCache(async () => ({ token: '' })).get().catch((error) => error)
+  equal(isSpillwayError(noToken, 'ERR_TOKEN'), true)
+  equal((await tokens.close()).drained, true)
 
   return `${offered} items in ${square.stats().batches} batches, 300 writes in ${writes.stats().batches}`
 }
