@@ -109,10 +109,10 @@ export class CacheCore {
 
   async #read(shared: SharedTier, at: CachePath, reads: readonly KeyRead[], ratio: number): Promise<undefined> {
     const since = shared.moment()
-    const now = this.clock.now()
     const fullKeys = reads.map((read) => at.full(read.key))
     try {
       const answers = await shared.read(fullKeys, at.clearMarks)
+      const now = this.clock.now()
       reads.forEach((read, index) => {
         read.end(this.#take(read, answers[index] as SharedRead, { since, now, ratio }))
       })

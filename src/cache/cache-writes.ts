@@ -162,20 +162,15 @@ function acknowledged(core: CacheCore, work: () => Promise<WorkOutcome>): Promis
   let open = true
   const done = new Promise<void>((resolve, reject) => {
     giveUp = reject
-    const running = work()
-    core.work.track(
-      running.finally(() => {
-        open = false
-      }),
-      {
-        abandon: (error) => {
-          if (!open) return 0
-          giveUp(error)
-          return 1
-        },
-      },
-    )
-    running.then(() => resolve(), reject)
+    const abandon = (error: unknown): number => {
+      if (!open) return 0
+      giveUp(error)
+      return 1
+    }
+    const running = work().finally(() => {
+      open = false
+    })
+    core.work.track(running, { abandon }).then(resolve, reject)
   })
   return handled(done)
 }

@@ -406,13 +406,15 @@ export class LoadRun implements Abandonable, LoadOwner {
         return
       }
     }
-    this.#keep(one, outcome.version)
+    // Its marks were known before the load began, and may have been renewed elsewhere since.
+    this.#keep(one, outcome.version, this.#since)
   }
 
-  #keep({ load, value, tags, lifeMs }: Storing, version: string | undefined): void {
+  #keep({ load, value, tags, lifeMs }: Storing, version: string | undefined, checkedAt?: number): void {
     const core = this.#core
     const now = core.turn.now()
-    const times = { madeAt: now, freshUntil: now + lifeMs, checkedUntil: now + core.settings.l1TtlMs }
+    const checkedUntil = Math.min(now, checkedAt ?? now) + core.settings.l1TtlMs
+    const times = { madeAt: now, freshUntil: now + lifeMs, checkedUntil }
     const entry = new CacheEntry(
       load.at.place(load.key),
       { value, tags, version },

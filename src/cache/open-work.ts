@@ -18,11 +18,15 @@ export interface Abandonable {
 export class OpenWork {
   readonly #open = new Map<Promise<WorkOutcome>, Abandonable | undefined>()
 
-  /** Keeps hold of some work until it has ended; it must not reject. */
-  track(work: Promise<WorkOutcome | undefined>, owner?: Abandonable): void {
+  /**
+   * Keeps hold of some work until it has ended; it must not reject.
+   *
+   * @returns resolves once it is no longer open.
+   */
+  track(work: Promise<WorkOutcome | undefined>, owner?: Abandonable): Promise<void> {
     const tracked = work.then((outcome) => outcome ?? nothing)
     this.#open.set(tracked, owner)
-    tracked.then(() => this.#open.delete(tracked))
+    return tracked.then(() => void this.#open.delete(tracked))
   }
 
   /** Resolves once all that is open now has ended, and says how. */
