@@ -32,6 +32,9 @@ import { type Moment, readGrant, type TokenLife } from './token-life.js'
 import type { TokenSlot, TokenWindows } from './token-slot.js'
 import { TokenSlots } from './token-slots.js'
 
+type Flight<K> = TokenFlight<K, TokenSlot<K>>
+type Waiter<K> = TokenWaiter<K, TokenSlot<K>>
+
 /**
  * Keeps tokens and replaces them early: one fetch for everyone, behind its callers, before the token expires.
  *
@@ -77,9 +80,9 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
 
   readonly #slots = new TokenSlots<K>()
   /** All that fetches, also for keys that had to go. */
-  readonly #flights = new Set<TokenFlight<K>>()
+  readonly #flights = new Set<Flight<K>>()
   readonly #idle = new Set<() => void>()
-  readonly #books: CallBooks<TokenWaiter<K>>
+  readonly #books: CallBooks<Waiter<K>>
   #closed = false
   #warned = false
 
@@ -296,7 +299,7 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
     return Math.max(this.clock.now(), this.clock.wallNow() - slot.wallOffsetMs)
   }
 
-  #wait(flight: TokenFlight<K>, signal: AbortSignal | undefined): Promise<string> {
+  #wait(flight: Flight<K>, signal: AbortSignal | undefined): Promise<string> {
     const waiter = new TokenWaiter(this.clock.now(), flight)
     this.#books.accept(waiter)
     flight.join(waiter)
@@ -309,15 +312,15 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
     return waiter.answer.promise
   }
 
-  #settle(waiter: TokenWaiter<K>, outcome: 'failed' | 'aborted', reason: unknown): void {
+  #settle(waiter: Waiter<K>, outcome: 'failed' | 'aborted', reason: unknown): void {
     if (!this.#books.settle(waiter, outcome)) return
     waiter.stopListening?.()
     waiter.flight.waiters.delete(waiter)
     waiter.answer.reject(reason)
   }
 
-  #launch(slot: TokenSlot<K>, background: boolean): TokenFlight<K> {
-    const flight = new TokenFlight<K>({
+  #launch(slot: TokenSlot<K>, background: boolean): Flight<K> {
+    const flight = new TokenFlight<K, TokenSlot<K>>({
       name: this.name,
       clock: this.clock,
       slot,
@@ -331,11 +334,11 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
     return flight
   }
 
-  #begin(flight: TokenFlight<K>): void {
+  #begin(flight: Flight<K>): void {
     this.#inContext(() => flight.begin(this.#fetchToken))
   }
 
-  #land(flight: TokenFlight<K>, end: FlightEnd): void {
+  #land(flight: Flight<K>, end: FlightEnd): void {
     const { slot } = flight
     const kept = slot.flight === flight
     if (kept) slot.flight = undefined
@@ -355,14 +358,14 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
     this.#ended(flight)
   }
 
-  #keep({ slot, afterInvalidate }: TokenFlight<K>, life: TokenLife, arrived: Moment): void {
+  #keep({ slot, afterInvalidate }: Flight<K>, life: TokenLife, arrived: Moment): void {
     this.#slots.noteGone(slot)
     slot.hold(life, this.#windows, this.random)
     this.#slots.noteHeld(slot)
     if (afterInvalidate) slot.protectedUntil = arrived.now + this.#invalidateCooldownMs
   }
 
-  #fail(flight: TokenFlight<K>, error: unknown, kept: boolean): void {
+  #fail(flight: Flight<K>, error: unknown, kept: boolean): void {
     const { slot } = flight
     const now = this.clock.now()
     const terminal = this.#judge(error)
@@ -396,7 +399,7 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
     }
   }
 
-  #answer(flight: TokenFlight<K>, token: string): void {
+  #answer(flight: Flight<K>, token: string): void {
     for (const waiter of flight.waiters) {
       waiter.stopListening?.()
       this.#books.settle(waiter, 'succeeded')
@@ -405,7 +408,7 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
     flight.waiters.clear()
   }
 
-  #cancel(flight: TokenFlight<K>, reason: unknown): void {
+  #cancel(flight: Flight<K>, reason: unknown): void {
     if (flight.ended) return
     if (flight.slot.flight === flight) flight.slot.flight = undefined
     this.#fetchesAborted++
@@ -414,7 +417,7 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
     this.#ended(flight)
   }
 
-  #ended(flight: TokenFlight<K>): void {
+  #ended(flight: Flight<K>): void {
     this.#flights.delete(flight)
     for (const wake of this.#idle) wake()
     this.#idle.clear()
@@ -443,7 +446,7 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
   }
 
   /** Whether somebody waits for what a fetch brings, or it is to be kept for those to come. */
-  #isWanted(flight: TokenFlight<K>): boolean {
+  #isWanted(flight: Flight<K>): boolean {
     return flight.waiters.size > 0 || (flight.background && flight.slot.flight === flight)
   }
 
@@ -451,7 +454,7 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
     return new ClosedError(`${this.name} is closed`)
   }
 
-  #recordRefreshed(flight: TokenFlight<K>, kept: boolean): void {
+  #recordRefreshed(flight: Flight<K>, kept: boolean): void {
     if (!kept) {
       this.#discarded++
       return
@@ -469,7 +472,7 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
   }
 
   #recordFailure(
-    flight: TokenFlight<K>,
+    flight: Flight<K>,
     error: unknown,
     verdict: { readonly terminal: boolean; readonly served: boolean; readonly retryInMs: number },
   ): void {

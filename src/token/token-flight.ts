@@ -6,17 +6,24 @@ import { LazySignal } from '../internal/lazy-signal.js'
 import { attempt } from '../internal/tasks.js'
 import type { FetchToken, TokenContext, TokenGrant } from './token-cache-options.js'
 import type { Moment } from './token-life.js'
-import type { TokenSlot } from './token-slot.js'
+
+/** What a fetch takes from what it is for. */
+export interface FlightSlot<K> {
+  readonly key: K
+  readonly token: string | undefined
+  readonly previous: string | undefined
+  readonly invalidated: boolean
+}
 
 /** A caller who waits for a fetch. */
-export class TokenWaiter<K> implements OpenEntry {
+export class TokenWaiter<K, Slot extends FlightSlot<K>> implements OpenEntry {
   readonly at: number
-  readonly flight: TokenFlight<K>
+  readonly flight: TokenFlight<K, Slot>
   readonly answer: Deferred<string> = deferred()
   /** Takes the listener off its signal. */
   stopListening: (() => void) | undefined
 
-  constructor(at: number, flight: TokenFlight<K>) {
+  constructor(at: number, flight: TokenFlight<K, Slot>) {
     this.at = at
     this.flight = flight
     handled(this.answer.promise)
@@ -24,29 +31,29 @@ export class TokenWaiter<K> implements OpenEntry {
 }
 
 /** What a flight is made of. */
-export interface FlightPlan<K> {
+export interface FlightPlan<K, Slot extends FlightSlot<K>> {
   readonly name: string
   readonly clock: Clock
-  readonly slot: TokenSlot<K>
+  readonly slot: Slot
   /** Whether it was begun for nobody in particular, so that it goes on when nobody waits for it. */
   readonly background: boolean
   readonly timeoutMs: number
   /** Hears once how it ended, unless it was given up. */
-  readonly onEnd: (flight: TokenFlight<K>, end: FlightEnd) => void
+  readonly onEnd: (flight: TokenFlight<K, Slot>, end: FlightEnd) => void
 }
 
 /** What a fetch ended with. */
 export type FlightEnd = { readonly grant: TokenGrant } | { readonly error: unknown }
 
 /** One fetch of a token, and those who wait for it. */
-export class TokenFlight<K> {
-  readonly slot: TokenSlot<K>
+export class TokenFlight<K, Slot extends FlightSlot<K>> {
+  readonly slot: Slot
   readonly background: boolean
   readonly started: Moment
   /** Whether it is to replace a token that a server refused. */
   readonly afterInvalidate: boolean
-  readonly waiters: Set<TokenWaiter<K>> = new Set()
-  readonly #plan: FlightPlan<K>
+  readonly waiters: Set<TokenWaiter<K, Slot>> = new Set()
+  readonly #plan: FlightPlan<K, Slot>
   readonly #signal = new LazySignal()
   #cancelTimer: (() => void) | undefined
   #timerKeepsAlive = false
@@ -55,7 +62,7 @@ export class TokenFlight<K> {
   /** Whether it took too long. */
   timedOut: boolean = false
 
-  constructor(plan: FlightPlan<K>) {
+  constructor(plan: FlightPlan<K, Slot>) {
     const { slot, clock, background } = plan
     this.#plan = plan
     this.slot = slot
@@ -77,7 +84,7 @@ export class TokenFlight<K> {
     )
   }
 
-  join(waiter: TokenWaiter<K>): void {
+  join(waiter: TokenWaiter<K, Slot>): void {
     this.waiters.add(waiter)
     // What nobody waited for needn't keep the process alive; this caller does.
     if (this.#begun && !this.#ended && !this.#timerKeepsAlive) this.#setTimer(true)

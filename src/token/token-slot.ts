@@ -33,7 +33,7 @@ export class TokenSlot<K> {
   freshIn = -1
   /** The token before, once it is gone. */
   previous: string | undefined
-  flight: TokenFlight<K> | undefined
+  flight: TokenFlight<K, TokenSlot<K>> | undefined
   /** Whether its last token was invalidated and hasn't been replaced. */
   invalidated = false
   /** Until when its token can't be invalidated, since it replaced one that was. */
