@@ -42,6 +42,11 @@ const headlines: readonly { readonly suite: string; readonly contest: string; re
   { suite: 'load-balancer', contest: 'round_robin, 20 instances', peers: ['array index and a lease by hand'] },
   { suite: 'load-balancer', contest: 'p2c, 20 instances', peers: ['two draws by hand'] },
   {
+    suite: 'token-cache',
+    contest: 'a token that is there, 1000 calls one after the other',
+    peers: ['a token and its time by hand', 'google-auth-library OAuth2Client.getAccessToken'],
+  },
+  {
     suite: 'grpc',
     contest: 'batched, each caller its own answer',
     peers: ['grpc-js, a unary call an increment, 100 callers'],
