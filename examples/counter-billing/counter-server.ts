@@ -1,5 +1,7 @@
 import { type handleBidiStreamingCall, status } from '@grpc/grpc-js'
 import type { BatchContext, CounterIncrement, CounterStore } from 'spillway'
+import type { Scope } from './auth/permissions.ts'
+import { type CounterListing, type CounterPage, type ListRequest, maxPageSize } from './counter-listing.ts'
 import { type Counters, text } from './counters.ts'
 import { contextOf, type GrpcService, signalOfCall, statusError, unary } from './grpc-server.ts'
 import {
@@ -19,15 +21,26 @@ import {
 export interface CounterServerParts {
   readonly live: CounterStore
   readonly durable: CounterStore
+  /** Lists what the durable one has, where it can be listed. */
+  readonly listing?: CounterListing | undefined
   /** Takes single increments, and batches them. */
   readonly counters: Counters
+}
+
+/** What a caller's token must allow, where tokens are asked for. */
+export const counterScopes: Readonly<Record<string, Scope>> = {
+  increment: 'counters:write',
+  batchIncrement: 'counters:write',
+  streamIncrements: 'counters:write',
+  get: 'counters:read',
+  list: 'counters:read',
 }
 
 /** Sent messages of a stream that may wait for their acknowledgement before more are read. */
 const maxUnacknowledged = 64
 
 /** Answers the calls of gateways: their batches go to the stores as they are, each under its own id. */
-export function counterHandlers({ live, durable, counters }: CounterServerParts): GrpcService {
+export function counterHandlers({ live, durable, listing, counters }: CounterServerParts): GrpcService {
   const storeOf = (name: string): CounterStore => (name === 'LIVE' ? live : durable)
   const handlers = {
     increment: unary<IncrementRequest, IncrementReply>(({ request }) => increment(counters, request)),
@@ -38,6 +51,11 @@ export function counterHandlers({ live, durable, counters }: CounterServerParts)
     }),
     get: unary<GetRequest, GetReply>(async ({ request }) => {
       return { values: await storeOf(request.store).getMany(request.keys) }
+    }),
+    list: unary<ListRequest, CounterPage>(async ({ request }) => {
+      if (listing === undefined) throw statusError(status.UNIMPLEMENTED, 'these counters have no listing')
+      check(request)
+      return listing.list(request)
     }),
     streamIncrements: streamIncrements(live, durable),
   }
@@ -116,6 +134,15 @@ function streamIncrements(
     })
     call.on('error', () => undefined)
   }
+}
+
+/** A gateway has checked what came by HTTP; others are checked here. */
+function check({ resourceId, after, limit }: ListRequest): void {
+  if (resourceId === '' || [resourceId, after].some((text) => text.includes('\0'))) {
+    throw statusError(status.INVALID_ARGUMENT, 'a listing needs a resource, and no NUL')
+  }
+  if (limit >= 1 && limit <= maxPageSize) return
+  throw statusError(status.INVALID_ARGUMENT, `limit must be a whole number from 1 to ${maxPageSize}, got ${limit}`)
 }
 
 function incrementsOf(keys: readonly string[], deltas: readonly number[]): CounterIncrement[] {

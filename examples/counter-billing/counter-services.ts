@@ -1,16 +1,23 @@
 import type { Closable } from 'spillway/process'
+import { scopesOf } from './auth/permissions.ts'
+import type { ServiceTokens } from './auth/service-tokens.ts'
 import { counterClient } from './protocol.ts'
-import { RemoteCounterStore } from './remote-counter-store.ts'
+import { RemoteCounterListing, RemoteCounterStore } from './remote-counter-store.ts'
 import { connectToServices, type ServicePoolOptions } from './service-pool.ts'
 
 /** What counter services are called in Consul. */
 export const serviceName = 'counter-service'
 
-export type CounterServicesOptions = Omit<ServicePoolOptions<unknown>, 'service' | 'clientOf' | 'required'>
+export interface CounterServicesOptions
+  extends Omit<ServicePoolOptions<unknown>, 'service' | 'clientOf' | 'required' | 'token'> {
+  /** The tokens of the caller, where counter services ask for them. */
+  tokens?: ServiceTokens | undefined
+}
 
 export interface CounterServices {
   readonly live: RemoteCounterStore
   readonly durable: RemoteCounterStore
+  readonly listing: RemoteCounterListing
   /** What is open, in the order in which to close it. */
   readonly parts: readonly Closable[]
   /** Each of them: whether it is well, and how many calls it was given. */
@@ -24,11 +31,13 @@ export async function connectToCounterServices(options: CounterServicesOptions):
     service: serviceName,
     clientOf: counterClient,
     required: true,
+    token: options.tokens?.forKey({ audience: 'counter-service', scopes: scopesOf['counter-service'] }),
   })
   const { pool, balancer, parts, stats } = services
   return {
     live: new RemoteCounterStore(pool, 'LIVE', balancer),
     durable: new RemoteCounterStore(pool, 'DURABLE', balancer),
+    listing: new RemoteCounterListing(pool),
     parts,
     stats,
   }

@@ -1,5 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import { request } from 'undici'
+import type { TokenSource } from 'spillway'
+import { createHttpClient, type HttpClient } from 'spillway/http'
+import * as undici from 'undici'
 import { meteredService } from './billing/tariff.ts'
 import type { GatewayStats } from './demo-report.ts'
 import { sumOf, whole } from './demo-table.ts'
@@ -22,11 +24,10 @@ const patienceMs = 30_000
 
 /** Compares what the load wrote with what is accounted, user by user; tells whether they are equal. */
 export async function printUsage(
-  urls: readonly string[],
+  billing: BillingClient,
   gateways: readonly GatewayStats[],
   { writes }: LoadReport,
 ): Promise<boolean> {
-  const billing = new BillingClient(urls)
   const used = await Promise.all(writes.map(([user]) => billing.get(`free-quota/${user}/${meteredService}`)))
   const wrong = writes.filter(([, made], index) => used[index]?.used !== made)
   const books = gateways.map(({ billing }) => billing.usage)
@@ -53,8 +54,7 @@ export async function printUsage(
 }
 
 /** Shows what billing does: free uses first, then money; reservations; refusals; a rush for the last cents. */
-export async function printBilling(urls: readonly string[], user_id: string): Promise<boolean> {
-  const billing = new BillingClient(urls)
+export async function printBilling(billing: BillingClient, user_id: string): Promise<boolean> {
   console.log('\n  Billing: a thumbnail is free a hundred times a month, and costs 2 then.')
   const amount = 500
   show(`recharge ${amount}`, await billing.post('recharge', { request_id: 'r1', user_id, amount }))
@@ -114,13 +114,17 @@ function show(what: string, answer: Answer): Answer {
   return answer
 }
 
-/** Asks gateways in turn. */
-class BillingClient {
-  readonly #urls: readonly string[]
+/** Asks gateways in turn, as a service of its own that has tokens. */
+export class BillingClient {
+  readonly #gateways: readonly HttpClient[]
   #requests = 0
 
-  constructor(urls: readonly string[]) {
-    this.#urls = urls
+  constructor(urls: readonly string[], token: TokenSource) {
+    this.#gateways = urls.map((baseUrl) => createHttpClient(undici, { baseUrl, token }))
+  }
+
+  async close(): Promise<void> {
+    for (const gateway of this.#gateways) await gateway.close()
   }
 
   get(path: string): Promise<Answer> {
@@ -128,20 +132,16 @@ class BillingClient {
   }
 
   post(path: string, body: object): Promise<Answer> {
-    return this.#ask('POST', path, JSON.stringify(body))
+    return this.#ask('POST', path, body)
   }
 
   /** A request that got no answer in time is made again: it counts once, by its id. */
-  async #ask(method: 'GET' | 'POST', path: string, body?: string): Promise<Answer> {
-    const headers = { 'content-type': 'application/json' }
+  async #ask(method: 'GET' | 'POST', path: string, json?: object): Promise<Answer> {
     for (const deadline = Date.now() + patienceMs; ; await delay(100)) {
-      const url = `${this.#urls[this.#requests++ % this.#urls.length]}/api/v1/billing/${path}`
-      const { statusCode: status, body: answer } = await request(
-        url,
-        body === undefined ? { method } : { method, body, headers },
-      )
-      const json = (await answer.json()) as Omit<Answer, 'status'>
-      if (status !== 503 || Date.now() > deadline) return { ...json, status }
+      const gateway = this.#gateways[this.#requests++ % this.#gateways.length] as HttpClient
+      const answer = await gateway.request(`/api/v1/billing/${path}`, { method, json })
+      const { status } = answer
+      if (status !== 503 || Date.now() > deadline) return { ...answer.json<Omit<Answer, 'status'>>(), status }
     }
   }
 }

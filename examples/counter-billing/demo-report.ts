@@ -1,4 +1,4 @@
-import type { BatchStats, QuotaConsumerStats } from 'spillway'
+import type { BatchStats, MultiLevelCacheStats, QuotaConsumerStats, TokenCacheStats } from 'spillway'
 import { ratio, row, sumOf, tenths, whole } from './demo-table.ts'
 import { type LoadProgress, type LoadReport, type TimelineWindow, windowMs } from './load.ts'
 
@@ -17,6 +17,11 @@ const ways = ['durableWrites', 'liveWrites', 'durableAnswers', 'liveAnswers', 'l
 /** What a gateway tells of itself, as far as the demo shows it. */
 export type GatewayStats = Readonly<Record<(typeof ways)[number], BatchStats>> & {
   readonly billing: { readonly usage: QuotaConsumerStats }
+  readonly reads: MultiLevelCacheStats & { readonly outdated: number }
+  readonly auth: {
+    readonly tokens: TokenCacheStats
+    readonly callers: { readonly accepted: number; readonly refused: number; readonly verifications: number }
+  }
 }
 
 const barWidth = 30
@@ -56,7 +61,35 @@ export function printReport(
 ): boolean {
   printRequests(report)
   printWork(report, gateways)
+  printReads(gateways)
   return printSums(report, prefix, stored, live)
+}
+
+/** Prints what the tokens of services took: whose calls carried how many. */
+export function printTokens(lifeSeconds: number, { tokens }: LoadReport, gateways: readonly GatewayStats[]): void {
+  console.log()
+  row(`tokens, ${lifeSeconds} s`, 'calls', 'fetched', 'refused')
+  if (tokens !== undefined) row('load', whole(tokens.calls), whole(tokens.fetched), whole(tokens.again))
+  for (const { auth } of gateways) {
+    const { succeeded, refreshed, invalidated } = auth.tokens
+    row('gateway', whole(succeeded), whole(refreshed), whole(invalidated))
+  }
+  const sum = (field: 'accepted' | 'verifications'): number =>
+    gateways.reduce((total, { auth }) => total + auth.callers[field], 0)
+  console.log(`
+  The load's tokens came with ${whole(sum('accepted'))} requests, and took ${whole(sum('verifications'))} verifications of a signature: what a token says is kept.
+  The gateway's own came with each gRPC call to the counter and billing services, which verify them likewise.`)
+}
+
+/** Prints where what was read came from. */
+function printReads(gateways: readonly GatewayStats[]): void {
+  console.log()
+  row('reads', 'all', 'L1', 'L2', 'loaded', 'too old')
+  for (const { reads } of gateways) {
+    const { offered, hits, loaded } = reads.reads
+    const share = (part: number): string => `${tenths(ratio(part * 100, offered))} %`
+    row('counters', whole(offered), share(hits.l1), share(hits.l2), share(loaded), whole(reads.outdated))
+  }
 }
 
 /** Prints what callers felt of a crash: how the second after it differs from the second before. */

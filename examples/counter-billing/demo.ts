@@ -3,22 +3,38 @@ import { randomUUID } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { type Closable, closeOnExit } from 'spillway/process'
+import { randomSecrets } from './auth/clients.ts'
+import { clientSecrets } from './auth/environment.ts'
+import { authModes } from './auth/http-guard.ts'
+import type { ClientId } from './auth/permissions.ts'
+import { startAuthService } from './auth/service.ts'
+import { serviceTokens } from './auth/service-tokens.ts'
 import { openQuotaStore } from './billing/quota-store.ts'
 import { startBillingService } from './billing/service.ts'
 import { defaultTariff } from './billing/tariff.ts'
 import { openUsageStream } from './billing/usage-stream.ts'
 import { count, describe, oneOf, readFlags, storesOf, UsageError } from './command-line.ts'
 import { acknowledgements, type Log } from './counters.ts'
-import { printBilling, printUsage } from './demo-billing.ts'
+import { BillingClient, printBilling, printUsage } from './demo-billing.ts'
 import { startRedis } from './demo-redis.ts'
-import { type Crash, type GatewayStats, Progress, printCrash, printReport, type StoredSums } from './demo-report.ts'
+import {
+  type Crash,
+  type GatewayStats,
+  Progress,
+  printCrash,
+  printReport,
+  printTokens,
+  type StoredSums,
+} from './demo-report.ts'
 import { type FleetMember, startFleet } from './fleet.ts'
 import { counterType, type LoadMessage, type LoadOptions, type LoadProgress, type LoadReport } from './load.ts'
 import { closeAll, type Running } from './running.ts'
 import { defaultAcknowledgement, defaultPort, startCounterService, startGateway } from './service.ts'
+import { openSharedCache } from './shared-cache.ts'
 import { openStores, type Stores, type StoresOptions } from './stores.ts'
 
-const defaults = { seconds: 8, connections: 50 }
+/** Tokens are short-lived, so that some are replaced while one looks on. */
+const defaults = { seconds: 8, connections: 50, tokenLifeSeconds: 5 }
 const maxRequests = 500_000
 const maxInstances = 10
 /** How many ports from 8080 on are tried. */
@@ -29,7 +45,7 @@ const streamProcesses = 2
 /** How long what was accepted may take to be written, once the load is over. */
 const settleMs = 30_000
 
-const help = `Starts the gateway, the counter service and the billing service, drives a load at them from a second process, and compares what
+const help = `Starts the gateway, the counter, the billing and the auth service, drives a load at them from a second process, and compares what
 was sent with what is stored, and with what is accounted.
 
   npm run demo -- [flags]
@@ -40,12 +56,15 @@ was sent with what is stored, and with what is accounted.
   --usage NAME     how gateways hand usage on: billing, to the billing service; stream, through Redis Streams, between ${streamProcesses} gateways
                    and ${streamProcesses} usage workers in processes of their own (billing)
   --ack NAME       when an increment is answered: ${acknowledgements.join(', ')} (${defaultAcknowledgement}; committed with --instances)
+  --auth NAME      whether callers of the gateway must have a token: ${authModes.join(', ')} (optional; the load has them either way)
+  --token-life N   how long a token is valid, in seconds (${defaults.tokenLifeSeconds})
   --port N         where to listen, 0 is any free port (${defaultPort}, or the next free one); with --usage stream, free ones are taken
   --serve          stay up until Ctrl-C, and print a request to try; there is a load only if --seconds is given too
   --data-dir DIR   where PGlite keeps its data (in memory only)
   --help           this text
 
 Live values are in memory, durable ones and money in PGlite, a PostgreSQL inside the process; --usage stream starts a Redis of its own.
+AUTH_CLIENT_SECRETS brings secrets for the clients of the auth service, as JSON; without it they are random, and nobody is told.
 To use servers, name them:
   REDIS_URL=redis://host:6379 DATABASE_URL=postgres://user:password@host:5432/database npm run demo
 Ends with 0 when the sums are equal, 1 when they are not or something failed, 2 when a flag is wrong.`
@@ -57,6 +76,8 @@ const options = readFlags(
     instances: { type: 'string' },
     usage: { type: 'string' },
     ack: { type: 'string' },
+    auth: { type: 'string' },
+    'token-life': { type: 'string' },
     port: { type: 'string' },
     serve: { type: 'boolean' },
     'data-dir': { type: 'string' },
@@ -70,9 +91,12 @@ const options = readFlags(
     acknowledgement:
       oneOf('ack', values.ack, acknowledgements) ??
       (values.instances === undefined ? defaultAcknowledgement : 'committed'),
+    mode: oneOf('auth', values.auth, authModes) ?? 'optional',
+    tokenLifeSeconds: count('token-life', values['token-life'], 1, 86_400) ?? defaults.tokenLifeSeconds,
     port: portOf(values.port, values.usage),
     serve: values.serve ?? false,
     stores: storesOf(values['data-dir']),
+    secrets: clientSecrets(undefined),
   }),
 )
 
@@ -89,6 +113,9 @@ const log: Log = (_level, message) => console.log(message)
 
 /** What is open, in the order in which to close it. */
 const open: Closable[] = []
+
+/** Unless somebody brings some, nobody else knows them. Parts in processes of their own find theirs in their environment. */
+const secrets = { ...randomSecrets(), ...options.secrets }
 
 try {
   process.exitCode = (await demo()) ? 0 : 1
@@ -108,12 +135,15 @@ async function demo(): Promise<boolean> {
   let closing: Promise<void> | undefined
   open.unshift({ name: 'stores', close: () => (closing ??= stores.close()) })
   const quota = keepOpen(await openQuotaStore(servers, stores.database))
-  const service = keepOpen(await startCounterService({ ...stores, log, port: 0 }))
+  const { tokenLifeSeconds } = options
+  const auth = keepOpen(await startAuthService({ secrets, tokenLifeSeconds, log, port: 0 })).url
+  const common = { auth: { url: auth }, log, port: 0 }
+  const service = keepOpen(await startCounterService({ ...stores, ...common }))
   const { database } = stores
-  const { address: billing } = keepOpen(await startBillingService({ database, quotaStore: quota.store, log, port: 0 }))
-  const fleet = await startInstances(service.address)
+  const { address: billing } = keepOpen(await startBillingService({ database, quotaStore: quota.store, ...common }))
+  const fleet = await startInstances(service.address, auth)
   const counters = fleet.length > 0 ? fleet.map(({ address }) => address).join(',') : service.address
-  const urls = await startGateways(counters, billing, servers)
+  const urls = await startGateways(counters, billing, servers, auth)
   closeOnExit(open)
   const where =
     fleet.length === 0
@@ -121,16 +151,17 @@ async function demo(): Promise<boolean> {
       : `${fleet.length} counter services, each in a process of its own, listen for gRPC at ${counters},`
   console.log(`${where} and stores in ${stores.title}.
 The billing service listens for gRPC at ${billing}, has money in ${database.title}, and counts uses in ${quota.title}.
+The auth service issues tokens at ${auth}, valid for ${tokenLifeSeconds} s; services take calls with one only, and the gateway ${options.mode === 'required' ? 'too' : 'some without, too'}.
 The gateway listens for HTTP at ${urls.join(' and ')}, and answers an increment once it is ${answered[acknowledgement]}.`)
   if (options.usage === 'stream') {
     console.log(`The gateways publish usage in Redis Streams, and ${streamProcesses} usage workers account it.`)
   }
   if (options.serve && options.seconds === undefined) {
-    printRequestToTry(urls)
+    printRequestToTry(urls, auth)
     return true
   }
-  const passed = await drive(urls, stores, fleet, servers)
-  if (options.serve) printRequestToTry(urls)
+  const passed = await drive(urls, stores, fleet, servers, auth)
+  if (options.serve) printRequestToTry(urls, auth)
   return passed
 }
 
@@ -148,27 +179,42 @@ async function serversToUse(): Promise<StoresOptions> {
 }
 
 /** Counter services in processes of their own: on the servers that are named, or else on the stores of this process. */
-async function startInstances(address: string): Promise<FleetMember[]> {
+async function startInstances(address: string, auth: string): Promise<FleetMember[]> {
   const { databaseUrl, redisUrl } = options.stores
   const flags = ['--role', 'counters', '--grpc-port', '0']
   if (databaseUrl === undefined || redisUrl === undefined) flags.push('--stores', address)
-  return startMembers('counter service', new Array<string[]>(options.instances ?? 0).fill(flags))
+  const all = new Array<string[]>(options.instances ?? 0).fill(flags)
+  return startMembers('counter service', all, identity(auth, 'counter-service'))
+}
+
+/** Who a process is at the auth service: what it finds in its environment. */
+function identity(auth: string, clientId: ClientId): Readonly<Record<string, string>> {
+  return { AUTH_URL: auth, AUTH_ISSUER: '', AUTH_CLIENT_SECRET: secrets[clientId] }
 }
 
 /** The gateway, in this process; or gateways and usage workers in processes of their own. */
-async function startGateways(counters: string, billing: string, servers: StoresOptions): Promise<string[]> {
-  const { acknowledgement, usage } = options
+async function startGateways(
+  counters: string,
+  billing: string,
+  servers: StoresOptions,
+  auth: string,
+): Promise<string[]> {
+  const { acknowledgement, usage, mode } = options
   if (usage === 'billing') {
-    const settings = { counters: { at: counters }, billing: { at: billing }, ports: ports(), acknowledgement, log }
+    const cache = await openSharedCache(servers, log)
+    if (cache !== undefined) keepOpen(cache)
+    const client = { url: auth, clientId: 'gateway', clientSecret: secrets.gateway, mode } as const
+    const services = { counters: { at: counters }, billing: { at: billing } }
+    const settings = { ...services, auth: client, cache, ports: ports(), acknowledgement, log }
     return [keepOpen(await startGateway(settings)).url]
   }
-  const env = { REDIS_URL: servers.redisUrl as string }
+  const env = { REDIS_URL: servers.redisUrl as string, ...identity(auth, 'gateway') }
   const twice = (flags: string[]): string[][] => new Array<string[]>(streamProcesses).fill(flags)
   await startMembers('usage worker', twice(['--role', 'usage-worker']), env)
   const to = ['--counters', counters, '--billing', billing, '--usage', usage]
   const gateways = await startMembers(
     'gateway',
-    twice(['--role', 'gateway', '--port', '0', '--ack', acknowledgement, ...to]),
+    twice(['--role', 'gateway', '--port', '0', '--ack', acknowledgement, '--auth', mode, ...to]),
     env,
   )
   return gateways.map(({ address }) => address)
@@ -196,6 +242,7 @@ async function drive(
   stores: Stores,
   fleet: readonly FleetMember[],
   servers: StoresOptions,
+  auth: string,
 ): Promise<boolean> {
   const { seconds = defaults.seconds, connections } = options
   const prefix = `demo-${randomUUID().slice(0, 8)}-`
@@ -204,14 +251,25 @@ async function drive(
   const onProgress = ({ requests, elapsedMs }: LoadProgress): void => {
     if (elapsedMs >= seconds * 500 || requests >= maxRequests / 2) crash ??= crashOne(fleet)
   }
-  const report = await runLoad({ urls, seconds, connections, maxRequests, prefix }, onProgress)
+  const report = await runLoad({ urls, seconds, connections, maxRequests, prefix }, auth, onProgress)
   const gateways = await settled(urls, servers)
   const stored = printReport(report, gateways, { prefix, ...(await readStored(stores, prefix, report)) })
   const crashed = await crash
   if (crashed !== undefined) printCrash(report, crashed)
-  const accounted = await printUsage(urls, gateways, report)
-  const billed = await printBilling(urls, `${prefix}customer`)
-  return stored && accounted && billed
+  printTokens(options.tokenLifeSeconds, report, gateways)
+  const tokens = serviceTokens({ url: auth, clientId: 'back-office', clientSecret: secrets['back-office'] }, log)
+  const billing = new BillingClient(
+    urls,
+    tokens.forKey({ audience: 'gateway', scopes: ['billing:read', 'billing:write'] }),
+  )
+  try {
+    const accounted = await printUsage(billing, gateways, report)
+    const billed = await printBilling(billing, `${prefix}customer`)
+    return stored && accounted && billed
+  } finally {
+    await billing.close()
+    await tokens.close()
+  }
 }
 
 /** What gateways tell of themselves once all that they accepted has left them, and the stream of usage too. */
@@ -247,8 +305,14 @@ async function crashOne([victim]: readonly FleetMember[]): Promise<Crash | undef
   return { atMs, address: victim.address }
 }
 
-function runLoad(loadOptions: LoadOptions, onProgress: (progress: LoadProgress) => void): Promise<LoadReport> {
-  const load = fork(fileURLToPath(new URL('./load.ts', import.meta.url)), [JSON.stringify(loadOptions)])
+function runLoad(
+  loadOptions: LoadOptions,
+  auth: string,
+  onProgress: (progress: LoadProgress) => void,
+): Promise<LoadReport> {
+  const load = fork(fileURLToPath(new URL('./load.ts', import.meta.url)), [JSON.stringify(loadOptions)], {
+    env: { ...process.env, ...identity(auth, 'load-generator') },
+  })
   const progress = new Progress(loadOptions.seconds)
   const killLoad = (): boolean => load.kill()
   process.once('exit', killLoad)
@@ -282,7 +346,15 @@ async function readStored(
   }
 }
 
-function printRequestToTry([url]: readonly string[]): void {
+function printRequestToTry([url]: readonly string[], auth: string): void {
+  if (options.mode === 'required') {
+    console.log(`
+Try it, with the secret that you have given the client back-office in AUTH_CLIENT_SECRETS as JSON:
+  curl -u back-office ${auth}/oauth/token -d grant_type=client_credentials
+  curl -i ${url}/api/v1/counter/post-1/like -H 'authorization: Bearer …'
+Ctrl-C ends it.`)
+    return
+  }
   const operation = { resource_id: 'post-1', counter_type: 'like', delta: 2 }
   const post = (path: string, body: object): string =>
     `curl -X POST ${url}/api/v1/${path} -H 'content-type: application/json' -d '${JSON.stringify(body)}'`
@@ -290,7 +362,8 @@ function printRequestToTry([url]: readonly string[]): void {
 Try it:
   ${post('counter/increment', { user_id: 'ann', ...operation })}
   ${post('counter/increment', { ...operation, ack: 'committed' })}
-  curl ${url}/api/v1/counter/post-1/like
+  curl -i ${url}/api/v1/counter/post-1/like
+  curl '${url}/api/v1/counter?resource_id=post-1&limit=10&fresh=true'
   ${post('billing/recharge', { request_id: 'r1', user_id: 'ann', amount: 500 })}
   ${post('billing/deduct', { request_id: 'd1', user_id: 'ann', service: 'thumbnail', count: 120 })}
   curl ${url}/api/v1/billing/free-quota/ann/counter-writes

@@ -1,8 +1,11 @@
-import Fastify, { type FastifyError, type FastifyInstance, type FastifyReply } from 'fastify'
+import Fastify, { type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import { type CounterIncrement, isSpillwayError } from 'spillway'
+import { type AuthMode, guardHttp } from './auth/http-guard.ts'
+import type { TokenVerifier } from './auth/token-verifier.ts'
 import type { BillingServices } from './billing/billing-services.ts'
 import type { Metering } from './billing/metering.ts'
 import { addBillingRoutes } from './billing/routes.ts'
+import { type CounterReads, keptMs, type Read } from './counter-reads.ts'
 import { type Acknowledgement, type Counters, isRefusal, type Log, Overload, text } from './counters.ts'
 import type { Rule } from './rules.ts'
 import {
@@ -14,10 +17,15 @@ import {
   counterQuery,
   explain,
   type IncrementBody,
+  type InvalidateBody,
   incrementBody,
+  invalidateBody,
   keyOf,
+  type ListQuery,
+  listQuery,
   metered,
   type Operation,
+  type ReadQuery,
 } from './schemas.ts'
 
 /** When to come back after a 503, in seconds: a flush is over by then. */
@@ -30,11 +38,18 @@ export interface GatewayOptions {
   services?: (() => Record<string, unknown>) | undefined
   /** Billing services to pass requests on to; the writes of users are metered then. */
   billing?: Pick<BillingServices, 'pool' | 'metering' | 'stats'> | undefined
+  /** Verifies the tokens of callers; without it, everybody is let in. */
+  auth?: { readonly verifier: TokenVerifier; readonly mode: AuthMode; stats(): Record<string, unknown> } | undefined
 }
 
 /** The HTTP face of the counters and of billing. */
-export function createGateway(counters: Counters, log: Log, options: GatewayOptions): FastifyInstance {
-  const { billing } = options
+export function createGateway(
+  counters: Counters,
+  reads: CounterReads,
+  log: Log,
+  options: GatewayOptions,
+): FastifyInstance {
+  const { billing, auth } = options
   const metering = billing?.metering
   const bodyOf = (body: Rule): Rule => (metering === undefined ? body : metered(body))
   const app = Fastify({
@@ -49,16 +64,17 @@ export function createGateway(counters: Counters, log: Log, options: GatewayOpti
     reply.code(404).send({ error: 'not_found', message: `there is no ${request.method} ${request.url}` })
   })
 
+  if (auth !== undefined) guardHttp(app, auth.verifier, auth.mode)
+
   app.post<{ Body: IncrementBody }>(
     '/api/v1/counter/increment',
-    { schema: { body: bodyOf(incrementBody) } },
+    { schema: { body: bodyOf(incrementBody) }, config: { scope: 'counters:write' } },
     // No async function: the answer to what is only accepted needs no promise.
     (request, reply) => {
       const { ack = options.acknowledgement, user_id } = request.body
-      const increment = incrementOf(request.body)
       const meter = meterOf(metering, user_id)
-      if (ack !== 'accepted') return answerOne(counters, increment, ack, meter, reply)
-      if (!counters.accept(increment)) return void overloaded(reply, { accepted: false })
+      if (ack !== 'accepted') return answerOne({ counters, reads }, request.body, ack, meter, reply)
+      if (!counters.accept(incrementOf(request.body))) return void overloaded(reply, { accepted: false })
       const room = meter(1)
       if (room !== undefined) return room.then(() => reply.code(202).send({ accepted: true }))
       reply.code(202).send({ accepted: true })
@@ -68,7 +84,7 @@ export function createGateway(counters: Counters, log: Log, options: GatewayOpti
 
   app.post<{ Body: BatchIncrementBody }>(
     '/api/v1/counter/batch-increment',
-    { schema: { body: bodyOf(batchIncrementBody) } },
+    { schema: { body: bodyOf(batchIncrementBody) }, config: { scope: 'counters:write' } },
     async (request, reply) => {
       const { operations, async, ack, user_id } = request.body
       const meter = meterOf(metering, user_id)
@@ -79,16 +95,43 @@ export function createGateway(counters: Counters, log: Log, options: GatewayOpti
         return contradiction(reply, `an ack of 'accepted' doesn't wait: async can't be false`)
       return level === 'accepted'
         ? acceptBatch(counters, operations, meter, reply)
-        : answerBatch(counters, operations, level, meter, reply)
+        : answerBatch({ counters, reads }, operations, level, meter, reply)
     },
   )
 
   app.get<{ Params: CounterParams; Querystring: CounterQuery }>(
     '/api/v1/counter/:resource_id/:counter_type',
-    { schema: { params: counterParams, querystring: counterQuery } },
-    async ({ params: { resource_id, counter_type }, query }) => {
-      const { value, source } = await counters.read(keyOf({ resource_id, counter_type }), query.source)
-      return { resource_id, counter_type, value, source }
+    { schema: { params: counterParams, querystring: counterQuery }, config: { scope: 'counters:read' } },
+    async (request, reply) => {
+      const { resource_id, counter_type } = request.params
+      const fresh = wantsFresh(request)
+      const read = await reads.value(resource_id, keyOf(request.params), { source: request.query.source, fresh })
+      sayHowOld(reply, read, fresh)
+      return { resource_id, counter_type, value: read.value, source: read.source }
+    },
+  )
+
+  app.get<{ Querystring: ListQuery }>(
+    '/api/v1/counter',
+    { schema: { querystring: listQuery }, config: { scope: 'counters:read' } },
+    async (request, reply) => {
+      if (!reads.canList)
+        return reply.code(501).send({ error: 'not_implemented', message: 'these counters have no listing' })
+      const { resource_id, after = '', limit } = request.query
+      const fresh = wantsFresh(request)
+      const read = await reads.page({ resourceId: resource_id, after, limit: Number(limit) }, fresh)
+      sayHowOld(reply, read, fresh)
+      const counters = read.value.counters.map(({ counterType, value }) => ({ counter_type: counterType, value }))
+      return { resource_id, counters, next: read.value.more ? counters.at(-1)?.counter_type : null }
+    },
+  )
+
+  app.post<{ Body: InvalidateBody }>(
+    '/api/v1/counter/invalidate',
+    { schema: { body: invalidateBody }, config: { scope: 'counters:invalidate', servicesOnly: true } },
+    async ({ body }) => {
+      await reads.invalidate(body.resource_ids)
+      return { invalidated: body.resource_ids.length }
     },
   )
 
@@ -101,7 +144,8 @@ export function createGateway(counters: Counters, log: Log, options: GatewayOpti
   })
 
   app.get('/stats', async () => {
-    return { ...counters.stats(), services: options.services?.(), billing: billing?.stats() }
+    const services = options.services?.()
+    return { ...counters.stats(), reads: reads.stats(), services, billing: billing?.stats(), auth: auth?.stats() }
   })
 
   if (billing !== undefined) addBillingRoutes(app, billing)
@@ -132,16 +176,26 @@ async function acceptBatch(
   return overloaded(reply, { accepted, refused: operations.length - accepted })
 }
 
+/** What an increment that is answered with a value goes to, and what is to know of that value. */
+interface AnsweringParts {
+  readonly counters: Counters
+  readonly reads: CounterReads
+}
+
+const sourceOf = { redis: 'live', committed: 'durable' } as const
+
 /** Waits until one increment is applied, and answers with the counter's value. */
 async function answerOne(
-  counters: Counters,
-  increment: CounterIncrement,
+  { counters, reads }: AnsweringParts,
+  operation: Operation,
   ack: 'redis' | 'committed',
   meter: Meter,
   reply: FastifyReply,
 ): Promise<FastifyReply> {
+  const increment = incrementOf(operation)
   try {
     const value = ack === 'redis' ? await counters.incrementLive(increment) : await counters.commit(increment)
+    reads.told(operation.resource_id, increment.key, sourceOf[ack])
     await meter(1)
     return reply.send({ value, ack })
   } catch (error) {
@@ -153,15 +207,18 @@ async function answerOne(
 
 /** Waits until a batch is applied, and gives every operation its own outcome. */
 async function answerBatch(
-  counters: Counters,
+  { counters, reads }: AnsweringParts,
   operations: Operation[],
   ack: 'redis' | 'committed',
   meter: Meter,
   reply: FastifyReply,
 ): Promise<FastifyReply> {
-  const outcomes = await counters.answerAll(operations.map(incrementOf), ack)
+  const increments = operations.map(incrementOf)
+  const outcomes = await counters.answerAll(increments, ack)
   const results = operations.map(({ resource_id, counter_type }, index) => {
     const outcome = outcomes[index]
+    if (outcome?.status === 'fulfilled')
+      reads.told(resource_id, (increments[index] as CounterIncrement).key, sourceOf[ack])
     return outcome?.status === 'fulfilled'
       ? { resource_id, counter_type, value: outcome.value }
       : { resource_id, counter_type, error: failureOf(outcome?.reason) }
@@ -187,6 +244,17 @@ function failureOf(error: unknown): {
     message: text(error),
     applied: unknown ? 'unknown' : 'no',
   }
+}
+
+/** Asked for by the query, or the way that HTTP has for it. */
+function wantsFresh({ query, headers }: FastifyRequest<{ Querystring: ReadQuery }>): boolean {
+  return query.fresh === 'true' || /(?:^|,)\s*no-cache\s*(?:,|$)/i.test(headers['cache-control'] ?? '')
+}
+
+/** How old an answer is, and how old it may be made: what was asked for fresh is nothing to keep. */
+function sayHowOld(reply: FastifyReply, { at }: Read<unknown>, fresh: boolean): void {
+  reply.header('age', Math.max(0, Math.floor((Date.now() - at) / 1_000)))
+  reply.header('cache-control', fresh ? 'no-store' : `max-age=${keptMs / 1_000}`)
 }
 
 function contradiction(reply: FastifyReply, message: string): FastifyReply {

@@ -1,6 +1,10 @@
-// The load of the demo, in a process of its own: `fork`ed with its options as JSON, it answers with messages.
+// The load of the demo, in a process of its own: `fork`ed with its options as JSON, it answers with messages. Where AUTH_URL names an
+// auth service, its requests carry tokens.
 import { setTimeout as delay } from 'node:timers/promises'
-import { Pool } from 'undici'
+import type { TokenSource } from 'spillway'
+import { type Dispatcher, Pool } from 'undici'
+import { authClient, trustedIssuer } from './auth/environment.ts'
+import { type ServiceTokens, serviceTokens } from './auth/service-tokens.ts'
 
 export interface LoadOptions {
   /** Gateways; connections are shared out between them. */
@@ -42,6 +46,16 @@ export interface LoadReport {
   readonly unanswered: number
   /** What each `windowMs` was like. */
   readonly timeline: readonly TimelineWindow[]
+  /** The tokens that its requests carried, where they did. */
+  readonly tokens: TokenCounts | undefined
+}
+
+/** For how many calls how many tokens were fetched. */
+export interface TokenCounts {
+  readonly calls: number
+  readonly fetched: number
+  /** Calls that were made again with another token, since the first one was refused. */
+  readonly again: number
 }
 
 /** The requests that were sent within one window. */
@@ -101,7 +115,10 @@ class Load {
   readonly #writes = new Map<string, number>()
   readonly #refusals: Record<string, number> = {}
   readonly #windows = new Map<number, { latencies: number[]; failed: number }>()
+  readonly #tokens: ServiceTokens | undefined
+  readonly #token: TokenSource | undefined
   #started = 0
+  #again = 0
   #requests = 0
   #increments = 0
   #unanswered = 0
@@ -110,6 +127,9 @@ class Load {
     this.#options = options
     const connections = Math.ceil(options.connections / options.urls.length)
     this.#pools = options.urls.map((url) => new Pool(url, { connections }))
+    const issuer = trustedIssuer()
+    this.#tokens = issuer && serviceTokens(authClient(issuer, 'load-generator'))
+    this.#token = this.#tokens?.forKey({ audience: 'gateway', scopes: ['counters:read', 'counters:write'] })
   }
 
   get progress(): LoadMessage {
@@ -121,6 +141,7 @@ class Load {
     await Promise.all(Array.from({ length: this.#options.connections }, (_, index) => this.#client(index)))
     const elapsedMs = performance.now() - this.#startedAt
     await Promise.all(this.#pools.map((pool) => pool.close()))
+    await this.#tokens?.close()
     return {
       elapsedMs,
       kinds: this.#reportKinds(),
@@ -130,7 +151,15 @@ class Load {
       refusals: this.#refusals,
       unanswered: this.#unanswered,
       timeline: this.#timeline(),
+      tokens: this.#tokenCounts(),
     }
+  }
+
+  #tokenCounts(): TokenCounts | undefined {
+    const stats = this.#tokens?.stats()
+    return (
+      stats && { calls: this.#requests + this.#unanswered + this.#again, fetched: stats.refreshed, again: this.#again }
+    )
   }
 
   async #client(index: number): Promise<void> {
@@ -149,7 +178,7 @@ class Load {
     const operations = Array.from({ length: kind.startsWith('batch') ? batchSize : 1 }, () => this.#operation())
     const sentAt = performance.now()
     try {
-      const { statusCode, body } = await pool.request(requestFor(kind, operations, user))
+      const { statusCode, body } = await this.#request(pool, requestFor(kind, operations, user))
       const answer = (await body.json()) as Answer
       this.#record(kind, sentAt, statusCode >= 300 || statusCode === 207)
       if (kind !== 'get') this.#count(takenOf(operations, statusCode, answer), user)
@@ -159,6 +188,18 @@ class Load {
       this.#windowOf(sentAt).failed++
       await delay(100)
     }
+  }
+
+  /** With a token, where it has any; one that is refused is replaced, once. */
+  async #request(pool: Pool, request: LoadRequest): Promise<Dispatcher.ResponseData> {
+    if (this.#token === undefined) return pool.request(request)
+    const token = await this.#token.get()
+    const response = await pool.request(withToken(request, token))
+    if (response.statusCode !== 401) return response
+    await response.body.dump()
+    this.#again++
+    this.#token.invalidate(token)
+    return pool.request(withToken(request, await this.#token.get()))
   }
 
   #operation(): Operation {
@@ -215,10 +256,21 @@ class Load {
   }
 }
 
-function requestFor(kind: RequestKind, operations: readonly Operation[], user_id: string) {
+interface LoadRequest {
+  readonly method: 'GET' | 'POST'
+  readonly path: string
+  readonly headers?: Readonly<Record<string, string>>
+  readonly body?: string
+}
+
+function withToken(request: LoadRequest, token: string): LoadRequest {
+  return { ...request, headers: { ...request.headers, authorization: `Bearer ${token}` } }
+}
+
+function requestFor(kind: RequestKind, operations: readonly Operation[], user_id: string): LoadRequest {
   const [first] = operations
   if (kind === 'get') {
-    return { method: 'GET', path: `/api/v1/counter/${first?.resource_id}/${counterType}` } as const
+    return { method: 'GET', path: `/api/v1/counter/${first?.resource_id}/${counterType}` }
   }
   const batch = { user_id, operations, async: kind === 'batch async' }
   return {
@@ -226,7 +278,7 @@ function requestFor(kind: RequestKind, operations: readonly Operation[], user_id
     path: kind === 'increment' ? '/api/v1/counter/increment' : '/api/v1/counter/batch-increment',
     headers: { 'content-type': 'application/json' },
     body: JSON.stringify(kind === 'increment' ? { user_id, ...first } : batch),
-  } as const
+  }
 }
 
 /** Which operations the service took, as its answer says: a batch may be taken in part. */

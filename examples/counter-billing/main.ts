@@ -1,4 +1,10 @@
 import { type Closable, closeOnExit } from 'spillway/process'
+import { randomSecrets } from './auth/clients.ts'
+import { authClient, clientSecrets, trustedIssuer } from './auth/environment.ts'
+import { authModes } from './auth/http-guard.ts'
+import { defaultAuthPort, defaultTokenLifeSeconds, startAuthService } from './auth/service.ts'
+import { type AuthClient, serviceTokens } from './auth/service-tokens.ts'
+import type { TrustedIssuer } from './auth/token-verifier.ts'
 import type { BillingServicesOptions } from './billing/billing-services.ts'
 import { openQuotaStore } from './billing/quota-store.ts'
 import { defaultBillingPort, startBillingService } from './billing/service.ts'
@@ -9,21 +15,34 @@ import { connectToCounterServices } from './counter-services.ts'
 import { acknowledgements } from './counters.ts'
 import { openDatabase } from './database.ts'
 import { closeAll, defaultHost, logToStderr, type Running } from './running.ts'
-import { defaultAcknowledgement, defaultGrpcPort, defaultPort, startCounterService, startGateway } from './service.ts'
+import {
+  defaultAcknowledgement,
+  defaultGrpcPort,
+  defaultPort,
+  type GatewayAuth,
+  startCounterService,
+  startGateway,
+} from './service.ts'
+import { openSharedCache } from './shared-cache.ts'
 import { type CounterStores, openStores, type Stores, type StoresOptions } from './stores.ts'
 
-const roles = ['all', 'gateway', 'counters', 'billing', 'usage-worker'] as const
+const roles = ['all', 'gateway', 'counters', 'billing', 'usage-worker', 'auth'] as const
 
-const help = `The gateway, the counter service and the billing service.
+const help = `The gateway, the counter service, the billing service and the auth service.
 
   tsx --tsconfig tsconfig.check.json examples/counter-billing/main.ts [flags]
 
   --role NAME         gateway: HTTP in front of the services; counters, billing: gRPC in front of the stores; usage-worker: accounts
-                      what gateways publish with --usage stream; all: gateway, counters and billing (all)
+                      what gateways publish with --usage stream; auth: issues tokens; all: auth, gateway, counters and billing (all)
   --ack NAME          when an increment is answered that doesn't say: ${acknowledgements.join(', ')} (${defaultAcknowledgement})
   --port N            where the gateway listens, 0 is any free port (${defaultPort})
   --grpc-port N       where the counter service listens, 0 is any free port (${defaultGrpcPort})
   --billing-port N    where the billing service listens, 0 is any free port (${defaultBillingPort})
+  --auth NAME         whether callers of the gateway must have a token, where there is an auth service: ${authModes.join(', ')} (optional)
+  --auth-port N       where the auth service listens, 0 is any free port (${defaultAuthPort}; any free one with --role all)
+  --token-life N      how long a token is valid, in seconds (${defaultTokenLifeSeconds})
+  --secrets FILE      the secrets of the clients of the auth service, a JSON file of which each has at least 16 characters
+                      (AUTH_CLIENT_SECRETS, the same as text; with --role all, random ones that nobody is told)
   --counters LIST     host:port of the counter services, separated by commas, for a gateway alone: it balances over them
                       (those that Consul knows, else ${defaultHost}:${defaultGrpcPort})
   --billing LIST      the same of the billing services, or "consul" for those that Consul knows; without it, a gateway alone has none
@@ -38,7 +57,8 @@ const help = `The gateway, the counter service and the billing service.
   --help              this text
 
 REDIS_URL names a Redis server for the live values and the stream, DATABASE_URL a PostgreSQL server for the durable values and for
-billing; without them they are in memory and in PGlite. CONSUL_HTTP_ADDR names a Consul, where services register and gateways find
+billing; without them they are in memory and in PGlite. AUTH_URL names an auth service: services and gateways then take its tokens,
+and AUTH_CLIENT_SECRET is what a gateway gets its own with. Without it, nobody has tokens. CONSUL_HTTP_ADDR names a Consul, where services register and gateways find
 them. SIGTERM or Ctrl-C writes what was accepted and ends it.`
 
 const options = readFlags(
@@ -48,6 +68,10 @@ const options = readFlags(
     port: { type: 'string' },
     'grpc-port': { type: 'string' },
     'billing-port': { type: 'string' },
+    auth: { type: 'string' },
+    'auth-port': { type: 'string' },
+    'token-life': { type: 'string' },
+    secrets: { type: 'string' },
     counters: { type: 'string' },
     billing: { type: 'string' },
     usage: { type: 'string' },
@@ -66,6 +90,10 @@ const options = readFlags(
     ports: [count('port', values.port, 0, 65_535) ?? defaultPort],
     grpcPort: count('grpc-port', values['grpc-port'], 0, 65_535),
     billingPort: count('billing-port', values['billing-port'], 0, 65_535),
+    mode: oneOf('auth', values.auth, authModes),
+    authPort: count('auth-port', values['auth-port'], 0, 65_535),
+    tokenLifeSeconds: count('token-life', values['token-life'], 1, 86_400),
+    secrets: values.secrets,
     counters: addresses('counters', values.counters),
     billing: values.billing === 'consul' ? billingOfConsul() : addresses('billing', values.billing),
     usage: oneOf('usage', values.usage, ['billing', 'stream']) ?? 'billing',
@@ -108,25 +136,66 @@ function keepOpen<T extends Running | Closable>(running: T): T {
 async function runRole(): Promise<string> {
   const { role } = options
   if (role === 'usage-worker') return runUsageWorker()
-  if (role === 'billing') return runBilling(undefined)
-  if (role === 'gateway') return runGateway(undefined, options.billing)
-  const stores = await storesToUse()
-  const counters = await runCounters(stores)
-  return role === 'counters' ? counters : runGateway(counters, await runBilling(stores))
+  if (role === 'auth') return runAuth()
+  const auth = await authToUse()
+  if (role === 'billing') return runBilling(undefined, auth?.issuer)
+  if (role === 'gateway') return runGateway(undefined, options.billing, auth)
+  const stores = await storesToUse(auth)
+  const counters = await runCounters(stores, auth?.issuer)
+  return role === 'counters' ? counters : runGateway(counters, await runBilling(stores, auth?.issuer), auth)
 }
 
-async function runCounters(stores: CounterStores): Promise<string> {
-  const { address } = keepOpen(await startCounterService({ ...stores, ...options, port: options.grpcPort }))
+/** Whose tokens are taken here, and what this process gets its own with. */
+interface Auth {
+  readonly issuer: TrustedIssuer
+  readonly client: () => AuthClient
+}
+
+/** The auth service that is named; one of its own where all is in one process. */
+async function authToUse(): Promise<Auth | undefined> {
+  const { role, mode } = options
+  const issuer = trustedIssuer()
+  if (issuer !== undefined) {
+    const clientId = role === 'counters' ? 'counter-service' : 'gateway'
+    return { issuer, client: () => authClient(issuer, clientId) }
+  }
+  if (role === 'all') {
+    const secrets = { ...randomSecrets(), ...clientSecrets(options.secrets) }
+    const { tokenLifeSeconds, host } = options
+    const { url } = keepOpen(await startAuthService({ secrets, tokenLifeSeconds, host, port: options.authPort ?? 0 }))
+    console.log(`auth service at ${url}`)
+    return { issuer: { url }, client: () => ({ url, clientId: 'gateway', clientSecret: secrets.gateway }) }
+  }
+  if (mode === 'required')
+    throw new UsageError('--auth required needs AUTH_URL, the auth service whose tokens are taken')
+  console.log('AUTH_URL names no auth service: calls carry no tokens, and everybody is let in')
+  return undefined
+}
+
+async function runAuth(): Promise<string> {
+  const secrets = clientSecrets(options.secrets)
+  if (secrets === undefined) {
+    throw new UsageError('--role auth needs AUTH_CLIENT_SECRETS or --secrets: nobody could get a token')
+  }
+  const { tokenLifeSeconds, host, authPort: port } = options
+  const issuer = process.env['AUTH_ISSUER'] || undefined
+  const { url } = keepOpen(await startAuthService({ secrets, tokenLifeSeconds, host, port, issuer }))
+  console.log(`auth service at ${url}, for ${Object.keys(secrets).join(', ')}`)
+  return url
+}
+
+async function runCounters(stores: CounterStores, auth: TrustedIssuer | undefined): Promise<string> {
+  const { address } = keepOpen(await startCounterService({ ...stores, ...options, auth, port: options.grpcPort }))
   console.log(`counter service at ${address}, on ${stores.title}`)
   return address
 }
 
 /** With a database of its own, unless the counters here have one. */
-async function runBilling(stores: Partial<Stores> | undefined): Promise<string> {
+async function runBilling(stores: Partial<Stores> | undefined, auth: TrustedIssuer | undefined): Promise<string> {
   const { databaseUrl: url, dataDir, onError } = options.stores
   const database = stores?.database ?? keepOpen(await openDatabase({ url, dataDir, onError }))
   const quota = keepOpen(await openQuotaStore(options.stores, database))
-  const settings = { ...options, port: options.billingPort, database, quotaStore: quota.store }
+  const settings = { ...options, auth, port: options.billingPort, database, quotaStore: quota.store }
   const { address } = keepOpen(await startBillingService(settings))
   console.log(`billing service at ${address}, on ${database.title}, uses in ${quota.title}`)
   return address
@@ -145,21 +214,30 @@ async function runUsageWorker(): Promise<string> {
 async function runGateway(
   counters: string | undefined,
   billing: BillingServicesOptions['at'] | undefined,
+  auth: Auth | undefined,
 ): Promise<string> {
   const { channels, consul, usage, tariff, journal } = options
   const known = consul === undefined ? `${defaultHost}:${defaultGrpcPort}` : { consul }
   const at = counters ?? options.counters ?? known
   const stream =
     billing !== undefined && usage === 'stream' ? keepOpen(await openUsageStream(options)).stream : undefined
+  const shared = await openSharedCache(options.stores)
+  if (shared !== undefined) keepOpen(shared)
   const { url } = keepOpen(
     await startGateway({
       ...options,
+      cache: shared,
+      auth: auth && gatewayAuth(auth),
       counters: { at, channels },
       billing: billing === undefined ? undefined : { at: billing, channels, tariff, journal, usageSink: stream },
     }),
   )
   console.log(`gateway at ${url}, counters at ${nameOf(at)}${billing ? `, billing at ${nameOf(billing)}` : ''}`)
   return url
+}
+
+function gatewayAuth({ issuer, client }: Auth): GatewayAuth {
+  return { ...issuer, ...client(), mode: options.mode }
 }
 
 function nameOf(at: BillingServicesOptions['at']): string {
@@ -186,15 +264,16 @@ function endWithParent(): void {
 }
 
 /** Its own stores, or those of another counter service. */
-async function storesToUse(): Promise<CounterStores & Partial<Stores>> {
+async function storesToUse(auth: Auth | undefined): Promise<CounterStores & Partial<Stores>> {
   const { storesAt } = options
   if (storesAt === undefined) {
     const stores = await openStores(options.stores)
     keepOpen({ name: 'stores', close: () => stores.close() })
     return stores
   }
-  const { live, durable, parts } = await connectToCounterServices({ at: storesAt, log: logToStderr })
-  const close = (): Promise<void> => closeAll(parts)
-  open.unshift(...parts)
-  return { live, durable, title: `the stores of ${storesAt}`, close }
+  const tokens = auth && keepOpen(serviceTokens(auth.client()))
+  const services = await connectToCounterServices({ at: storesAt, tokens, log: logToStderr })
+  const close = (): Promise<void> => closeAll(services.parts)
+  open.unshift(...services.parts)
+  return { ...services, title: `the stores of ${storesAt}`, close }
 }

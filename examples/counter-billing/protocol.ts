@@ -1,9 +1,9 @@
 import { fileURLToPath } from 'node:url'
 import {
   type CallOptions,
-  type ChannelOptions,
   type Client,
   type ClientDuplexStream,
+  type ClientOptions,
   type ClientUnaryCall,
   credentials,
   loadPackageDefinition,
@@ -13,6 +13,7 @@ import {
   type ServiceError,
 } from '@grpc/grpc-js'
 import { loadSync } from '@grpc/proto-loader'
+import type { CounterPage, ListRequest } from './counter-listing.ts'
 
 export type StoreName = 'LIVE' | 'DURABLE'
 
@@ -78,6 +79,7 @@ export interface CounterClient extends Client {
   increment: Unary<IncrementRequest, IncrementReply>
   batchIncrement: Unary<BatchIncrementRequest, BatchIncrementReply>
   get: Unary<GetRequest, GetReply>
+  list: Unary<ListRequest, CounterPage>
   streamIncrements(
     metadata?: Metadata,
     options?: CallOptions,
@@ -99,6 +101,6 @@ const { CounterService } = loaded.spillway.counter.v1
 export const counterService: ServiceDefinition = CounterService.service
 
 /** A client with a channel of its own. */
-export function counterClient(address: string, options?: ChannelOptions): CounterClient {
+export function counterClient(address: string, options?: ClientOptions): CounterClient {
   return new CounterService(address, credentials.createInsecure(), options) as unknown as CounterClient
 }

@@ -6,11 +6,14 @@ import {
   StoreError,
 } from 'spillway'
 import type { GrpcBalancedPool } from 'spillway/grpc'
+import type { CounterListing, CounterPage, ListRequest } from './counter-listing.ts'
 import type { BatchIncrementReply, CounterClient, StoreName } from './protocol.ts'
-import { patientMetadata, type ServiceInstance } from './service-pool.ts'
+import { patientMetadata, rethrowPatiently, type ServiceInstance } from './service-pool.ts'
 
 /** How many counter services are asked, one after the other, before an attempt has failed. */
 const attempts = 3
+/** How long a page may take to be read. */
+const readTimeoutMs = 2_000
 
 export type CounterPool = GrpcBalancedPool<ServiceInstance, CounterClient>
 
@@ -65,7 +68,21 @@ export class RemoteCounterStore implements CounterStore {
     const deltas = increments.map(({ delta }) => delta)
     const metadata = answers ? undefined : patientMetadata(this.#services)
     const options = { signal, attempts, idempotent: true, metadata }
-    return this.#pool.call('batchIncrement', { batchId, store: this.#store, keys, deltas, answers }, options)
+    const batch = { batchId, store: this.#store, keys, deltas, answers }
+    return this.#pool.call('batchIncrement', batch, options).catch(rethrowPatiently)
+  }
+}
+
+/** Lists what the counter services have. */
+export class RemoteCounterListing implements CounterListing {
+  readonly #pool: CounterPool
+
+  constructor(pool: CounterPool) {
+    this.#pool = pool
+  }
+
+  list(request: ListRequest): Promise<CounterPage> {
+    return this.#pool.call('list', request, { attempts, idempotent: true, timeoutMs: readTimeoutMs })
   }
 }
 

@@ -1,5 +1,6 @@
 import type { FastifySchemaValidationError } from 'fastify/types/schema.js'
 import { id as userId } from './billing/schemas.ts'
+import { maxPageSize } from './counter-listing.ts'
 import { type Acknowledgement, acknowledgements } from './counters.ts'
 import { name, type Rule, text, whole } from './rules.ts'
 
@@ -13,11 +14,54 @@ const acknowledgement: Rule = {
   description: `one of ${acknowledgements.map((name) => `'${name}'`).join(', ')}`,
 }
 
+const fresh: Rule = { enum: ['true', 'false'], default: 'false', description: `one of 'true', 'false'` }
+
 export const counterQuery: Rule = {
   type: 'object',
   additionalProperties: false,
-  properties: { source: { enum: ['live', 'durable'], default: 'live', description: `one of 'live', 'durable'` } },
+  properties: {
+    source: { enum: ['live', 'durable'], default: 'live', description: `one of 'live', 'durable'` },
+    fresh,
+  },
   description: 'an object',
+}
+
+/** A query has text only, so that the number is one of digits. */
+export const listQuery: Rule = {
+  type: 'object',
+  required: ['resource_id'],
+  additionalProperties: false,
+  properties: {
+    resource_id: text(256),
+    after: name,
+    limit: {
+      type: 'string',
+      pattern: '^(?:[1-9]\\d{0,2}|1000)$',
+      default: '100',
+      description: `a whole number from 1 to ${maxPageSize}`,
+    },
+    fresh,
+  },
+  description: 'an object',
+}
+
+/** The most resources of one invalidation. */
+const maxResources = 100
+
+export const invalidateBody: Rule = {
+  type: 'object',
+  required: ['resource_ids'],
+  additionalProperties: false,
+  properties: {
+    resource_ids: {
+      type: 'array',
+      minItems: 1,
+      maxItems: maxResources,
+      items: text(256),
+      description: `an array of 1 to ${maxResources} ids`,
+    },
+  },
+  description: 'a JSON object',
 }
 
 export const counterParams: Rule = {
@@ -90,9 +134,26 @@ export interface BatchIncrementBody extends MeteredBody {
   ack?: Acknowledgement
 }
 
+/** Whether a read may be answered with what was read before. */
+export interface ReadQuery {
+  fresh: 'true' | 'false'
+}
+
 /** Where to read a counter. */
-export interface CounterQuery {
+export interface CounterQuery extends ReadQuery {
   source: 'live' | 'durable'
+}
+
+/** Which page of a resource's counters to read. */
+export interface ListQuery extends ReadQuery {
+  resource_id: string
+  /** The type of the last counter of the page before. */
+  after?: string
+  limit: string
+}
+
+export interface InvalidateBody {
+  resource_ids: string[]
 }
 
 /** A counter's key in the store. A counter type has no colon, so no two counters share a key. */

@@ -1,7 +1,8 @@
-import { type ChannelOptions, type Client, Metadata } from '@grpc/grpc-js'
-import { type InstanceSource, LoadBalancer } from 'spillway'
+import * as grpc from '@grpc/grpc-js'
+import { type Client, type ClientOptions, Metadata } from '@grpc/grpc-js'
+import { type InstanceSource, LoadBalancer, StoreError, type TokenSource } from 'spillway'
 import { ConsulRegistration, consulSource } from 'spillway/consul'
-import { classifyGrpcError, GrpcBalancedPool } from 'spillway/grpc'
+import { classifyGrpcError, GrpcBalancedPool, GrpcCallError, tokenInterceptor } from 'spillway/grpc'
 import type { Closable } from 'spillway/process'
 import { type Log, text } from './counters.ts'
 
@@ -20,13 +21,15 @@ export interface ServicePoolOptions<C> {
   /** What they are called in Consul, and in the log. */
   service: string
   at: ServiceAddresses
-  clientOf: (address: string, options: ChannelOptions) => C
+  clientOf: (address: string, options: ClientOptions) => C
   /** Connections to each of them. */
   channels?: number | undefined
   /** How long to wait for the first of them to be there. */
   warmUpMs?: number | undefined
   /** Whether it is a failure when none of them is there by then. */
   required: boolean
+  /** What its calls carry, where it asks for tokens. A token that it refuses is fetched anew, and the call made again, once. */
+  token?: TokenSource | undefined
   log: Log
 }
 
@@ -47,7 +50,8 @@ const defaultWarmUpMs = 10_000
  * id, whoever answers it.
  */
 export async function connectToServices<C extends Client>(options: ServicePoolOptions<C>): Promise<ServicePool<C>> {
-  const { service, at, clientOf, channels = 2, warmUpMs = defaultWarmUpMs, required, log } = options
+  const { service, at, clientOf, channels = 2, warmUpMs = defaultWarmUpMs, required, token, log } = options
+  const interceptors = token === undefined ? [] : [tokenInterceptor(grpc, token)]
   const source = typeof at === 'string' ? instancesOf(at) : discovered(at.consul, service)
   const balancer = new LoadBalancer<ServiceInstance>(source, {
     name: service,
@@ -64,7 +68,8 @@ export async function connectToServices<C extends Client>(options: ServicePoolOp
   balancer.on('refreshFailed', ({ error }) => log('warn', `the list of ${service}s stays as it was: ${text(error)}`))
   const pool = new GrpcBalancedPool(
     balancer,
-    ({ host, port }: ServiceInstance, channelOptions): C => clientOf(`${host}:${port}`, channelOptions),
+    ({ host, port }: ServiceInstance, channelOptions): C =>
+      clientOf(`${host}:${port}`, { ...channelOptions, interceptors }),
     { name: service, channels },
   )
   try {
@@ -89,6 +94,21 @@ export async function connectToServices<C extends Client>(options: ServicePoolOp
       return { ...balancer.stats(), instances }
     },
   }
+}
+
+/**
+ * Whom a service doesn't let in may be let in again: keys come back, and rights are given. What was accepted must not be lost for it
+ * meanwhile, so that such a call is tried again like any other.
+ */
+export function rethrowPatiently(error: unknown): never {
+  if (error instanceof GrpcCallError && ['UNAUTHENTICATED', 'PERMISSION_DENIED'].includes(error.statusName)) {
+    throw new StoreError(error.message, {
+      cause: error,
+      retryable: true,
+      outcomeUnknown: error.outcomeUnknown === true,
+    })
+  }
+  throw error
 }
 
 const waiting = new Metadata({ waitForReady: true })

@@ -2,12 +2,18 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import type { CounterStore } from 'spillway'
 import type { Closable } from 'spillway/process'
+import { guardGrpc } from './auth/grpc-guard.ts'
+import type { AuthMode } from './auth/http-guard.ts'
+import { type AuthClient, type ServiceTokens, serviceTokens } from './auth/service-tokens.ts'
+import { TokenVerifier, type TrustedIssuer } from './auth/token-verifier.ts'
 import {
   type BillingServices,
   type BillingServicesOptions,
   connectToBillingServices,
 } from './billing/billing-services.ts'
-import { counterHandlers } from './counter-server.ts'
+import type { CounterListing } from './counter-listing.ts'
+import { CounterReads, type SharedCache } from './counter-reads.ts'
+import { counterHandlers, counterScopes } from './counter-server.ts'
 import { type CounterServicesOptions, connectToCounterServices, serviceName } from './counter-services.ts'
 import { type Acknowledgement, Counters, type CountersOptions, type Log } from './counters.ts'
 import { createGateway } from './gateway.ts'
@@ -22,9 +28,12 @@ export const defaultAcknowledgement: Acknowledgement = 'accepted'
 export interface CounterServiceOptions extends CountersOptions {
   live: CounterStore
   durable: CounterStore
+  listing?: CounterListing | undefined
   host?: string | undefined
   /** Where gRPC is listened for; 0 is any free port. */
   port?: number | undefined
+  /** Whose tokens callers must have; without it, everybody is let in. */
+  auth?: TrustedIssuer | undefined
   /** A Consul to register with: `http://host:port`. */
   consul?: string | undefined
   log?: Log | undefined
@@ -34,14 +43,19 @@ export interface CounterService extends Running {
   /** `host:port`. */
   readonly address: string
   readonly counters: Counters
+  /** Verifies the tokens of callers. */
+  readonly verifier: TokenVerifier | undefined
 }
 
 /** Starts the counter service: gRPC in front of the stores. Whoever opened the stores closes them, after it. */
 export async function startCounterService(options: CounterServiceOptions): Promise<CounterService> {
-  const { live, durable, host = defaultHost, port = defaultGrpcPort, consul, log = logToStderr } = options
+  const { live, durable, listing, host = defaultHost, port = defaultGrpcPort, consul, log = logToStderr } = options
   const counters = new Counters({ live, durable }, log, options)
-  const server = await startGrpcServer([counterHandlers({ live, durable, counters })], `${host}:${port}`)
+  const verifier = options.auth && new TokenVerifier({ ...options.auth, audience: 'counter-service' })
+  const handlers = guardGrpc(counterHandlers({ live, durable, listing, counters }), verifier, counterScopes)
+  const server = await startGrpcServer([handlers], `${host}:${port}`)
   const parts: Closable[] = [{ name: 'gRPC server', close: (options) => server.close(options) }, ...partsOf(counters)]
+  if (verifier !== undefined) parts.push({ name: 'verified tokens', close: () => verifier.close() })
   try {
     // First to go: gateways are to look elsewhere before the server refuses them.
     if (consul !== undefined) {
@@ -52,12 +66,24 @@ export async function startCounterService(options: CounterServiceOptions): Promi
     await closeAll(parts)
     throw error
   }
-  return { address: server.address, counters, parts, close: () => closeAll(parts) }
+  return { address: server.address, counters, verifier, parts, close: () => closeAll(parts) }
+}
+
+/** Who a gateway is at the auth service, and whose tokens it takes. */
+export interface GatewayAuth extends TrustedIssuer, AuthClient {
+  /** Whether callers must have a token; they may by default. */
+  mode?: AuthMode | undefined
 }
 
 export interface GatewayServiceOptions extends CountersOptions {
   /** Where the counters are: stores in this process, or counter services. */
-  counters: { live: CounterStore; durable: CounterStore } | Omit<CounterServicesOptions, 'log'>
+  counters:
+    | { live: CounterStore; durable: CounterStore; listing?: CounterListing }
+    | Omit<CounterServicesOptions, 'log'>
+  /** Where this gateway keeps together with others what it has read; in its own memory by default. */
+  cache?: SharedCache | undefined
+  /** Who the gateway is at the auth service, and whose tokens its callers have; without it, nobody has any. */
+  auth?: GatewayAuth | undefined
   /** Billing services to pass requests on to, and to meter the writes of users with. None by default. */
   billing?: Omit<BillingServicesOptions, 'log'> | undefined
   host?: string | undefined
@@ -71,29 +97,50 @@ export interface GatewayServiceOptions extends CountersOptions {
 export interface Gateway extends Running {
   readonly url: string
   readonly counters: Counters
+  readonly reads: CounterReads
   readonly billing: BillingServices | undefined
+  /** Verifies the tokens of callers. */
+  readonly verifier: TokenVerifier | undefined
+  /** The gateway's own tokens. */
+  readonly tokens: ServiceTokens | undefined
 }
 
 /** Starts the gateway: HTTP in front of the counters and of billing. */
 export async function startGateway(options: GatewayServiceOptions): Promise<Gateway> {
   const { log = logToStderr, acknowledgement = defaultAcknowledgement, host = defaultHost } = options
-  const services = 'live' in options.counters ? undefined : await connectToCounterServices({ ...options.counters, log })
-  const parts: Closable[] = [...(services?.parts ?? [])]
+  const access = options.auth && openAccess(options.auth, log)
+  const tokens = access?.tokens
+  const parts: Closable[] = [...(access?.parts ?? [])]
   try {
-    const billing = options.billing && (await connectToBillingServices({ ...options.billing, log }))
+    const services =
+      'live' in options.counters ? undefined : await connectToCounterServices({ ...options.counters, tokens, log })
+    parts.unshift(...(services?.parts ?? []))
+    const billing = options.billing && (await connectToBillingServices({ ...options.billing, tokens, log }))
     parts.unshift(...(billing?.parts ?? []))
     await billing?.metering.start()
-    const stores = services ?? (options.counters as { live: CounterStore; durable: CounterStore })
+    const stores = services ?? (options.counters as Exclude<GatewayServiceOptions['counters'], { at: unknown }>)
     const counters = new Counters(stores, log, options)
-    const app = createGateway(counters, log, { acknowledgement, services: services?.stats, billing })
+    const reads = new CounterReads(counters, stores.listing, options.cache)
+    const settings = { acknowledgement, services: services?.stats, billing, auth: access }
+    const app = createGateway(counters, reads, log, settings)
     const http: Closable = { name: 'gateway', close: ({ timeoutMs } = {}) => closeGateway(app, timeoutMs) }
-    parts.unshift(http, ...partsOf(counters))
+    parts.unshift(http, reads.cache, ...partsOf(counters))
     const url = await listen(app, host, options.ports ?? [defaultPort], log)
-    return { url, counters, billing, parts, close: () => closeAll(parts) }
+    const verifier = access?.verifier
+    return { url, counters, reads, billing, verifier, tokens, parts, close: () => closeAll(parts) }
   } catch (error) {
     await closeAll(parts)
     throw error
   }
+}
+
+/** The gateway's own tokens, and what verifies those of its callers. */
+function openAccess(auth: GatewayAuth, log: Log) {
+  const verifier = new TokenVerifier({ ...auth, audience: 'gateway' })
+  const tokens = serviceTokens(auth, log)
+  const parts: Closable[] = [tokens, { name: 'verified tokens', close: () => verifier.close() }]
+  const stats = (): Record<string, unknown> => ({ tokens: tokens.stats(), callers: verifier.stats() })
+  return { verifier, tokens, mode: auth.mode ?? 'optional', parts, stats }
 }
 
 /** Listens at the first port that nobody else has. */

@@ -3,12 +3,15 @@ import type { CounterStore } from 'spillway'
 import { PostgresCounterStore } from 'spillway/postgres'
 import { RedisCounterStore } from 'spillway/redis'
 import { MemoryCounterStore } from 'spillway/testing'
+import { type CounterListing, DatabaseListing } from './counter-listing.ts'
 import { type Database, openDatabase } from './database.ts'
 
 /** Where counters are kept. */
 export interface CounterStores {
   readonly live: CounterStore
   readonly durable: CounterStore
+  /** Lists what the durable one has. */
+  readonly listing: CounterListing
   /** What they are, for people. */
   readonly title: string
   close(): Promise<void>
@@ -41,6 +44,7 @@ export async function openStores(options: StoresOptions = {}): Promise<Stores> {
     return {
       live: live.store,
       durable,
+      listing: new DatabaseListing(database),
       database,
       title: `${live.title} and ${database.title}`,
       close: async () => {

@@ -22,8 +22,8 @@ export interface TestAuth {
 
 /** Starts an auth service on a free port that ends with the test. */
 export async function startAuth(options: Partial<AuthServiceOptions> = {}): Promise<TestAuth> {
-  const secrets = randomSecrets()
-  const service = await startAuthService({ secrets, port: 0, log: () => undefined, ...options })
+  const secrets = { ...randomSecrets(), ...options.secrets }
+  const service = await startAuthService({ port: 0, log: () => undefined, ...options, secrets })
   onTestFinished(() => service.close())
   const ask: TestAuth['ask'] = (form, clientId) =>
     fetch(`${service.url}/oauth/token`, {

@@ -54,7 +54,7 @@ export function clientOf(service: Gateway, log: string[]): Client {
     send,
     increment: (resource, delta, ack) => post(increments, { resource_id: resource, counter_type: 'like', delta, ack }),
     value: async (resource, source = 'durable') =>
-      (await get(`/api/v1/counter/${encodeURIComponent(resource)}/like?source=${source}`)).body.value,
+      (await get(`/api/v1/counter/${encodeURIComponent(resource)}/like?source=${source}&fresh=true`)).body.value,
   }
 }
 

@@ -67,14 +67,15 @@ export class TokenIssuer {
     const audience = audienceOf(client, asked.audience)
     const scope = scopesFor(client, audience, asked.scopes).join(' ')
     const { kid, privateKey } = keys.current
-    const issuedAt = Math.floor(Date.now() / 1_000)
+    const now = Date.now() / 1_000
     const token = await new SignJWT({ scope, client_id: client.id })
       .setProtectedHeader({ alg: algorithm, kid, typ: tokenType })
       .setIssuer(issuer())
       .setSubject(client.id)
       .setAudience(audience)
-      .setIssuedAt(issuedAt)
-      .setExpirationTime(issuedAt + tokenLifeSeconds)
+      .setIssuedAt(Math.floor(now))
+      // In whole seconds, and never less than the client is told.
+      .setExpirationTime(Math.ceil(now) + tokenLifeSeconds)
       .setJti(randomUUID())
       .sign(privateKey)
     return { access_token: token, token_type: 'Bearer', expires_in: tokenLifeSeconds, scope }

@@ -1,5 +1,7 @@
 import type { UsageSink } from 'spillway'
 import type { Closable } from 'spillway/process'
+import { scopesOf } from '../auth/permissions.ts'
+import type { ServiceTokens } from '../auth/service-tokens.ts'
 import { connectToServices, type ServicePoolOptions } from '../service-pool.ts'
 import { Metering, type MeteringOptions } from './metering.ts'
 import { billingClient } from './protocol.ts'
@@ -9,10 +11,12 @@ import { type BillingPool, RemoteUsageSink } from './usage.ts'
 export const billingServiceName = 'billing-service'
 
 export interface BillingServicesOptions
-  extends Omit<ServicePoolOptions<unknown>, 'service' | 'clientOf' | 'required'>,
+  extends Omit<ServicePoolOptions<unknown>, 'service' | 'clientOf' | 'required' | 'token'>,
     Omit<MeteringOptions, 'log'> {
   /** Where usage is published, in place of the billing services themselves: a stream. */
   usageSink?: UsageSink | undefined
+  /** The tokens of the caller, where billing services ask for them. */
+  tokens?: ServiceTokens | undefined
 }
 
 export interface BillingServices {
@@ -34,6 +38,7 @@ export async function connectToBillingServices(options: BillingServicesOptions):
     service: billingServiceName,
     clientOf: billingClient,
     required: false,
+    token: options.tokens?.forKey({ audience: 'billing-service', scopes: scopesOf['billing-service'] }),
   })
   const metering = new Metering(options.usageSink ?? new RemoteUsageSink(pool, balancer), options)
   return {

@@ -1,7 +1,7 @@
 import { fileURLToPath } from 'node:url'
 import {
-  type ChannelOptions,
   type Client,
+  type ClientOptions,
   credentials,
   loadPackageDefinition,
   type ServiceClientConstructor,
@@ -161,6 +161,6 @@ export function billingService(): ServiceDefinition {
 }
 
 /** A client with a channel of its own. */
-export function billingClient(address: string, options?: ChannelOptions): BillingClient {
+export function billingClient(address: string, options?: ClientOptions): BillingClient {
   return new (load())(address, credentials.createInsecure(), options) as unknown as BillingClient
 }

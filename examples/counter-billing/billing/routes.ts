@@ -38,14 +38,14 @@ export function addBillingRoutes(
 
   app.get<{ Params: UserParams }>(
     `${path}/balance/:user_id`,
-    { schema: { params: balanceParams } },
+    { schema: { params: balanceParams }, config: { scope: 'billing:read' } },
     ({ params }, reply) =>
       answer(reply, async () => balanceJson(await pool.call('getBalance', { userId: params.user_id }, options))),
   )
 
   app.get<{ Params: ServiceParams }>(
     `${path}/free-quota/:user_id/:service`,
-    { schema: { params: freeQuotaParams } },
+    { schema: { params: freeQuotaParams }, config: { scope: 'billing:read' } },
     ({ params: { user_id, service } }, reply) =>
       answer(reply, async () => {
         // Before what is stored: what is handed on meanwhile counts twice rather than not at all.
@@ -55,54 +55,72 @@ export function addBillingRoutes(
       }),
   )
 
-  app.post<{ Body: CheckBody }>(`${path}/check`, { schema: { body: checkBody } }, ({ body }, reply) =>
-    answer(reply, async () => {
-      const { user_id, service, count } = body
-      const pending = metering.pending(user_id, service)
-      const request = { userId: user_id, service, count, pending }
-      return checkJson(body, await pool.call('checkQuota', request, options), pending)
-    }),
+  app.post<{ Body: CheckBody }>(
+    `${path}/check`,
+    { schema: { body: checkBody }, config: { scope: 'billing:read' } },
+    ({ body }, reply) =>
+      answer(reply, async () => {
+        const { user_id, service, count } = body
+        const pending = metering.pending(user_id, service)
+        const request = { userId: user_id, service, count, pending }
+        return checkJson(body, await pool.call('checkQuota', request, options), pending)
+      }),
   )
 
-  app.post<{ Body: DeductBody }>(`${path}/deduct`, { schema: { body: deductBody } }, ({ body }, reply) =>
-    answer(reply, async () => {
-      const { request_id, user_id, service, count } = body
-      const request = { requestId: request_id, userId: user_id, service, count }
-      return { request_id, ...deductionJson(await pool.call('deductQuota', request, options)) }
-    }),
+  app.post<{ Body: DeductBody }>(
+    `${path}/deduct`,
+    { schema: { body: deductBody }, config: { scope: 'billing:write' } },
+    ({ body }, reply) =>
+      answer(reply, async () => {
+        const { request_id, user_id, service, count } = body
+        const request = { requestId: request_id, userId: user_id, service, count }
+        return { request_id, ...deductionJson(await pool.call('deductQuota', request, options)) }
+      }),
   )
 
-  app.post<{ Body: RechargeBody }>(`${path}/recharge`, { schema: { body: rechargeBody } }, ({ body }, reply) =>
-    answer(reply, async () => {
-      const { request_id, user_id, amount } = body
-      const { balance } = await pool.call('recharge', { requestId: request_id, userId: user_id, amount }, options)
-      return { request_id, user_id, amount, balance }
-    }),
+  app.post<{ Body: RechargeBody }>(
+    `${path}/recharge`,
+    { schema: { body: rechargeBody }, config: { scope: 'billing:write' } },
+    ({ body }, reply) =>
+      answer(reply, async () => {
+        const { request_id, user_id, amount } = body
+        const { balance } = await pool.call('recharge', { requestId: request_id, userId: user_id, amount }, options)
+        return { request_id, user_id, amount, balance }
+      }),
   )
 
-  app.post<{ Body: ReserveBody }>(`${path}/reserve`, { schema: { body: reserveBody } }, ({ body }, reply) =>
-    answer(reply, async () => {
-      const { request_id, user_id, service, count, ttl_ms } = body
-      const request = { requestId: request_id, userId: user_id, service, count, ttlMs: ttl_ms }
-      const { free, held, expiresAt } = await pool.call('reserve', request, options)
-      return { reservation_id: request_id, user_id, service, count, free, held, expires_at: timeJson(expiresAt) }
-    }),
+  app.post<{ Body: ReserveBody }>(
+    `${path}/reserve`,
+    { schema: { body: reserveBody }, config: { scope: 'billing:write' } },
+    ({ body }, reply) =>
+      answer(reply, async () => {
+        const { request_id, user_id, service, count, ttl_ms } = body
+        const request = { requestId: request_id, userId: user_id, service, count, ttlMs: ttl_ms }
+        const { free, held, expiresAt } = await pool.call('reserve', request, options)
+        return { reservation_id: request_id, user_id, service, count, free, held, expires_at: timeJson(expiresAt) }
+      }),
   )
 
-  app.post<{ Body: SettleBody }>(`${path}/settle`, { schema: { body: settleBody } }, ({ body }, reply) =>
-    answer(reply, async () => {
-      const { reservation_id, user_id, count } = body
-      const deduction = await pool.call('settle', { requestId: reservation_id, userId: user_id, count }, options)
-      return { reservation_id, ...deductionJson(deduction) }
-    }),
+  app.post<{ Body: SettleBody }>(
+    `${path}/settle`,
+    { schema: { body: settleBody }, config: { scope: 'billing:write' } },
+    ({ body }, reply) =>
+      answer(reply, async () => {
+        const { reservation_id, user_id, count } = body
+        const deduction = await pool.call('settle', { requestId: reservation_id, userId: user_id, count }, options)
+        return { reservation_id, ...deductionJson(deduction) }
+      }),
   )
 
-  app.post<{ Body: ReleaseBody }>(`${path}/release`, { schema: { body: releaseBody } }, ({ body }, reply) =>
-    answer(reply, async () => {
-      const { reservation_id, user_id } = body
-      const { service, state } = await pool.call('release', { requestId: reservation_id, userId: user_id }, options)
-      return { reservation_id, user_id, service, state }
-    }),
+  app.post<{ Body: ReleaseBody }>(
+    `${path}/release`,
+    { schema: { body: releaseBody }, config: { scope: 'billing:write' } },
+    ({ body }, reply) =>
+      answer(reply, async () => {
+        const { reservation_id, user_id } = body
+        const { service, state } = await pool.call('release', { requestId: reservation_id, userId: user_id }, options)
+        return { reservation_id, user_id, service, state }
+      }),
   )
 }
 

@@ -1,4 +1,5 @@
 import type { UsageSink } from 'spillway'
+import type { Scope } from '../auth/permissions.ts'
 import { contextOf, type GrpcService, signalOfCall, unary } from '../grpc-server.ts'
 import type { Billing } from './billing.ts'
 import { BillingProblem, billingStatusOf } from './problem.ts'
@@ -16,6 +17,19 @@ import {
 import { maxTtlMs, minTtlMs } from './schemas.ts'
 import { maxCount } from './tariff.ts'
 import { recordUsage } from './usage.ts'
+
+/** What a caller's token must allow, where tokens are asked for. */
+export const billingScopes: Readonly<Record<string, Scope>> = {
+  getBalance: 'billing:read',
+  getFreeQuota: 'billing:read',
+  checkQuota: 'billing:read',
+  deductQuota: 'billing:write',
+  recharge: 'billing:write',
+  reserve: 'billing:write',
+  settle: 'billing:write',
+  release: 'billing:write',
+  recordUsage: 'usage:write',
+}
 
 /** Answers the calls of gateways. They have checked the requests that came by HTTP; others are checked here. */
 export function billingHandlers(billing: Billing, usage: UsageSink): GrpcService {

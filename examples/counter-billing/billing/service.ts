@@ -1,5 +1,7 @@
 import { QuotaService, type QuotaStore } from 'spillway'
 import type { Closable } from 'spillway/process'
+import { guardGrpc } from '../auth/grpc-guard.ts'
+import { TokenVerifier, type TrustedIssuer } from '../auth/token-verifier.ts'
 import type { Log } from '../counters.ts'
 import type { Database } from '../database.ts'
 import { startGrpcServer } from '../grpc-server.ts'
@@ -8,7 +10,7 @@ import { registerService } from '../service-pool.ts'
 import { Billing } from './billing.ts'
 import { billingServiceName } from './billing-services.ts'
 import { Ledger } from './ledger.ts'
-import { billingHandlers } from './server.ts'
+import { billingHandlers, billingScopes } from './server.ts'
 import { defaultTariff, limitOf, periodOf, type Tariff } from './tariff.ts'
 
 export const defaultBillingPort = 50_052
@@ -22,6 +24,8 @@ export interface BillingServiceOptions {
   host?: string | undefined
   /** Where gRPC is listened for; 0 is any free port. */
   port?: number | undefined
+  /** Whose tokens callers must have; without it, everybody is let in. */
+  auth?: TrustedIssuer | undefined
   /** A Consul to register with: `http://host:port`. */
   consul?: string | undefined
   log?: Log | undefined
@@ -31,6 +35,8 @@ export interface BillingService extends Running {
   /** `host:port`. */
   readonly address: string
   readonly billing: Billing
+  /** Verifies the tokens of callers. */
+  readonly verifier: TokenVerifier | undefined
 }
 
 /** Starts the billing service: gRPC in front of the ledger and the quota store. Whoever opened the stores closes them, after it. */
@@ -46,9 +52,12 @@ export async function startBillingService(options: BillingServiceOptions): Promi
   })
   const billing = new Billing({ ledger, quota, tariff, log })
   billing.start()
+  const verifier = options.auth && new TokenVerifier({ ...options.auth, audience: 'billing-service' })
   const parts: Closable[] = [{ name: 'billing', close: () => billing.close() }]
+  if (verifier !== undefined) parts.push({ name: 'verified tokens', close: () => verifier.close() })
   try {
-    const server = await startGrpcServer([billingHandlers(billing, quotaStore)], `${host}:${port}`)
+    const service = guardGrpc(billingHandlers(billing, quotaStore), verifier, billingScopes)
+    const server = await startGrpcServer([service], `${host}:${port}`)
     const { address } = server
     parts.unshift({ name: 'gRPC server', close: (options) => server.close(options) })
     // First to go: gateways are to look elsewhere before the server refuses them.
@@ -56,7 +65,7 @@ export async function startBillingService(options: BillingServiceOptions): Promi
       const isFailing = (): boolean => billing.failing
       parts.unshift(await registerService({ consul, service: billingServiceName, address, isFailing, log }))
     }
-    return { address, billing, parts, close: () => closeAll(parts) }
+    return { address, billing, verifier, parts, close: () => closeAll(parts) }
   } catch (error) {
     await closeAll(parts)
     throw error

@@ -1,6 +1,6 @@
 import type { AcceptedUsage, BatchContext, RefusedUsage, UsageBatch, UsageSink } from 'spillway'
 import type { GrpcBalancedPool } from 'spillway/grpc'
-import { patientMetadata, type ServiceInstance } from '../service-pool.ts'
+import { patientMetadata, rethrowPatiently, type ServiceInstance } from '../service-pool.ts'
 import type { BillingClient, RecordUsageReply, RecordUsageRequest } from './protocol.ts'
 
 /** How many billing services are asked, one after the other, before an attempt has failed. */
@@ -22,7 +22,7 @@ export class RemoteUsageSink implements UsageSink {
 
   async write({ id: batchId, events, totals }: UsageBatch, { signal }: BatchContext): Promise<RefusedUsage[]> {
     const options = { attempts, idempotent: true, signal, metadata: patientMetadata(this.#services) }
-    const { refused } = await this.#pool.call('recordUsage', { batchId, totals }, options)
+    const { refused } = await this.#pool.call('recordUsage', { batchId, totals }, options).catch(rethrowPatiently)
     return refused.flatMap(({ index, reason }) => {
       const total = totals[index]
       const error = new Error(reason)

@@ -1,0 +1,24 @@
+import type { Closable } from 'spillway/process'
+import { RedisCacheStore, RedisInvalidationBus } from 'spillway/redis'
+import type { SharedCache } from './counter-reads.ts'
+import { type Log, text } from './counters.ts'
+import { closeAll, logToStderr, type Running } from './running.ts'
+import { connectRedis, type StoresOptions } from './stores.ts'
+
+/** How long the state of a resource's tag is remembered: longer than anything that was read with it is kept. */
+const markTtlMs = 60_000
+
+/** Where gateways keep together what they have read: in Redis, where one is named. */
+export async function openSharedCache(
+  { redisUrl, onError }: StoresOptions,
+  log: Log = logToStderr,
+): Promise<(SharedCache & Running) | undefined> {
+  if (redisUrl === undefined) return undefined
+  const redis = await connectRedis(redisUrl, onError)
+  const bus = new RedisInvalidationBus(redis, { channel: 'counters:invalidations' })
+  bus.on('unsubscribed', ({ error }) => log('warn', `other gateways aren't heard, so less is kept: ${text(error)}`))
+  bus.on('publishFailed', ({ error }) => log('warn', `other gateways weren't told what is invalid: ${text(error)}`))
+  const parts: Closable[] = [bus, { name: 'Redis of the cache', close: async () => redis.disconnect() }]
+  const l2 = new RedisCacheStore(redis, { prefix: 'counters:cache', markTtlMs })
+  return { l2, bus, parts, close: () => closeAll(parts) }
+}
