@@ -20,7 +20,7 @@ export interface RedisLease extends AsyncDisposable {
   readonly waited: boolean
   /**
    * Aborts, with a `StoreError`, when the lease is lost, and when it can't be known to be held any more: before it could have ended on the
-   * server, as far as this process' clock runs no slower than 99 of 100. To release it doesn't abort it.
+   * server, as long as this process isn't held up for a twentieth of the time to live. To release it doesn't abort it.
    */
   readonly signal: AbortSignal
   /** Whether it is held, as far as can be known at this moment. */
@@ -65,7 +65,7 @@ export interface LeaseHost {
 
 /** How long a lease lasts for its owner: less than on the server, since no two clocks run alike and timers come late. */
 export function safeMs(ttlMs: number): number {
-  return ttlMs * 0.99 - 2
+  return ttlMs * 0.95 - 2
 }
 
 /** Between attempts to extend, as a share of the time to live. */

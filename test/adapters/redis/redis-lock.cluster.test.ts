@@ -63,14 +63,14 @@ describe.skipIf(cluster === undefined).each(Object.entries(clusterClients))(
 
     test('extends, loses and follows a slot that moves', async () => {
       const [first, second] = (await Promise.all([connect(), connect()])).map((client) =>
-        fleet.locker(client, { ttlMs: 300 }),
+        fleet.locker(client, { ttlMs: 800 }),
       ) as [Locker, Locker]
       const lease = granted(await first.lock.acquire('moving'))
       const slot = await slotOf(cluster, fleet.keyOf('moving'))
       const from = (await slotPlaces(cluster))(slot)
       await cluster?.moveSlot(slot, from, (from + 1) % 3)
 
-      await new Promise((resolve) => setTimeout(resolve, 700))
+      await new Promise((resolve) => setTimeout(resolve, 1800))
 
       expect([lease.held, await second.lock.acquire('moving')]).toEqual([true, undefined])
       expect(await lease.release()).toBe(true)

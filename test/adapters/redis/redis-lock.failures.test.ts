@@ -52,20 +52,20 @@ describe.skipIf(server === undefined)('RedisLock when things go wrong', () => {
   })
 
   test('a Redis that hangs: the signal aborts before the lease can have ended there', async () => {
-    const { way, locker } = await behindValve({ ttlMs: 400, timeoutMs: 100 })
+    const { way, locker } = await behindValve({ ttlMs: 1000, timeoutMs: 100 })
     const redis = connect()
     const asked = performance.now()
     const lease = granted(await locker.lock.acquire('a'))
     await waitFor(() => expect(locker.lock.stats().extended).toBeGreaterThanOrEqual(1))
-    const lastAnswer = performance.now()
     way.freeze()
+    const frozen = performance.now()
 
     const at = await aborted(lease.signal)
 
     // An extension that was sent, and not answered, may have been made: nobody else has it while it is thought to be held.
     expect(await redis.exists(fleet.keyOf('a'))).toBe(1)
-    expect(at - asked).toBeGreaterThan(400)
-    expect(at - lastAnswer).toBeLessThanOrEqual(400)
+    expect(at - asked).toBeGreaterThan(1000)
+    expect(at - frozen).toBeLessThan(1000)
     expect(lease.held).toBe(false)
     expect(String(lease.signal.reason)).toContain('the lease of "a" was lost: not extended: ')
     expect(isSpillwayError((lease.signal.reason as Error).cause, 'ERR_TIMEOUT')).toBe(true)

@@ -147,10 +147,10 @@ describe.skipIf(server === undefined)('RedisLock', () => {
 
   describe('a lease', () => {
     test('extends itself beyond its time to live', async () => {
-      const [owner, other] = [fleet.locker(connect(), { ttlMs: 150 }), fleet.locker(connect())] as [Locker, Locker]
+      const [owner, other] = [fleet.locker(connect(), { ttlMs: 600 }), fleet.locker(connect())] as [Locker, Locker]
       const lease = granted(await owner.lock.acquire('a'))
 
-      const until = performance.now() + 600
+      const until = performance.now() + 1500
       while (performance.now() < until) {
         expect(await other.lock.acquire('a')).toBeUndefined()
         await delay(10)
@@ -164,15 +164,15 @@ describe.skipIf(server === undefined)('RedisLock', () => {
     })
 
     test('that does not extend itself aborts before it ends in Redis', async () => {
-      const locker = fleet.locker(connect(), { ttlMs: 200, extend: false })
+      const locker = fleet.locker(connect(), { ttlMs: 1000, extend: false })
       const redis = connect()
       const asked = performance.now()
       const lease = granted(await locker.lock.acquire('a'))
 
       const at = await aborted(lease.signal)
 
-      expect(at - asked).toBeLessThan(200)
-      expect(at - asked).toBeGreaterThan(150)
+      expect(at - asked).toBeLessThan(1000)
+      expect(at - asked).toBeGreaterThan(900)
       expect(lease.held).toBe(false)
       const { reason } = lease.signal
       expect(isSpillwayError(reason, 'ERR_STORE')).toBe(true)
@@ -211,19 +211,19 @@ describe.skipIf(server === undefined)('RedisLock', () => {
     })
 
     test('lasts no longer than maxHoldMs, however often it is extended', async () => {
-      const locker = fleet.locker(connect(), { ttlMs: 60, maxHoldMs: 250 })
+      const locker = fleet.locker(connect(), { ttlMs: 200, maxHoldMs: 700 })
       const redis = connect()
       const asked = performance.now()
       const lease = granted(await locker.lock.acquire('a'))
       expect(await lease.extend(60_000)).toBe(true)
-      expect(await redis.pttl(fleet.keyOf('a'))).toBeLessThanOrEqual(250)
+      expect(await redis.pttl(fleet.keyOf('a'))).toBeLessThanOrEqual(700)
 
       const at = await aborted(lease.signal)
 
-      expect(at - asked).toBeGreaterThan(200)
-      expect(at - asked).toBeLessThan(275)
+      expect(at - asked).toBeGreaterThan(600)
+      expect(at - asked).toBeLessThan(750)
       await waitFor(async () => expect(await redis.exists(fleet.keyOf('a'))).toBe(0))
-      expect(performance.now() - asked).toBeLessThan(1000)
+      expect(performance.now() - asked).toBeLessThan(5000)
     })
 
     test.each([
