@@ -2,12 +2,14 @@ import { isWellFormed } from '../../internal/storable.js'
 import { bucketOf } from './counter-bucket.js'
 
 const slots = 16_384
+/** In which part of its range a bucket lies: one that a border of two nodes goes through is then always on the same side of it. */
+const firstPart = 0.25
 
 /**
  * The names of a cache store's keys. They say where data lies, so they never change.
  *
  * All of a bucket lies in one slot of a cluster, so that one command reads many keys of it. The tags of buckets are numbers that were chosen so
- * that bucket i of n lies in the i-th n-th of all slots: nodes that own ranges of slots then own as many buckets as they should, though there
+ * that bucket i of n lies where the i-th n-th of all slots begins: nodes that own ranges of slots then own as many buckets as they should, though there
  * are few.
  */
 export class CacheKeys {
@@ -42,8 +44,9 @@ function tagsOf(prefix: string, buckets: number): string[] {
   let left = buckets
   for (let number = 0; left > 0; number++) {
     const tag = `${prefix}:${number}`
-    const bucket = Math.floor(((crc16(Buffer.from(tag)) % slots) * buckets) / slots)
-    if (tags[bucket] !== '') continue
+    const position = ((crc16(Buffer.from(tag)) % slots) * buckets) / slots
+    const bucket = Math.floor(position)
+    if (tags[bucket] !== '' || (buckets > 1 && position - bucket >= firstPart)) continue
     tags[bucket] = `{${tag}}`
     left--
   }

@@ -24,11 +24,11 @@ end
 
 /**
  * Writes records of one bucket, tombstones included. KEYS: where. ARGV: the fence in milliseconds; then for each key the condition, for how many
- * milliseconds it is kept (empty for ever), and what a record is beside what the server writes of it.
+ * milliseconds it is kept (empty for ever, `-` for a tombstone), and what a record is beside what the server writes of it.
  *
  * It answers with the server's time, and for each key `+` and the version if it was written, `-` and the version that is there if it was
- * not, or `!` and an error. What Redis had no room for is deleted, if it was to be written whatever is there: an old value must not
- * outlive its successor.
+ * not, or `!` and an error. A value that Redis has no room for is deleted, if it was to be written whatever is there: an old value must not
+ * outlive its successor. A tombstone takes the place of what it deletes: Redis asks for room only as long as a script has changed nothing.
  *
  * A version is the server's time in microseconds, or one more than the last one if that is more, so that none comes twice. What can't be
  * read has the hash of all of it. Of all else only the beginning is read.
@@ -40,8 +40,9 @@ local begin = '${magic}' .. string.char(${format})
 local fence = span(argv[1])
 local fresh = '+' .. text(now)
 local answers = { text(now) }
+local full
 for n = 1, #keys do
-  local key, condition = keys[n], argv[3 * n - 1]
+  local key, condition, keeping = keys[n], argv[3 * n - 1], argv[3 * n]
   local any = condition == '${unconditional}'
   local old = pcall('GETRANGE', key, 0, ${serverBytes - 1})
   local there, version, fenced = '', 0, 0
@@ -57,7 +58,7 @@ for n = 1, #keys do
   if not any and condition ~= '=' .. there then
     answers[n + 1] = '-' .. there
   else
-    local kept = span(argv[3 * n])
+    local kept = keeping == '-' and 0 or span(keeping)
     if any then fenced = now + fence end
     local answer = fresh
     if version < now then version = now else
@@ -65,10 +66,11 @@ for n = 1, #keys do
       answer = '+' .. text(version)
     end
     local record = begin .. pack('<dddd', version, now, fenced, version + 2 * now - 3 * fenced) .. argv[3 * n + 1]
-    local done = put(key, record, max(kept, fenced - now))
+    local done = full or put(key, record, max(kept, fenced - now))
     if done.err then
       if any then pcall('DEL', key) end
-      answer = '!' .. done.err
+      if keeping == '-' then done = put(key, record, fence) else full = done end
+      if done.err then answer = '!' .. done.err end
     end
     answers[n + 1] = answer
   end
@@ -90,8 +92,8 @@ return string.format('%.0f', time[1] * 1000000 + time[2])
  * milliseconds they are kept (empty for ever), `1` to renew them, then for each the state that it gets if it gets one.
  *
  * It answers with two texts for each: its state, and how many microseconds ago it was renewed, which is empty for one that never was, or
- * `!` and an error. A mark that something else has taken the place of counts as renewed. One that there is no room for is
- * deleted if it was to be renewed, so that nobody goes by its old state.
+ * `!` and an error. A mark that something else has taken the place of counts as renewed. A new state takes the place of the old one, so there
+ * is room for it.
  */
 export const touchMarks: RedisScript = new RedisScript(`${clock}${expiring}
 local keep, renew = span(ARGV[1]), ARGV[2] == '1'
@@ -114,11 +116,13 @@ for n, key in ipairs(KEYS) do
     state = ARGV[n + 2]
     local known = renew or there
     ago = known and '0' or ''
-    local done = put(key, 'swm1 ' .. state .. ' ' .. text(known and now or 0), keep)
-    if done.err then
-      if renew then redis.pcall('DEL', key) end
-      ago = '!' .. done.err
+    local value = 'swm1 ' .. state .. ' ' .. text(known and now or 0)
+    local done = put(key, value, keep)
+    if done.err and renew then
+      redis.pcall('DEL', key)
+      done = put(key, value, keep)
     end
+    if done.err then ago = '!' .. done.err end
   end
   answers[2 * n - 1] = state
   answers[2 * n] = ago

@@ -178,8 +178,7 @@ export class RedisCacheStore extends Component<RedisCacheStoreEvents, RedisCache
   }
 
   /**
-   * Deletes keys: each gets a tombstone, which is gone after `fenceMs`. Where Redis has no room for that, the value is deleted all the same, and the
-   * answer is an error.
+   * Deletes keys: each gets a tombstone, which is gone after `fenceMs`. A full server takes them, too.
    *
    * @returns the tombstones' versions. Rejects as `setMany` does.
    */
@@ -188,7 +187,7 @@ export class RedisCacheStore extends Component<RedisCacheStoreEvents, RedisCache
     this.#checkLayout()
     this.#counts.writes += keys.length
     const records = keys.map((key) => {
-      return { key, condition: unconditional, kept: '0', rest: packRecord(tombstone, sealOf(key, this.#seal)) }
+      return { key, condition: unconditional, kept: '-', rest: packRecord(tombstone, sealOf(key, this.#seal)) }
     })
     return this.#write('deleteMany', records, (text) => {
       this.#counts.deleted++

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { Redis } from 'ioredis'
-import { isSpillwayError } from 'spillway'
+import { type CachedValue, isSpillwayError } from 'spillway'
 import { RedisCacheStore, type RedisCacheStoreOptions } from 'spillway/redis'
 import { afterAll, describe, expect, test } from 'vitest'
 import { startRedis } from '../../servers/redis.ts'
@@ -131,35 +131,39 @@ describe.skipIf(server === undefined)('RedisCacheStore when things go wrong', ()
     expect([reads, hits + misses]).toEqual([1000, 1000])
   })
 
-  test('a full server refuses, yet no old value outlives what was to replace it', async () => {
+  test('a full server takes no values, yet deletes, and no old value outlives what was to replace it', async () => {
     const admin = direct()
     const store = open()
     const { version } = await put(store, 'loaded', 1)
-    for (const key of ['written', 'deleted']) await put(store, key, 1)
+    for (const key of ['first', 'second', 'deleted']) await put(store, key, 'x'.repeat(1000))
     const mark = only(await store.readMarks(['m']))
 
-    const [set, filled, deleted, renewed] = await whileFull(admin, () =>
+    const [set, filled, deleted, renewed, made] = await whileFull(admin, () =>
       Promise.all([
-        store.setMany([writeOf(store, 'written', 2)]),
+        store.setMany(['first', 'second', 'third'].map((key) => writeOf(store, key, 2))),
         store.setMany([writeOf(store, 'loaded', 2, { ifVersion: version })]),
-        store.deleteMany(['deleted']),
+        store.deleteMany(['deleted', 'never there']),
         store.renewMarks(['m']),
+        store.readMarks(['new', 'm']),
       ]),
     )
 
-    for (const [answer] of [set, filled, deleted, renewed]) {
+    expect(set.length).toBe(3)
+    for (const answer of [...set, ...filled, made[0]]) {
       expect(isSpillwayError(answer, 'ERR_STORE')).toBe(true)
       expect(answer).toMatchObject({ retryable: true, outcomeUnknown: false })
       expect((answer as Error).message).toMatch(/^redis-cache-store: \w+ failed: OOM command not allowed/)
     }
-    expect((await get(store, 'written')).value).toBeUndefined()
-    expect((await get(store, 'deleted')).value).toBeUndefined()
+    const read = (await store.getMany(['first', 'second', 'third', 'deleted', 'never there'])) as CachedValue[]
+    expect(read.map(({ value }) => value)).toEqual([1, 2, 3, 4, 5].map(() => undefined))
+    expect(read.map((answer) => answer.version)).toEqual(['', '', '', ...deleted])
     // It is still what it was: whoever loads doesn't know better.
     expect(await get(store, 'loaded')).toMatchObject({ value: 1, version })
-    expect(only(await store.readMarks(['m'])).mark).not.toBe(mark.mark)
+    expect(only(renewed).mark).not.toBe(mark.mark)
+    expect(only(await store.readMarks(['m'])).mark).toBe(only(renewed).mark)
     const { writes, written, deleted: gone, writesFailed, writesPending } = store.stats()
     expect({ writes, written, gone, writesFailed, writesPending }).toEqual({
-      ...{ writes: 6, written: 3, gone: 0, writesFailed: 3, writesPending: 0 },
+      ...{ writes: 10, written: 4, gone: 2, writesFailed: 4, writesPending: 0 },
     })
   })
 
