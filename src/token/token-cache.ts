@@ -138,7 +138,7 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
    */
   get(...args: TokenGetArguments<K>): Promise<string>
   get(key?: K, options?: TokenGetOptions): Promise<string> {
-    if (options === undefined && this.#keyOf === undefined) {
+    if (this.#keyOf === undefined && isPatient(options)) {
       const slot = this.#slots.get(key === undefined ? '' : (key as string))
       if (slot !== undefined && this.#isFresh(slot)) return this.#hit(slot)
     }
@@ -169,7 +169,7 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
     const id = this.#idOf(key)
     return {
       get: (_key?: undefined, options?: TokenGetOptions): Promise<string> => {
-        if (options === undefined) {
+        if (isPatient(options)) {
           const slot = this.#slots.get(id)
           if (slot !== undefined && this.#isFresh(slot)) return this.#hit(slot)
         }
@@ -491,4 +491,9 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
     this.#detach(slot, new ClosedError(`${this.name} no longer wants this token: the one before was invalidated`))
     if (this.events.has('invalidated')) this.events.emit('invalidated', { key: slot.key })
   }
+}
+
+/** Whether options surely say nothing against an answer at once; what is doubtful is looked at more closely later. */
+function isPatient(options: TokenGetOptions | undefined): boolean {
+  return options === undefined || (options !== null && options.signal?.aborted === false)
 }

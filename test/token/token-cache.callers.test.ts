@@ -175,6 +175,38 @@ describe('close', () => {
   })
 })
 
+test('only the time of a fetch that somebody waits for keeps the process alive', async () => {
+  const kept: (boolean | undefined)[] = []
+  class NotingClock extends FakeClock {
+    override setTimer(callback: () => void, delayMs: number, options?: { keepAlive?: boolean }): () => void {
+      kept.push(options?.keepAlive)
+      return super.setTimer(callback, delayMs)
+    }
+  }
+  const identity = new Identity(new NotingClock())
+  const { clock } = identity
+  const tokens = new TokenCache(identity.fetchToken, { clock, random: always(0), timeoutMs: minutes(20) })
+
+  const first = [tokens.get(), tokens.get()]
+  expect(kept).toEqual([true])
+  await identity.last.give('t1', { expiresInMs: minutes(60) })
+  await Promise.all(first)
+  await clock.advance(minutes(50))
+  await tokens.get()
+  expect(kept).toEqual([true, false])
+
+  // Now that somebody waits for it, it ends when it would have ended.
+  await clock.advance(minutes(9))
+  const waiting = tokens.get()
+  expect(kept).toEqual([true, false, true])
+  expect(clock.pending).toBe(1)
+  await clock.advance(minutes(11) - 1)
+  expect(await stateOf(waiting)).toBe('waiting')
+  await clock.advance(1)
+  await expect(waiting).rejects.toMatchObject({ code: 'ERR_TIMEOUT' })
+  expect(clock.pending).toBe(0)
+})
+
 describe('flush', () => {
   test('waits for all that is fetched now, and for nothing that comes later', async () => {
     const { identity, tokens, clock } = await withToken()

@@ -20,7 +20,7 @@ tokenFetch(keyed, { key: 'api' })
 tokenFetch({ get: () => 't' })
 
 // It goes where the global fetch goes.
-const plain: typeof fetch = tokenFetch(tokens) as typeof fetch
+const plain: typeof fetch = tokenFetch(tokens)
 tokenFetch(tokens, { fetch: plain })
 tokenFetch(tokens, { fetch })
 tokenFetch(tokens, { fetch: tokenFetch(tokens) })
