@@ -48,6 +48,8 @@ describe('a caller who gives up', () => {
     await expect(answers[0]).rejects.toThrow('one')
     await expect(answers[1]).rejects.toThrow('other')
     expect(clock.pending).toBe(0)
+    // What nobody got a token of takes no room.
+    expect(tokens.stats().keys).toBe(0)
 
     const next = tokens.get('a')
     expect(identity.count).toBe(2)
