@@ -1,3 +1,4 @@
+import { MemoryInvalidationBus } from 'spillway/testing'
 import { describe, expect } from 'vitest'
 import { watch } from '../batcher/support/outcomes.js'
 import { inVirtualTime } from '../batcher/support/virtual-time.js'
@@ -119,6 +120,28 @@ describe('marks', () => {
     expect(await cache.get('a')).toBeUndefined()
     expect(await cache.getOrLoad('a', async () => 'loaded')).toBe('loaded')
     expect(await store.value('a')).toBe('loaded')
+  })
+})
+
+describe('the times of a value', () => {
+  inVirtualTime('are less what it took to read it, its marks included', async (clock) => {
+    const { store, cache, open } = sharedScene(clock, { ttlMs: 1000 })
+    await cache.set('a', 'A', { tags })
+    const reader = open()
+    store.stage = at(['getMany', 'readMarks'], async (_, work) => {
+      const answers = await work()
+      await new Promise<void>((resolve) => clock.setTimer(resolve, 200))
+      return answers
+    })
+
+    const read = watch(reader.get('a'))
+    await clock.advance(400)
+    expect(read.value).toBe('A')
+    await clock.advance(599)
+    expect(reader.peek('a')).toBe('A')
+    await clock.advance(1)
+
+    expect(reader.peek('a')).toBeUndefined()
   })
 })
 
@@ -254,6 +277,34 @@ describe('a mark that is renewed', () => {
 
     expect(await open().get('a')).toBe('A')
   })
+
+  inVirtualTime(
+    'by another process while it is being read is asked for again, once the bus has told',
+    async (clock) => {
+      const bus = new MemoryInvalidationBus({ clock })
+      const { store, cache, open } = sharedScene(clock, { bus })
+      const other = open()
+      await other.set('a', 'A', { tags })
+      await other.set('b', 'B', { tags })
+      await cache.get('warm')
+      await clock.advance(0)
+      store.stage = at('readMarks', async (_, work) => {
+        const answers = await work()
+        await new Promise<void>((resolve) => clock.setTimer(resolve, 100))
+        return answers
+      })
+
+      const read = watch(cache.get('a'))
+      await clock.advance(50)
+      store.stage = (_, work) => work()
+      await other.invalidateTags(tags)
+      await clock.advance(0)
+      await clock.advance(50)
+      expect(read.status).toBe('fulfilled')
+
+      expect([await cache.get('a'), await cache.get('b')]).toEqual([undefined, undefined])
+    },
+  )
 
   inVirtualTime('while it is being read is not taken for what it was', async (clock) => {
     const { store, cache, open } = sharedScene(clock)

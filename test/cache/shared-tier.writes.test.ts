@@ -1,7 +1,7 @@
 import { describe, expect } from 'vitest'
 import { watch } from '../batcher/support/outcomes.js'
 import { inVirtualTime } from '../batcher/support/virtual-time.js'
-import { at, hung, type Stage, type StagedCall, sharedScene } from './support/staged-store.js'
+import { at, down, hung, type Stage, type StagedCall, sharedScene } from './support/staged-store.js'
 
 /** Holds calls until a test lets them go on, in whatever order. */
 function gate(): { stage: Stage; held: HeldCall[] } {
@@ -182,6 +182,51 @@ describe('a write that was given up', () => {
     await clock.advance(4000)
 
     expect(await store.value('a')).toBeUndefined()
+  })
+
+  inVirtualTime('and lands while its replay is under way is deleted again', async (clock) => {
+    const { store, cache, l2 } = sharedScene(clock)
+    const wait = (ms: number): Promise<void> => new Promise((resolve) => clock.setTimer(resolve, ms))
+    store.stage = async ({ operation }, work) => {
+      if (operation === 'setMany') await wait(2000)
+      const answers = await work()
+      if (operation === 'deleteMany') await wait(800)
+      return answers
+    }
+
+    void cache.set('a', 'old')
+    await clock.advance(1600)
+    // Deleted by now, though not acknowledged.
+    expect(store.log('deleteMany')).toEqual(['deleteMany a'])
+    await clock.advance(5000)
+
+    expect(store.log('deleteMany')).toEqual(['deleteMany a'])
+    expect(await store.value('a')).toBeUndefined()
+    expect(l2().replay.pending).toBe(0)
+  })
+
+  inVirtualTime('and fails late keeps out what is loaded meanwhile, until it is deleted', async (clock) => {
+    const { store, cache, l2 } = sharedScene(clock)
+    const wait = (ms: number): Promise<void> => new Promise((resolve) => clock.setTimer(resolve, ms))
+    store.stage = at('setMany', async () => {
+      await wait(3000)
+      throw new Error('the connection was lost')
+    })
+    void cache.set('a', 'old', { ttlMs: 10 })
+    await clock.advance(2000)
+    store.log()
+
+    const load = watch(cache.getOrLoad('a', () => wait(2000).then(() => 'loaded')))
+    await clock.advance(500)
+    expect(store.log()).toEqual(['getMany a'])
+    store.stage = at('deleteMany', down)
+    await clock.advance(1500)
+
+    expect(load.value).toBe('loaded')
+    expect(store.log('setMany')).toEqual([])
+    store.stage = (_, work) => work()
+    await clock.advance(5000)
+    expect(l2().replay.pending).toBe(0)
   })
 
   inVirtualTime('to load a key is kept out by its version while the store remembers', async (clock) => {
