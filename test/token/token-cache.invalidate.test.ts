@@ -155,6 +155,37 @@ test('an ordinary refresh may be invalidated at once', async () => {
   await identity.last.give('t3')
 })
 
+test('a token that was refreshed meanwhile isn’t dropped for the one before', async () => {
+  const { identity, tokens, clock, invalidated } = await withToken()
+  await clock.advance(minutes(50))
+  await tokens.get()
+  await identity.last.give('t2', { expiresInMs: minutes(60) })
+
+  tokens.invalidate('t1')
+
+  expect(await stateOf(tokens.get())).toBe('t2')
+  expect(identity.count).toBe(2)
+  expect(invalidated).toEqual([])
+  expect(tokens.stats()).toMatchObject({ invalidated: 0, invalidationsIgnored: 1 })
+})
+
+test('the cooldown is that of the one token, and ends with it', async () => {
+  const { identity, tokens, clock } = await withToken()
+  tokens.invalidate('t1')
+  const next = tokens.get()
+  await identity.last.give('t2', { expiresInMs: 2000 })
+  await next
+  await clock.advance(1000)
+  await tokens.get()
+  await identity.last.give('t3')
+
+  tokens.invalidate('t3')
+
+  expect(await stateOf(tokens.get())).toBe('waiting')
+  expect(tokens.stats()).toMatchObject({ invalidated: 2, invalidationsHeld: 0 })
+  await identity.last.give('t4')
+})
+
 test('retryAfterMs is honoured after an invalidation too', async () => {
   const { identity, tokens, clock } = await withToken()
   const busy = Object.assign(new Error('busy'), { retryAfterMs: 3000 })
