@@ -65,7 +65,8 @@ export class CacheCore {
     this.limit = settings.loadConcurrency === Number.POSITIVE_INFINITY ? undefined : pLimit(settings.loadConcurrency)
     this.shared = settings.l2 === undefined ? undefined : this.#makeShared(settings.l2)
     const { memory, flights, shared } = this
-    this.link = new CacheLink({ name, root: settings.root, bus: settings.bus, memory, flights, shared, events })
+    const { root, bus, l2TimeoutMs: timeoutMs } = settings
+    this.link = new CacheLink({ name, clock, timeoutMs, root, bus, memory, flights, shared, events })
   }
 
   closedError(): ClosedError {

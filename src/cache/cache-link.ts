@@ -1,5 +1,8 @@
+import type { Clock } from '../core/clock.js'
 import { describeError, type Emitter, warn } from '../core/events.js'
 import type { Invalidation, InvalidationBus, InvalidationLink, InvalidationListener } from '../core/ports.js'
+import { deferred } from '../internal/deferred.js'
+import { attempt } from '../internal/tasks.js'
 import { clearMark, isWithin, memoryKeyOf, splitFull, tagMark, tagsOf } from './cache-path.js'
 import type { Flights } from './flights.js'
 import type { MemoryTier } from './memory-tier.js'
@@ -9,6 +12,8 @@ import type { SharedTier } from './shared-tier.js'
 /** What a {@link CacheLink} works on. */
 export interface CacheLinkParts {
   readonly name: string
+  readonly clock: Clock
+  readonly timeoutMs: number
   readonly root: string
   readonly bus: InvalidationBus | undefined
   readonly memory: MemoryTier
@@ -81,12 +86,17 @@ export class CacheLink implements InvalidationListener {
     if (events.has('invalidated')) events.emit('invalidated', Object.freeze({ kind: 'gap', source: 'bus' }))
   }
 
+  /** Waits until what was published is sent or lost, for as long as a call of the shared tier may take. */
   async flush(): Promise<void> {
-    try {
-      await this.#link?.flush()
-    } catch {
-      // What can't be sent is lost: the others' bus says so.
-    }
+    const link = this.#link
+    if (link === undefined) return
+    const { clock, timeoutMs } = this.#parts
+    const late = deferred<void>()
+    const cancel = clock.setTimer(() => late.resolve(), timeoutMs)
+    // What can't be sent is lost: the others' ends of the bus say so.
+    const sent = attempt(() => link.flush()).catch(() => undefined)
+    await Promise.race([sent, late.promise])
+    cancel()
   }
 
   close(): void {
