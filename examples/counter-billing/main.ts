@@ -168,7 +168,7 @@ async function authToUse(): Promise<Auth | undefined> {
   }
   if (mode === 'required')
     throw new UsageError('--auth required needs AUTH_URL, the auth service whose tokens are taken')
-  console.log('AUTH_URL names no auth service: calls carry no tokens, and everybody is let in')
+  logToStderr('info', 'AUTH_URL names no auth service: calls carry no tokens, and everybody is let in')
   return undefined
 }
 

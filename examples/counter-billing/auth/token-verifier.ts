@@ -83,11 +83,14 @@ export class TokenVerifier {
    * @throws AccessError - at once, or as a rejection.
    */
   check(authorization: string | undefined, scope: Scope | undefined): VerifiedToken | Promise<VerifiedToken> {
-    const token = this.#tokenIn(authorization, scope)
-    const key = hash('sha256', token, 'base64')
+    if (authorization === undefined) return this.#refuse('missing_token', 'a bearer token is needed', scope)
+    if (authorization.length > maxTokenLength) return this.#refuse('invalid_token', 'no token is so long', scope)
+    const key = hash('sha256', authorization, 'base64')
     const known = this.#verified.peek(key)
     // Its life in the cache is by a clock that may stand still while a machine sleeps.
     if (known !== undefined && known.expiresAt > Date.now()) return this.#admit(known, scope)
+    const token = bearer.exec(authorization)?.[1]
+    if (token === undefined) return this.#refuse('invalid_token', 'authorization must be a bearer token', scope)
     return this.#checkNew(key, token, scope)
   }
 
@@ -103,12 +106,6 @@ export class TokenVerifier {
 
   async close(): Promise<void> {
     await this.#verified.close()
-  }
-
-  #tokenIn(authorization: string | undefined, scope: Scope | undefined): string {
-    if (authorization === undefined) return this.#refuse('missing_token', 'a bearer token is needed', scope)
-    const token = authorization.length > maxTokenLength ? undefined : bearer.exec(authorization)?.[1]
-    return token ?? this.#refuse('invalid_token', 'authorization must be a bearer token', scope)
   }
 
   async #checkNew(key: string, token: string, scope: Scope | undefined): Promise<VerifiedToken> {
