@@ -19,6 +19,8 @@ export class PubSubModel {
   faults: PubSubFaults = { dropped: 0, failed: 0, unanswered: 0 }
   /** Whether nothing can be reached. */
   down = false
+  /** A message that comes with the answer to a subscription. */
+  early: string | undefined
 
   constructor(random: () => number) {
     this.#random = random
@@ -29,7 +31,7 @@ export class PubSubModel {
       isCluster: false,
       status: 'ready',
       call: (_: string, args: string[]) => this.#publish(args.at(-1) as string),
-      duplicate: () => new Subscription(this.#subscribers, () => this.down),
+      duplicate: () => new Subscription(this.#subscribers, this),
     } as never
   }
 
@@ -63,12 +65,12 @@ class Subscription {
   status = 'wait'
   channel: string | undefined
   readonly #all: Set<Subscription>
-  readonly #isDown: () => boolean
+  readonly #model: { readonly down: boolean; readonly early: string | undefined }
   readonly #listeners: [string, Listener][] = []
 
-  constructor(all: Set<Subscription>, isDown: () => boolean) {
+  constructor(all: Set<Subscription>, model: { readonly down: boolean; readonly early: string | undefined }) {
     this.#all = all
-    this.#isDown = isDown
+    this.#model = model
   }
 
   on(event: string, listener: Listener): void {
@@ -80,13 +82,14 @@ class Subscription {
   }
 
   async connect(): Promise<void> {
-    if (this.#isDown()) throw new Error('connect ECONNREFUSED')
+    if (this.#model.down) throw new Error('connect ECONNREFUSED')
     this.status = 'ready'
   }
 
   async subscribe(channel: string): Promise<void> {
     this.channel = channel
     this.#all.add(this)
+    if (this.#model.early !== undefined) this.emit('message', channel, this.#model.early)
   }
 
   async call(): Promise<string> {

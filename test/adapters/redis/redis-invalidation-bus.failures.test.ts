@@ -125,6 +125,20 @@ describe.skipIf(server === undefined)('RedisInvalidationBus when things go wrong
     for (const other of others) await waitFor(() => expect(other.news()).toEqual(['k:a']))
   })
 
+  test('what was missed before a new subscription is no second gap', async () => {
+    const [rider] = (await fleet.riders(1, connect)) as [Rider]
+    const say = (seq: number): Promise<unknown> =>
+      connect().publish(fleet.channel, `{"spillway":1,"by":"x","seq":${seq},"news":[["k","${seq}"]]}`)
+    await say(1)
+    await waitFor(() => expect(rider.news()).toEqual(['k:1']))
+    await connect().call('CLIENT', 'KILL', 'TYPE', 'pubsub')
+    await waitFor(() => expect(rider.gaps()).toBe(2))
+
+    await say(5)
+
+    await waitFor(() => expect(rider.heard).toEqual(['gap', 'k:1', 'gap', 'k:5']))
+  })
+
   test('who reads too slowly is cut off by Redis, and told of a gap', async () => {
     const way = await valve()
     const slow = fleet.rider(fleet.redis(`redis://127.0.0.1:${way.port}`))

@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { RedisInvalidationBus } from 'spillway/redis'
 import { FakeClock, seededRandom } from 'spillway/testing'
-import { expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { PubSubModel } from './pub-sub-model.ts'
 
 /** What happens next: somebody publishes so many, time passes, a connection breaks, Redis goes away or comes back. */
@@ -99,3 +99,49 @@ test('whatever is lost on the way, everyone hears of each invalidation or of a g
     { numRuns: 150 },
   )
 }, 120_000)
+
+describe('in virtual time', () => {
+  /** A bus, and the way on which it goes. */
+  function lone(random: () => number): { clock: FakeClock; redis: PubSubModel; bus: RedisInvalidationBus } {
+    const clock = new FakeClock()
+    const redis = new PubSubModel(random)
+    return { clock, redis, bus: new RedisInvalidationBus(redis.client(), { clock, random, retry: { attempts: 1 } }) }
+  }
+
+  test('what comes before it is subscribed is covered by the gap, and not heard before it', async () => {
+    const { clock, redis, bus } = lone(() => 0.5)
+    const heard: string[] = []
+    redis.early = '{"spillway":1,"by":"x","seq":7,"news":[["k","early"]]}'
+
+    bus.connect({ onInvalidations: () => heard.push('news'), onGap: () => heard.push('gap') })
+    await clock.advance(1)
+
+    expect(heard).toEqual(['gap'])
+    await bus.close()
+    expect(clock.pending).toBe(0)
+  })
+
+  test('a gap that waits for its next attempt goes out when the subscription is back', async () => {
+    // Pauses of both that are long, and don't end together.
+    let calls = 0
+    const { clock, redis, bus } = lone(() => (calls++ % 2 === 0 ? 0.7 : 0.99))
+    const link = bus.connect({ onInvalidations: () => undefined, onGap: () => undefined })
+    await clock.advance(1)
+    redis.down = true
+    redis.cutAll()
+    link.publish([{ kind: 'key', key: 'a' }])
+    await clock.advance(60_000)
+    expect(bus.stats()).toMatchObject({ lost: 1, subscribed: false, batches: 0 })
+
+    redis.down = false
+    while (!bus.stats().subscribed) {
+      expect(bus.stats().batches).toBe(0)
+      await clock.advance(50)
+    }
+    await clock.advance(1)
+
+    expect(bus.stats()).toMatchObject({ batches: 1 })
+    await bus.close()
+    expect(clock.pending).toBe(0)
+  })
+})

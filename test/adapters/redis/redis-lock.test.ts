@@ -294,8 +294,10 @@ describe.skipIf(server === undefined)('RedisLock', () => {
       ] as [Locker, Locker]
       const lease = granted(await owner.lock.acquire('a'))
 
+      const asked = performance.now()
       const next = granted(await other.lock.acquire('a', { waitMs: 10_000 }))
 
+      expect(performance.now() - asked).toBeLessThan(5000)
       expect(lease.signal.aborted).toBe(true)
       expect(next.token).toBeGreaterThan(lease.token)
       await next.release()
