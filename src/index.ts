@@ -163,6 +163,7 @@ export { TokenCache } from './token/token-cache.js'
 export type { TokenCacheEvents, TokenCacheStats } from './token/token-cache-events.js'
 export type {
   FetchToken,
+  KeyedTokenCacheOptions,
   TokenCacheOptions,
   TokenCacheSetting,
   TokenContext,

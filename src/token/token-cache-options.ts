@@ -108,10 +108,16 @@ export type TokenGetArguments<K> = string extends K
     ? [key?: K, options?: TokenGetOptions]
     : [key: K, options?: TokenGetOptions]
 
+/** Options of a `TokenCache` whose keys aren't strings. */
+export interface KeyedTokenCacheOptions<K> extends TokenCacheOptions<K> {
+  /** The text under which a key's token is kept: keys with the same text share a token. */
+  keyOf: (key: K) => string
+}
+
 /** What the constructor takes beside `fetchToken`: keys that aren't strings need `keyOf`. */
 export type TokenCacheSetting<K> = [K] extends [string]
   ? [options?: TokenCacheOptions<K>]
-  : [options: TokenCacheOptions<K> & { keyOf: (key: K) => string }]
+  : [options: KeyedTokenCacheOptions<K>]
 
 /** The tokens of one key, as what makes requests asks for them: it fits `spillway/http` and `spillway/grpc`. */
 export interface TokenSource {

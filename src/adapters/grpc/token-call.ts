@@ -226,7 +226,8 @@ export class TokenCall implements GrpcInterceptedCall {
       // There is none.
     }
     if (this.#ended) return
-    if (next === undefined || next === refused) giveUp()
+    // Not within this function: what a listener throws is no rejection of ours.
+    if (next === undefined || next === refused) queueMicrotask(giveUp)
     else this.#sendWith(next, this.#plainListener())
   }
 

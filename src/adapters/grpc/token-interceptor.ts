@@ -55,6 +55,7 @@ export interface GrpcInterceptingModule<Call> {
 export interface GrpcCredentialsModule<Credentials> {
   /** Makes credentials. */
   readonly credentials: {
+    /** Makes call credentials of a function that gives metadata. */
     createFromMetadataGenerator(
       generator: (
         parameters: { readonly service_url: string },
