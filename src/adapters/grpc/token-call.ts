@@ -39,10 +39,15 @@ export interface GrpcInterceptedCall {
 
 /** What an interceptor is told of a call. */
 export interface GrpcInterceptedOptions {
+  /** When it ends at the latest. */
   readonly deadline?: number | Date | undefined
+  /** What is called. */
   readonly method_definition: {
+    /** Its name on the wire, for instance `/counter.v1.Counter/Increment`. */
     readonly path: string
+    /** Whether it takes a stream. */
     readonly requestStream: boolean
+    /** Whether it answers with a stream. */
     readonly responseStream: boolean
   }
 }
