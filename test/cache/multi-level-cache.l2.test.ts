@@ -156,10 +156,7 @@ describe('a fill', () => {
       const { cache, open, store } = sharedScene(clock)
       const other = open()
       const gate = new GateLoader()
-      for (const [index, write] of [
-        () => other.set('key', 'written'),
-        () => other.delete('key'),
-      ].entries()) {
+      for (const [index, write] of [() => other.set('key', 'written'), () => other.delete('key')].entries()) {
         const answer = cache.getOrLoad('key', gate.load, { tags: ['tag'] })
         await clock.advance(1)
 
