@@ -7,7 +7,7 @@ import { rejected } from '../../internal/deferred.js'
 import { maxNameLength, readMessage } from './breaker-news.js'
 import { readNews } from './breaker-scripts.js'
 import { type GateLink, ProbeGate, type ProbeGateOptions } from './probe-gate.js'
-import { type RedisClient, type RedisFace, redisFace } from './redis-client.js'
+import { keyPrefixOf, type RedisClient, type RedisFace, redisFace } from './redis-client.js'
 import { redisError } from './redis-error.js'
 import type { RedisScript } from './redis-script.js'
 import { RedisSubscriber } from './redis-subscriber.js'
@@ -536,12 +536,6 @@ export class RedisBreakerShare extends ClosableComponent<RedisBreakerShareEvents
       },
     }
   }
-}
-
-/** Keys get the prefix of ioredis, a channel that a script publishes to doesn't. */
-function keyPrefixOf(client: RedisClient): string {
-  const { keyPrefix } = (client as { options?: { keyPrefix?: unknown } }).options ?? {}
-  return keyPrefix === undefined || keyPrefix === null ? '' : String(keyPrefix)
 }
 
 function checkBreaker(breaker: ShareableBreaker): void {

@@ -90,6 +90,12 @@ export function byteFace(client: RedisClient): RedisFace {
   return face
 }
 
+/** What a client of ioredis puts before each key: but not before a channel that a script publishes to. */
+export function keyPrefixOf(client: RedisClient): string {
+  const { keyPrefix } = (client as { options?: { keyPrefix?: unknown } }).options ?? {}
+  return keyPrefix === undefined || keyPrefix === null ? '' : String(keyPrefix)
+}
+
 /** A prefix with a brace would take the place of our hash tags, and scatter what belongs together. */
 function checkKeyPrefix(client: RedisClient): void {
   const { options } = client as { options?: { keyPrefix?: unknown } }

@@ -9,7 +9,7 @@ import { batchId } from '../../internal/batch-id.js'
 import { Remembered } from '../../internal/remembered.js'
 import { copyInvalidation, type InvalidationMessage, readMessage } from './invalidation-message.js'
 import { InvalidationPublisher } from './invalidation-publisher.js'
-import { type RedisClient, type RedisFace, redisFace } from './redis-client.js'
+import { keyPrefixOf, type RedisClient, type RedisFace, redisFace } from './redis-client.js'
 import { redisError } from './redis-error.js'
 import { RedisScript } from './redis-script.js'
 import { RedisSubscriber } from './redis-subscriber.js'
@@ -520,10 +520,4 @@ class Link implements InvalidationLink {
       warn(`what listens to invalidations failed: ${describeError(error)}`)
     }
   }
-}
-
-/** Keys get the prefix of ioredis, a channel that a script publishes to doesn't. */
-function keyPrefixOf(client: RedisClient): string {
-  const { keyPrefix } = (client as { options?: { keyPrefix?: unknown } }).options ?? {}
-  return keyPrefix === undefined || keyPrefix === null ? '' : String(keyPrefix)
 }
