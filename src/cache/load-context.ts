@@ -5,6 +5,7 @@ import { checkTags, checkTtl } from './multi-level-cache-options.js'
 
 /** What was cached last, past its ttl or about to be. */
 export interface StaleValue<V> {
+  /** The value. */
   readonly value: V
   /** How long ago it was loaded or set, in milliseconds. */
   readonly ageMs: number
