@@ -2,6 +2,8 @@ import type { Clock } from '../../core/clock.js'
 
 /** For how long one answer is gone by, in milliseconds. */
 const validMs = 1000
+/** How unsure an answer may be to be gone by at all, in milliseconds: one that came late, since a connection broke, is good for one read. */
+const sureMs = 100
 /** How much less sure an answer may be than the one before it, for each millisecond since that: clocks drift far less. */
 const lessSure = 0.01
 /** How far the two clocks of this process may part before an answer is worth nothing: a machine that slept has only one that knows. */
@@ -25,6 +27,7 @@ export class CacheClock {
 
   /** Whether it is time to ask. */
   get stale(): boolean {
+    if (this.#uncertainMs > sureMs) return true
     const elapsed = this.#clock.now() - this.#at
     return !(elapsed < validMs && Math.abs(this.#clock.wallNow() - this.#wallAt - elapsed) < sleepMs)
   }

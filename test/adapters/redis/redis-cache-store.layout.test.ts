@@ -202,6 +202,25 @@ describe.skipIf(server === undefined)('whatever the clocks of processes say', ()
     }
   })
 
+  test('a look that took long is not gone by any more', async () => {
+    let now = 1000
+    let lateMs = 0
+    const clock = {
+      // So much has passed whenever it is asked.
+      now: () => {
+        now += lateMs
+        return now
+      },
+      ...{ wallNow: () => now, setTimer: () => () => undefined, defer: () => undefined },
+    }
+    const { store } = open({ clock })
+    lateMs = 300
+    await store.getMany(['a'])
+    lateMs = 0
+    expect(await costOf(() => store.getMany(['a']))).toEqual({ mget: 1, evalsha: 1 })
+    expect(await costOf(() => store.getMany(['a']))).toEqual({ mget: 1 })
+  })
+
   test('a machine that slept looks again, since only its wall clock has moved', async () => {
     let [now, wall] = [1000, 1_000_000]
     const clock = {

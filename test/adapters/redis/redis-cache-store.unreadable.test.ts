@@ -247,27 +247,30 @@ describe.skipIf(server === undefined)('a value that comes out wrong', () => {
     }
   })
 
-  test('is unreadable where it would be larger than maxValueBytes, compressed or not, and costs no memory', async () => {
-    const bytes: CacheSerializer = { encode: (value) => value as Uint8Array, decode: (payload) => payload.length }
-    const { store, prefix } = open({ serializer: bytes, compression: {} })
-    const plain = open({ prefix, serializer: bytes })
-    const small = open({ prefix, serializer: bytes, maxValueBytes: 1_000_000 })
-    await put(store, 'bomb', Buffer.alloc(50_000_000))
-    await put(plain.store, 'plain', Buffer.alloc(1_000_001))
-    await put(plain.store, 'fits', Buffer.alloc(1_000_000))
-    expect(await redis.strlen(`{${prefix}:0}:k:bomb`)).toBeLessThan(100_000)
+  test.each(['gzip', 'brotli'] as const)(
+    'is unreadable where it would be larger than maxValueBytes, by %s or not',
+    async (algorithm) => {
+      const bytes: CacheSerializer = { encode: (value) => value as Uint8Array, decode: (payload) => payload.length }
+      const { store, prefix } = open({ serializer: bytes, compression: { algorithm } })
+      const plain = open({ prefix, serializer: bytes })
+      const small = open({ prefix, serializer: bytes, maxValueBytes: 1_000_000 })
+      await put(store, 'bomb', Buffer.alloc(50_000_000))
+      await put(plain.store, 'plain', Buffer.alloc(1_000_001))
+      await put(plain.store, 'fits', Buffer.alloc(1_000_000))
+      expect(await redis.strlen(`{${prefix}:0}:k:bomb`)).toBeLessThan(100_000)
 
-    const answers = await small.store.getMany(['bomb', 'plain', 'fits'])
+      const answers = await small.store.getMany(['bomb', 'plain', 'fits'])
 
-    expect(answers).toMatchObject([{ value: undefined }, { value: undefined }, { value: 1_000_000 }])
-    expect(small.seen.map(({ key, reason }) => [key, reason]).sort()).toEqual([
-      ['bomb', 'tooLarge'],
-      ['plain', 'tooLarge'],
-    ])
-    expect(() => small.store.encode(Buffer.alloc(1_000_001))).toThrow(
-      'value must have at most 1000000 bytes as it is serialized, got 1000001',
-    )
-  })
+      expect(answers).toMatchObject([{ value: undefined }, { value: undefined }, { value: 1_000_000 }])
+      expect(small.seen.map(({ key, reason }) => [key, reason]).sort()).toEqual([
+        ['bomb', 'tooLarge'],
+        ['plain', 'tooLarge'],
+      ])
+      expect(() => small.store.encode(Buffer.alloc(1_000_001))).toThrow(
+        'value must have at most 1000000 bytes as it is serialized, got 1000001',
+      )
+    },
+  )
 
   test('a listener that throws changes nothing', async () => {
     const { store, nameOf } = open()
