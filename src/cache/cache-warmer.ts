@@ -107,7 +107,7 @@ export class CacheWarmer<V, Context = LoadContext<V>> extends Component<CacheWar
   /** The options' defaults. */
   static readonly defaults: { readonly concurrency: number; readonly ratePerSecond: number } = {
     concurrency: 4,
-    ratePerSecond: Number.POSITIVE_INFINITY,
+    ratePerSecond: Infinity,
   }
 
   readonly #cache: WarmTarget<V, Context>

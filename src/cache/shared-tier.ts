@@ -296,7 +296,7 @@ const unknownRead: SharedRead = {
   freshMs: 0,
   keptMs: 0,
   marks: [],
-  checkedUntil: Number.NEGATIVE_INFINITY,
+  checkedUntil: -Infinity,
 }
 
 function readOf(answer: CachedValue, needed: readonly string[], states: MarkStates, elapsedMs: number): SharedRead {

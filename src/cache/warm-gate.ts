@@ -14,7 +14,7 @@ export interface WarmPaceOptions {
    * How many loads begin in a second, at the most. They are spread evenly: after a pause there is no burst to catch up. Time that
    * passes before a load begins holds up nobody who reads its key meanwhile.
    *
-   * @defaultValue Number.POSITIVE_INFINITY
+   * @defaultValue Infinity
    */
   ratePerSecond?: number | undefined
 }

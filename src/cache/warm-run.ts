@@ -34,7 +34,7 @@ export interface WarmOptions extends WarmPaceOptions {
 /** The defaults of {@link WarmOptions}. */
 export const warmDefaults: { readonly concurrency: number; readonly ratePerSecond: number } = {
   concurrency: 4,
-  ratePerSecond: Number.POSITIVE_INFINITY,
+  ratePerSecond: Infinity,
 }
 
 /** A key that could not be warmed. */
