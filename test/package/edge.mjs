@@ -53,11 +53,21 @@ async function bundle({ platform, conditions }) {
     inputs.some((input) => /(?:^|\/)dist\/index\.js$/.test(input)),
     `the built package is not in the bundle: ${inputs}`,
   )
-  const imports = Object.values(metafile.outputs).flatMap((output) => output.imports.map((one) => one.path))
+  const imports = Object.entries(metafile.inputs).flatMap(([input, { imports }]) =>
+    imports.filter((one) => one.external === true && !isOptional(input, one)).map((one) => `${input}: ${one.path}`),
+  )
   assert.deepEqual(imports, [], 'the bundle imports something')
   const [{ text }] = outputFiles
-  assert.doesNotMatch(text, /\brequire\s*\(|\bimport\s*[("']|\bfrom\s*["']/, 'the bundle has an import left')
+  const rest = text.replaceAll(/\bimport\(["']node:diagnostics_channel["']\)/g, '')
+  assert.doesNotMatch(rest, /\brequire\s*\(|\bimport\s*[("']|\bfrom\s*["']/, 'the bundle has an import left')
   return text
+}
+
+/** What lru-cache tries to import where it isn't told that it is in a browser, and does without where that fails, as it does here. */
+function isOptional(input, { path, kind }) {
+  return (
+    /(?:^|\/)node_modules\/lru-cache\//.test(input) && kind === 'dynamic-import' && path === 'node:diagnostics_channel'
+  )
 }
 
 /** What the web has: https://common-min-api.proposal.wintertc.org, as far as it is of use here. */

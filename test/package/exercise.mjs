@@ -7,7 +7,7 @@
  */
 export async function exercise(spillway) {
   const { AsyncBatcher, AsyncWriteBuffer, CircuitBreaker, isSpillwayError, LoadBalancer } = spillway
-  const { MemoryQuotaStore, QuotaConsumer, QuotaService, TokenCache } = spillway
+  const { CacheWarmer, MemoryQuotaStore, MultiLevelCache, QuotaConsumer, QuotaService, TokenCache } = spillway
 
   let calls = 0
   const square = new AsyncBatcher(
@@ -117,6 +117,32 @@ export async function exercise(spillway) {
   const noToken = await new TokenCache(async () => ({ token: '' })).get().catch((error) => error)
   equal(isSpillwayError(noToken, 'ERR_TOKEN'), true)
   equal((await tokens.close()).drained, true)
+
+  let loads = 0
+  const load = async (key) => {
+    loads++
+    await Promise.resolve()
+    return { key }
+  }
+  const cache = new MultiLevelCache({ loadConcurrency: 2, l1: { maxEntries: 10 } })
+  const readers = await Promise.all(Array.from({ length: 30 }, (_, n) => cache.getOrLoad(`k${n % 3}`, load)))
+  equal(loads, 3)
+  readers.forEach((value, n) => {
+    equal(value, cache.peek(`k${n % 3}`))
+  })
+  const overtaken = cache.getOrLoad('k3', load)
+  await cache.delete('k3')
+  equal((await overtaken).key, 'k3')
+  equal(cache.peek('k3'), undefined)
+  const warmer = new CacheWarmer(cache)
+  warmer.register('keys', () => ['k0', 'k3'].map((key) => ({ key, load })))
+  const { loaded, skipped } = await warmer.run()
+  equal(`${loaded} ${skipped}`, '1 1')
+  await cache.set('tagged', null, { tags: ['t'] })
+  equal(await cache.get('tagged'), null)
+  await cache.invalidateTags(['t'])
+  equal(await cache.get('tagged'), undefined)
+  equal((await cache.close()).drained, true)
 
   return `${offered} items in ${square.stats().batches} batches, 300 writes in ${writes.stats().batches}`
 }
