@@ -57,7 +57,7 @@ interface TypeCells {
 }
 
 /** Where no time lies. */
-const nowhere: PeriodCells = { label: '', from: Number.NaN, until: Number.NaN, cells: new Map() }
+const nowhere: PeriodCells = { label: '', from: 0, until: 0, cells: new Map() }
 
 /**
  * What was accepted and isn't accounted yet, by user, quota type and period. A cell that falls idle stays for the next event of

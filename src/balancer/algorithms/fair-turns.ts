@@ -1,5 +1,5 @@
-/** The longest turn, where the shortest is 1: a sum of doubles loses what is much smaller. */
-const longestTurn = 2 ** 40
+/** The longest turn, 2 ** 40, where the shortest is 1: a sum of doubles loses what is much smaller. */
+const longestTurn = 1_099_511_627_776
 
 /**
  * Turns by weight among whoever happens to want one, which for `least_conn` are those that tie. Each turn begins where the

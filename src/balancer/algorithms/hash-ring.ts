@@ -11,7 +11,7 @@ const largestInUnits = 10
 const unitStep = 20
 /** A point and its owner in one number that sorts by the point: 32 and 21 bits of a double's 53. */
 const entryBits = 53
-const ownersLimit = 2 ** 21
+const ownersLimit = 2_097_152
 const goldenRatio = 0x9e3779b9
 
 /**

@@ -5,8 +5,8 @@ import { TwoChoices } from './two-choices.js'
 
 /** After so long without a sample, a mean has 1/e of its value left: the default of Finagle. */
 const decayMs = 10_000
-/** What a member costs that has calls in flight and no sample yet: more than any latency. */
-const unknownCost = 2 ** 47
+/** What a member costs that has calls in flight and no sample yet, 2 ** 47: more than any latency. */
+const unknownCost = 140_737_488_355_328
 /** The smallest sample, so that it can be told from none. */
 const leastSampleMs = 0.001
 

@@ -1,7 +1,7 @@
 /** After so many picks the sums begin anew, so that they never grow beyond what a double holds exactly. */
 const picksPerEpoch = 65_536
-/** Two that differ by less than this part of all weights are equally rich: fractional weights don't add up exactly. */
-const tieRatio = 2 ** -32
+/** Two that differ by less than this part of all weights, 2 ** -32, are equally rich: fractional weights don't add up exactly. */
+const tieRatio = 2.3283064365386963e-10
 
 /**
  * The order of smooth weighted round robin, without looking at everyone for each pick.
