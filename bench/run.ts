@@ -39,6 +39,11 @@ const headlines: readonly { readonly suite: string; readonly contest: string; re
     contest: 'closed, consecutive failures, 1000 calls one after the other',
     peers: ['bare await', 'cockatiel ConsecutiveBreaker'],
   },
+  {
+    suite: 'multi-level-cache',
+    contest: 'L1 hit, by the call that would load',
+    peers: ['lru-cache, fetch', 'bentocache, getOrSet', 'cacheable, getOrSet'],
+  },
   { suite: 'load-balancer', contest: 'round_robin, 20 instances', peers: ['array index and a lease by hand'] },
   { suite: 'load-balancer', contest: 'p2c, 20 instances', peers: ['two draws by hand'] },
   {
