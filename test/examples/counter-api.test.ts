@@ -17,6 +17,8 @@ describe.each(all)('the gateway on $title', ({ stores }) => {
   test('an increment is accepted, merged with others of its counter, and stored', async () => {
     const { increment, value, service } = await startClient(stores)
     const [post, other] = [fresh('post'), fresh('post')]
+    // Connections are there by then: what is to be merged comes within 100 ms.
+    await Promise.all(Array.from({ length: 4 }, () => value(other)))
 
     const answers = await Promise.all([increment(post), increment(post, 5), increment(post, -2), increment(other, 7)])
     await service.counters.flush()
