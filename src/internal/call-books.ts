@@ -11,6 +11,8 @@ export type Outcome = 'succeeded' | 'failed' | 'aborted' | 'rejected'
 export interface OpenEntry {
   /** When it was accepted. */
   readonly at: number
+  /** How many it stands for; one where it says nothing. */
+  count?: number
 }
 
 /** One `flush` that waits for what was open when it began. */
@@ -27,8 +29,8 @@ class Watch {
   /** Returns whether there is nothing left to wait for. */
   note(entry: OpenEntry, outcome: Outcome): boolean {
     if (!this.#open.delete(entry)) return false
-    if (outcome === 'succeeded') this.#succeeded++
-    else if (outcome === 'failed') this.#failed++
+    if (outcome === 'succeeded') this.#succeeded += countOf(entry)
+    else if (outcome === 'failed') this.#failed += countOf(entry)
     if (this.#open.size > 0) return false
     this.done.resolve({ succeeded: this.#succeeded, failed: this.#failed, dropped: 0 })
     return true
@@ -39,6 +41,7 @@ class Watch {
 export class CallBooks<Entry extends OpenEntry> {
   readonly #clock: Clock
   readonly #open = new Set<Entry>()
+  #pending = 0
   readonly #latency = new Histogram()
   readonly #watches = new Set<Watch>()
   readonly #ended: Record<Outcome, number> = { succeeded: 0, failed: 0, aborted: 0, rejected: 0 }
@@ -55,6 +58,13 @@ export class CallBooks<Entry extends OpenEntry> {
 
   accept(entry: Entry): void {
     this.#open.add(entry)
+    this.#pending += countOf(entry)
+  }
+
+  /** Lets an open entry stand for one more, which came and will be settled with it. A `flush` before must not wait for it. */
+  acceptAnother(entry: Entry): void {
+    entry.count = countOf(entry) + 1
+    this.#pending++
   }
 
   reject(): void {
@@ -64,8 +74,10 @@ export class CallBooks<Entry extends OpenEntry> {
   /** Settles an entry; returns false if it was settled before. */
   settle(entry: Entry, outcome: Outcome): boolean {
     if (!this.#open.delete(entry)) return false
-    this.#ended[outcome]++
-    if (outcome === 'succeeded' || outcome === 'failed') this.#latency.record(this.#clock.now() - entry.at)
+    const count = countOf(entry)
+    this.#pending -= count
+    this.#ended[outcome] += count
+    if (outcome === 'succeeded' || outcome === 'failed') this.#latency.record(this.#clock.now() - entry.at, count)
     for (const watch of this.#watches) if (watch.note(entry, outcome)) this.#watches.delete(watch)
     if (this.#open.size === 0) this.#emptied?.resolve()
     return true
@@ -88,7 +100,7 @@ export class CallBooks<Entry extends OpenEntry> {
 
   counts(): CallCounts {
     const { succeeded, failed, aborted, rejected } = this.#ended
-    const pending = this.#open.size
+    const pending = this.#pending
     return { offered: succeeded + failed + rejected + aborted + pending, succeeded, failed, rejected, aborted, pending }
   }
 
@@ -97,4 +109,8 @@ export class CallBooks<Entry extends OpenEntry> {
     const at = (share: number): number => this.#latency.percentile(share)
     return { p50: at(0.5), p95: at(0.95), p99: at(0.99), max }
   }
+}
+
+function countOf(entry: OpenEntry): number {
+  return entry.count ?? 1
 }

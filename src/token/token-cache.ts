@@ -182,6 +182,8 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
   /** Waits for all that is being fetched now, with or without somebody who waits for it; reports on those who do. */
   async flush(): Promise<FlushReport> {
     const running = [...this.#flights]
+    // Who comes from now on is not in the report.
+    for (const flight of running) flight.crowd = undefined
     const report = await this.#books.flush()
     while (running.some((flight) => !flight.ended)) {
       await new Promise<void>((resolve) => {
@@ -226,7 +228,7 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
     const left = [...this.#books.open]
     for (const waiter of left) this.#settle(waiter, 'failed', this.#closedError())
     for (const flight of [...this.#flights]) this.#cancel(flight, this.#closedError())
-    return left.length
+    return left.reduce((calls, waiter) => calls + waiter.count, 0)
   }
 
   /** Whether a token needs nothing but to be given away, by either clock. */
@@ -274,7 +276,7 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
 
   /** Answers, waits or refuses, by the time of life that the token is in. */
   #ask(slot: TokenSlot<K>, signal: AbortSignal | undefined): Promise<string> {
-    const time = this.#timeOf(slot)
+    const time = slot.token === undefined ? Number.POSITIVE_INFINITY : this.#timeOf(slot)
     if (time < slot.expiresAt) {
       const mayRefresh = slot.flight === undefined && this.clock.now() >= slot.refreshAfter
       if (time < slot.mandatoryAt) {
@@ -288,7 +290,8 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
       return rejected(slot.refusal.error)
     }
     this.#slots.touch(slot)
-    const flight = slot.flight ?? this.#launch(slot, false)
+    if (slot.flight !== undefined) return this.#wait(slot.flight, signal)
+    const flight = this.#launch(slot, false)
     const answer = this.#wait(flight, signal)
     this.#begin(flight)
     return answer
@@ -300,16 +303,30 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
   }
 
   #wait(flight: Flight<K>, signal: AbortSignal | undefined): Promise<string> {
+    if (signal === undefined) return this.#waitWithOthers(flight)
+    const waiter = this.#join(flight)
+    waiter.stopListening = onAbort(signal, () => {
+      this.#settle(waiter, 'aborted', signal.reason)
+      if (!this.#isWanted(flight)) this.#cancel(flight, signal.reason)
+    })
+    return waiter.answer.promise
+  }
+
+  /** Those who came in the same turn and can't go get the same promise: a thousand of them cost little more than one. */
+  #waitWithOthers(flight: Flight<K>): Promise<string> {
+    // A turn goes on until the one in which its clock was read ends.
+    this.#turns.now()
+    const { turn } = this.#turns
+    if (flight.crowd?.turn === turn) this.#books.acceptAnother(flight.crowd.waiter)
+    else flight.crowd = { waiter: this.#join(flight), turn }
+    return flight.crowd.waiter.answer.promise
+  }
+
+  #join(flight: Flight<K>): Waiter<K> {
     const waiter = new TokenWaiter(this.clock.now(), flight)
     this.#books.accept(waiter)
     flight.join(waiter)
-    if (signal !== undefined) {
-      waiter.stopListening = onAbort(signal, () => {
-        this.#settle(waiter, 'aborted', signal.reason)
-        if (!this.#isWanted(flight)) this.#cancel(flight, signal.reason)
-      })
-    }
-    return waiter.answer.promise
+    return waiter
   }
 
   #settle(waiter: Waiter<K>, outcome: 'failed' | 'aborted', reason: unknown): void {

@@ -15,10 +15,11 @@ export interface FlightSlot<K> {
   readonly invalidated: boolean
 }
 
-/** A caller who waits for a fetch. */
+/** A caller who waits for a fetch, or all those of one turn who wait without a signal. */
 export class TokenWaiter<K, Slot extends FlightSlot<K>> implements OpenEntry {
   readonly at: number
   readonly flight: TokenFlight<K, Slot>
+  count = 1
   readonly answer: Deferred<string> = deferred()
   /** Takes the listener off its signal. */
   stopListening: (() => void) | undefined
@@ -53,6 +54,8 @@ export class TokenFlight<K, Slot extends FlightSlot<K>> {
   /** Whether it is to replace a token that a server refused. */
   readonly afterInvalidate: boolean
   readonly waiters: Set<TokenWaiter<K, Slot>> = new Set()
+  /** The one that others without a signal may join, and the turn in which they may. */
+  crowd: { readonly waiter: TokenWaiter<K, Slot>; readonly turn: number } | undefined
   readonly #plan: FlightPlan<K, Slot>
   readonly #signal = new LazySignal()
   #cancelTimer: (() => void) | undefined

@@ -233,6 +233,41 @@ describe('flush', () => {
     await Promise.allSettled([a, b, later])
     expect(await tokens.flush()).toEqual({ succeeded: 0, failed: 0, dropped: 0 })
   })
+
+  test('reports on those who came before it, and not on who waits for the same fetch since', async () => {
+    const { identity, tokens } = setUp()
+    const before = [tokens.get(), tokens.get(), tokens.get('', { signal: new AbortController().signal })]
+
+    const flushed = tokens.flush()
+    const after = [tokens.get(), tokens.get()]
+    const all = tokens.flush()
+    await identity.last.give('t')
+
+    expect(identity.count).toBe(1)
+    expect(await flushed).toEqual({ succeeded: 3, failed: 0, dropped: 0 })
+    expect(await all).toEqual({ succeeded: 5, failed: 0, dropped: 0 })
+    expect(await Promise.all([...before, ...after])).toEqual(['t', 't', 't', 't', 't'])
+  })
+})
+
+test('the books count every caller who waits, with a signal or without, and how long each did', async () => {
+  const { identity, tokens, clock } = setUp()
+  const patience = new AbortController()
+  const early = [tokens.get(), tokens.get('', { signal: patience.signal }), tokens.get()]
+  await clock.advance(300)
+  const late = Array.from({ length: 97 }, () => tokens.get())
+  expect(tokens.stats()).toMatchObject({ offered: 100, pending: 100, fetching: 1 })
+
+  patience.abort('enough')
+  expect(tokens.stats()).toMatchObject({ offered: 100, pending: 99, aborted: 1 })
+  await clock.advance(10)
+  await identity.last.give('t')
+
+  expect(await Promise.all([early[0], early[2], ...late])).toEqual(Array.from({ length: 99 }, () => 't'))
+  await expect(early[1]).rejects.toBe('enough')
+  const { latencyMs, ...stats } = tokens.stats()
+  expect(stats).toMatchObject({ offered: 100, succeeded: 99, aborted: 1, pending: 0, hits: 0 })
+  expect(latencyMs).toMatchObject({ p50: 10, p95: 10, max: 310 })
 })
 
 describe('secrets', () => {
