@@ -93,15 +93,18 @@ export class CacheNamespace<V extends NonNullable<unknown> | null> implements Ca
     if (refused !== undefined) return refused
     const answers: (V | undefined | Promise<V | undefined>)[] = []
     const wanted: { readonly index: number; readonly key: string }[] = []
+    let waits = false
     keys.forEach((key, index) => {
       const entry = this.#find(key)
-      const loaded = entry === undefined ? flights.load(this.#at.memory(key))?.loaded : undefined
-      if (entry !== undefined && this.#turn.now() < entry.freshHereUntil) {
+      const fresh = entry !== undefined && this.#turn.now() < entry.freshHereUntil
+      const loaded = fresh ? undefined : flights.load(this.#at.memory(key))?.loaded
+      if (fresh) {
         books.endNow('l1', this.#at, key)
         answers[index] = entry.value as V
       } else if (loaded !== undefined) {
         books.endNow('loaded', this.#at, key)
         answers[index] = loaded as Promise<V>
+        waits = true
       } else if (shared === undefined) {
         this.#miss(key)
         answers[index] = undefined
@@ -111,7 +114,7 @@ export class CacheNamespace<V extends NonNullable<unknown> | null> implements Ca
         wanted.push({ index, key })
       }
     })
-    if (shared === undefined || wanted.length === 0) return handled(Promise.all(answers))
+    if (shared === undefined || wanted.length === 0) return allOf(answers, waits)
     const { easyRatio } = this.#plan
     const names = wanted.map(({ key }) => key)
     const reads = this.#core.readMany(shared, this.#at, names, easyRatio)
@@ -205,6 +208,7 @@ export class CacheNamespace<V extends NonNullable<unknown> | null> implements Ca
     const loader = inOneBatch(load as BatchLoader<unknown>, this.#core.name)
     const run = new LoadRun(this.#core, { ...plan, loader, locked: false })
     const begun: KeyLoad[] = []
+    let waits = false
     const answers = keys.map((key) => {
       const memoryKey = this.#at.memory(key)
       const served = this.#serve(key, memoryKey, plan.settings)
@@ -217,10 +221,11 @@ export class CacheNamespace<V extends NonNullable<unknown> | null> implements Ca
         joined = this.#begin(key, memoryKey, undefined, run)
         begun.push(joined)
       }
+      waits = true
       return joined.join(signal) as Promise<V | undefined>
     })
     if (begun.length > 0) run.start(begun)
-    return handled(Promise.all(answers))
+    return allOf(answers, waits)
   }
 
   wrap<A extends unknown[], R extends V | undefined>(
@@ -456,6 +461,11 @@ export class CacheNamespace<V extends NonNullable<unknown> | null> implements Ca
     const ttlMs = options.ttlMs === undefined ? undefined : checkTtl(options.ttlMs)
     return { settings, easyRatio: own.refreshAheadRatio, ttlMs, tags: checkTags(options.tags) }
   }
+}
+
+/** All answers; where none of them is waited for, without a promise for each. */
+function allOf<T>(answers: (T | Promise<T>)[], waits: boolean): Promise<T[]> {
+  return waits ? handled(Promise.all(answers)) : Promise.resolve(answers as T[])
 }
 
 /** Whether a hit can be served without a closer look at the options. */

@@ -213,6 +213,21 @@ describe('a fill', () => {
     await cache.close()
   })
 
+  inVirtualTime('under way answers reads of one key and of several, an old value in memory or not', async (clock) => {
+    const { cache, store } = sharedScene(clock, { ttlMs: 100, serveStaleOnErrorMs: 1000 })
+    await cache.set('key', 'old')
+    await clock.advance(100)
+    store.stage = at('setMany', hung)
+
+    expect(await cache.getOrLoad('key', () => 'new')).toBe('new')
+    expect([await cache.get('key'), await cache.getMany(['key'])]).toEqual(['new', ['new']])
+
+    store.stage = (_, work) => work()
+    await clock.advance(1000)
+    expect(cache.peek('key')).toBe('new')
+    await cache.close()
+  })
+
   inVirtualTime('is not made of a load that took longer than the store remembers', async (clock) => {
     const { cache, store } = sharedScene(clock)
     const gate = new GateLoader()
