@@ -87,6 +87,14 @@ describe('a gateway that requires tokens', () => {
     expect(client.service.reads.stats()).toMatchObject({ reads: { offered: 0 } })
   })
 
+  test('lets nobody look at heads without one', async () => {
+    const { service } = await startGuarded(await startAuth(), 'required')
+
+    const response = await fetch(service.url + counter, { method: 'HEAD' })
+
+    expect([response.status, response.headers.get('age')]).toEqual([401, null])
+  })
+
   test('lets everybody see whether it is well', async () => {
     const client = await startGuarded(await startAuth(), 'required')
 
