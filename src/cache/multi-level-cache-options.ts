@@ -95,7 +95,8 @@ export interface MultiLevelCacheOptions<V = unknown> extends ComponentOptions, E
    */
   namespace?: string | undefined
   /**
-   * How long a call of the shared tier may take, in milliseconds, at least 1. One that takes longer counts as failed.
+   * How long a call of the shared tier may take, in milliseconds, at least 1. One that takes longer counts as failed. A reader waits so
+   * long in all, whatever its read needs: writes of the same key before it, the value, its tags.
    * @defaultValue 1000
    */
   l2TimeoutMs?: number | undefined

@@ -272,6 +272,11 @@ export class MarkStates {
     return this.#marks.current(name, this.#at, this.#own.get(name))
   }
 
+  /** Whether this process has renewed it, and the store doesn't know yet: whatever depends on it is invalid. */
+  isInDoubt(name: string): boolean {
+    return this.#marks.isInDoubt(name)
+  }
+
   /** Reads those that aren't known; undefined where all are. */
   learn(names: Iterable<string>): Promise<void> | undefined {
     const missing = new Set<string>()

@@ -9,7 +9,7 @@ export interface SharedTierSettings {
   readonly name: string
   readonly clock: Clock
   readonly random: () => number
-  /** How long a call of the store may take, in milliseconds. */
+  /** How long a call of the store may take, and a read in all, in milliseconds. */
   readonly timeoutMs: number
   /** Options of the breaker that all calls go through, or false for none. */
   readonly breaker: CircuitBreakerOptions | false

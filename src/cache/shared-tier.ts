@@ -1,4 +1,5 @@
-import type { CachedValue, CacheMark } from '../core/ports.js'
+import type { CachedValue } from '../core/ports.js'
+import { Deadline } from './deadline.js'
 import { type ReplayEntry, ReplayQueue } from './replay-queue.js'
 import { Replayer } from './replayer.js'
 import { isCachedValue } from './shared-answers.js'
@@ -101,11 +102,13 @@ export class SharedTier {
   }
 
   /**
-   * Reads keys, in their order. Never rejects.
+   * Reads keys, in their order, within the time of one call: what isn't known by then couldn't be asked for. Never rejects.
    *
    * @param marks - names of marks that every one of these keys depends on: read at the same time, where they aren't known.
    */
   async read(keys: readonly string[], marks: readonly string[]): Promise<readonly SharedRead[]> {
+    const { clock, timeoutMs } = this.#settings
+    const deadline = new Deadline(clock, timeoutMs)
     const reads: SharedRead[] = keys.map(() => unknownRead)
     const free: number[] = []
     const busy: number[] = []
@@ -115,9 +118,10 @@ export class SharedTier {
       if (end !== undefined) ends.push(end)
       ;(end === undefined ? free : busy).push(i)
     }
-    const readNow = (indices: readonly number[]): Promise<void> => this.#read(keys, indices, marks, reads)
-    if (busy.length === 0) await readNow(free)
-    else await Promise.all([readNow(free), Promise.all(ends).then(() => readNow(busy))])
+    const work = { keys, needed: marks, reads, deadline }
+    if (busy.length === 0) await this.#read(work, free, true)
+    else await Promise.all([this.#read(work, free, true), this.#readAfter(Promise.all(ends), work, busy)])
+    deadline.end()
     this.#reads += keys.length
     for (const { value } of reads) if (value !== undefined) this.#hits++
     this.#answered()
@@ -194,54 +198,75 @@ export class SharedTier {
     }
   }
 
-  /** Reads some of the keys, and puts what it finds in their places. */
-  async #read(
-    keys: readonly string[],
-    indices: readonly number[],
-    needed: readonly string[],
-    reads: SharedRead[],
-  ): Promise<void> {
-    const { store, clock } = this.#settings
+  /** Reads some of the keys when what is under way for them has ended, if there is time left then. */
+  async #readAfter(ended: Promise<unknown>, work: ReadWork, indices: readonly number[]): Promise<void> {
+    await work.deadline.within(ended)
+    if (!work.deadline.isOver) await this.#read(work, indices, false)
+  }
+
+  /**
+   * Reads some of the keys, and puts what it finds in their places.
+   *
+   * @param atOnce - whether this is the first that the whole read does, so that the call's own limit will do.
+   */
+  async #read({ keys, needed, reads, deadline }: ReadWork, indices: readonly number[], atOnce: boolean): Promise<void> {
+    const { clock } = this.#settings
     // What is in the store of a key in doubt may be older than what was written here.
     const asked = indices.filter((i) => !this.#queue.has('key', keys[i] as string))
     if (asked.length === 0) return
-    const names = asked.map((i) => keys[i] as string)
     const states = this.#marks.states()
     const askedAt = clock.now()
     const learning = states.learn(needed)
+    const asking = this.#ask(asked.map((i) => keys[i] as string))
+    const answers = await (atOnce ? asking : deadline.within(asking))
+    if (answers === undefined) return
+    const answeredAt = this.moment()
+    const values = answers.filter((answer): answer is CachedValue => !(answer instanceof Error))
+    if (values.some(({ marks }) => marks.length > 0)) {
+      await this.#learnMarksOf(values, states, answeredAt, { learning, deadline })
+    }
+    const elapsedMs = clock.now() - askedAt
+    for (const [n, i] of asked.entries()) {
+      const answer = answers[n]
+      if (answer === undefined || answer instanceof Error) continue
+      reads[i] = readOf(answer, elapsedMs, verdictOn(answer, needed, states, answeredAt))
+    }
+  }
+
+  /** Asks for keys. Whatever becomes of it is counted and told, also when nobody waits for it any more. */
+  async #ask(names: readonly string[]): Promise<readonly (CachedValue | Error)[]> {
+    const { store } = this.#settings
     const answers = await this.#calls.make({
       what: 'getMany',
       count: names.length,
       make: () => store.getMany(names),
       isAnswer: isCachedValue,
     })
-    const answeredAt = this.moment()
-    if (learning !== undefined) await learning
-    const values = answers.filter((answer): answer is CachedValue => !(answer instanceof Error))
-    await this.#learnMarksOf(values, states, answeredAt)
     this.#countFailed('read', names, answers, true)
-    const elapsedMs = clock.now() - askedAt
-    for (const [n, i] of asked.entries()) {
-      const answer = answers[n]
-      if (answer !== undefined && !(answer instanceof Error)) reads[i] = readOf(answer, needed, states, elapsedMs)
-    }
+    return answers
   }
 
   /**
    * Learns what says whether values are valid. A mark that says no is read again, unless it was asked for when the values were there:
    * what is known of it may be older than they are.
    */
-  async #learnMarksOf(values: readonly CachedValue[], states: MarkStates, answeredAt: number): Promise<void> {
+  async #learnMarksOf(
+    values: readonly CachedValue[],
+    states: MarkStates,
+    answeredAt: number,
+    { learning, deadline }: { readonly learning: Promise<void> | undefined; readonly deadline: Deadline },
+  ): Promise<void> {
+    if (deadline.isOver) return
     const marks = values.flatMap((value) => value.marks)
-    if (marks.length === 0) return
-    const learning = states.learn(marks.map(({ name }) => name))
-    if (learning !== undefined) await learning
+    const further = states.learn(marks.map(({ name }) => name))
+    if (learning !== undefined || further !== undefined) await deadline.within(Promise.all([learning, further]))
+    if (deadline.isOver) return
     const contradicting = new Set<string>()
     for (const { name, mark } of marks) {
       const known = states.get(name)
       if (known !== undefined && known.mark !== mark && known.askedAt < answeredAt) contradicting.add(name)
     }
-    if (contradicting.size > 0) await states.learnAnew(contradicting)
+    if (contradicting.size > 0) await deadline.within(states.learnAnew(contradicting))
   }
 
   /** Tries deletes and renewals again; says whether any reached the store. */
@@ -288,6 +313,15 @@ export class SharedTier {
   }
 }
 
+/** One read: what is asked for, and where the answers go. */
+interface ReadWork {
+  readonly keys: readonly string[]
+  /** The marks that each of the keys depends on. */
+  readonly needed: readonly string[]
+  readonly reads: SharedRead[]
+  readonly deadline: Deadline
+}
+
 /** What is known of a key that can't be asked for. */
 const unknownRead: SharedRead = {
   value: undefined,
@@ -299,11 +333,15 @@ const unknownRead: SharedRead = {
   checkedUntil: -Infinity,
 }
 
-function readOf(answer: CachedValue, needed: readonly string[], states: MarkStates, elapsedMs: number): SharedRead {
+/** What marks say of a value: until when that counts as checked; or that it is invalid; or nothing, as they couldn't be asked. */
+type Verdict = number | 'invalid' | 'unknown'
+
+function readOf(answer: CachedValue, elapsedMs: number, verdict: Verdict): SharedRead {
   const { value, version, marks } = answer
   const keptMs = answer.keptMs - elapsedMs
-  const checkedUntil = checkedUntilOf(marks, needed, states)
-  if (value === undefined || keptMs <= 0 || checkedUntil === undefined) return { ...unknownRead, version }
+  if (value === undefined || keptMs <= 0 || verdict === 'invalid') return { ...unknownRead, version }
+  // It may well be valid, so it isn't to be replaced, and nothing follows for what memory has.
+  if (verdict === 'unknown') return unknownRead
   return {
     value,
     version,
@@ -311,21 +349,23 @@ function readOf(answer: CachedValue, needed: readonly string[], states: MarkStat
     freshMs: answer.freshMs - elapsedMs,
     keptMs,
     marks: marks.map(({ name }) => name),
-    checkedUntil,
+    checkedUntil: verdict,
   }
 }
 
-/** Until when marks count as checked; undefined where one of them says no, or isn't known, or is missing. */
-function checkedUntilOf(
-  marks: readonly CacheMark[],
-  needed: readonly string[],
-  states: MarkStates,
-): number | undefined {
-  let checkedUntil = Number.POSITIVE_INFINITY
+/** @param answeredAt - the moment at which the value was there. */
+function verdictOn({ marks }: CachedValue, needed: readonly string[], states: MarkStates, answeredAt: number): Verdict {
+  if (!needed.every((name) => marks.some((mark) => mark.name === name))) return 'invalid'
+  let verdict: Verdict = Number.POSITIVE_INFINITY
   for (const { name, mark } of marks) {
     const known = states.get(name)
-    if (known?.mark !== mark) return undefined
-    checkedUntil = Math.min(checkedUntil, known.checkedUntil)
+    if (known?.mark === mark) {
+      if (verdict !== 'unknown') verdict = Math.min(verdict, known.checkedUntil)
+    } else if (states.isInDoubt(name) || (known !== undefined && known.askedAt >= answeredAt)) {
+      return 'invalid'
+    } else {
+      verdict = 'unknown'
+    }
   }
-  return needed.every((name) => marks.some((mark) => mark.name === name)) ? checkedUntil : undefined
+  return verdict
 }

@@ -320,7 +320,7 @@ describe('a mark that is renewed', () => {
     })
 
     const read = watch(cache.get('a'))
-    await clock.advance(150)
+    await clock.advance(50)
     await cache.invalidateTags(tags)
     await clock.advance(100)
 
