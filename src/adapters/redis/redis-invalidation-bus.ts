@@ -135,6 +135,9 @@ export interface RedisInvalidationBusStats {
   readonly senders: number
 }
 
+/** How long a message may be on its way: one that was sent just before somebody subscribed isn't missed by it. */
+const transitMs = 1000
+
 /** From a script, so that a cluster's clients send all messages of a channel to one node, which keeps their order. */
 const publish: RedisScript = new RedisScript(`return redis.call('PUBLISH', ARGV[1], ARGV[2])`)
 
@@ -416,7 +419,7 @@ export class RedisInvalidationBus
   #missedBefore({ seq, kind, agoMs }: InvalidationMessage, known: number | undefined): boolean {
     if (known !== undefined) return (kind === 'beat' ? seq : seq - 1) > known
     // Of a sender that was forgotten, it may have come.
-    return agoMs !== undefined && !this.#forgot && this.clock.now() - this.#subscribedMs >= agoMs
+    return agoMs !== undefined && !this.#forgot && this.clock.now() - this.#subscribedMs >= agoMs + transitMs
   }
 
   #tellGap(reason: RedisInvalidationBusEvents['gap']['reason'], by: string | undefined): void {

@@ -4,7 +4,7 @@ type Listener = (...args: unknown[]) => void
 
 /** What goes wrong, each as a share of the times at which it can. */
 export interface PubSubFaults {
-  /** A message doesn't reach one of those who listen, in silence. */
+  /** A message doesn't reach one of those who listen, and have listened for a second, in silence. */
   readonly dropped: number
   /** A publication fails: half of them after it was made. */
   readonly failed: number
@@ -15,6 +15,7 @@ export interface PubSubFaults {
 /** Pub/sub in memory, as ioredis shows it, for one channel: it loses what it is told to lose. */
 export class PubSubModel {
   readonly #random: () => number
+  readonly now: () => number
   readonly #subscribers = new Set<Subscription>()
   faults: PubSubFaults = { dropped: 0, failed: 0, unanswered: 0 }
   /** Whether nothing can be reached. */
@@ -22,8 +23,9 @@ export class PubSubModel {
   /** A message that comes with the answer to a subscription. */
   early: string | undefined
 
-  constructor(random: () => number) {
+  constructor(random: () => number, now: () => number) {
     this.#random = random
+    this.now = now
   }
 
   client(): RedisClient {
@@ -52,7 +54,8 @@ export class PubSubModel {
     const fails = this.#random() < failed
     if (fails && this.#random() < 0.5) throw new Error('Connection is closed.')
     for (const subscription of this.#subscribers) {
-      if (this.#random() >= this.faults.dropped) subscription.emit('message', subscription.channel, text)
+      const lasting = this.now() - subscription.sinceMs >= 1000
+      if (this.#random() >= this.faults.dropped || !lasting) subscription.emit('message', subscription.channel, text)
     }
     if (fails) throw new Error('Connection is closed.')
     if (this.#random() < unanswered) return new Promise(() => undefined)
@@ -64,11 +67,12 @@ export class PubSubModel {
 class Subscription {
   status = 'wait'
   channel: string | undefined
+  sinceMs = 0
   readonly #all: Set<Subscription>
-  readonly #model: { readonly down: boolean; readonly early: string | undefined }
+  readonly #model: Pick<PubSubModel, 'down' | 'early' | 'now'>
   readonly #listeners: [string, Listener][] = []
 
-  constructor(all: Set<Subscription>, model: { readonly down: boolean; readonly early: string | undefined }) {
+  constructor(all: Set<Subscription>, model: Pick<PubSubModel, 'down' | 'early' | 'now'>) {
     this.#all = all
     this.#model = model
   }
@@ -88,6 +92,7 @@ class Subscription {
 
   async subscribe(channel: string): Promise<void> {
     this.channel = channel
+    this.sinceMs = this.#model.now()
     this.#all.add(this)
     if (this.#model.early !== undefined) this.emit('message', channel, this.#model.early)
   }

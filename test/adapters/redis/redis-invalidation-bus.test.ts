@@ -383,7 +383,7 @@ describe.skipIf(server === undefined)('RedisInvalidationBus', () => {
 
     test('an unknown sender that has told something since one listens is a gap', async () => {
       const [rider] = (await fleet.riders(1, connect)) as [Rider]
-      await new Promise((resolve) => setTimeout(resolve, 60))
+      await new Promise((resolve) => setTimeout(resolve, 1100))
 
       await say(2, `"ago":3600000,${news('a')}`, 'x')
       await say(2, `"ago":20,${news('b')}`, 'y')
