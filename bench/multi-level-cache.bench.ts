@@ -437,9 +437,8 @@ const stampedes: Contest['contenders'] = [
     }),
   ),
   named(
-    // All callers get one promise, which none of them can give up alone.
     'async-cache-dedupe',
-    undefined,
+    slower,
     stampede(({ load }) => {
       const cache = dedupeOf(load)
       return (key) => cache.item(key)
