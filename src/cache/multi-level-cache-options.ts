@@ -103,7 +103,8 @@ export interface MultiLevelCacheOptions<V = unknown> extends ComponentOptions, E
   /** Options of the breaker that calls of the shared tier go through, or false for none. The default is `CircuitBreaker`'s own. */
   l2Breaker?: CircuitBreakerOptions | false | undefined
   /**
-   * How many writes that failed in the shared tier are kept, to be made up for with a delete. The oldest are dropped beyond it.
+   * How many writes and invalidations that failed in the shared tier are kept, to be made up for: writes with a delete. The oldest are
+   * dropped beyond it, invalidations last; what a dropped one made invalid stays so in this process.
    * @defaultValue 10_000
    */
   l2ReplayCapacity?: number | undefined

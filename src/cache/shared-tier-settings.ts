@@ -101,7 +101,7 @@ export interface SharedTierStats {
     readonly pending: number
     /** How many reached the store after all. */
     readonly replayed: number
-    /** How many were given up for want of room. */
+    /** How many were given up for want of room, though a renewal among them is made up for when there is room again. */
     readonly dropped: number
   }
 }

@@ -81,6 +81,70 @@ describe('what a shared tier failed to write', () => {
     expect(l2().replay).toEqual({ pending: 0, replayed: 250, dropped: 10 })
   })
 
+  inVirtualTime('gives up deletes before renewals, which stand for more', async (clock) => {
+    const { store, cache, open, l2 } = sharedScene(clock, { l2ReplayCapacity: 2 })
+    await cache.set('a', 'A', { tags: ['t'] })
+    await cache.set('b', 'B', { tags: ['u'] })
+    await cache.set('c', 'C')
+    store.stage = at(writing, down)
+
+    await cache.invalidateTags(['t'])
+    await cache.delete('c')
+    await cache.delete('d')
+    expect(l2().replay).toMatchObject({ pending: 2, dropped: 1 })
+    await cache.invalidateTags(['u'])
+    await cache.delete('e')
+    expect(l2().replay).toMatchObject({ pending: 2, dropped: 3 })
+    store.stage = (_, work) => work()
+    store.log()
+    await clock.advance(1000)
+
+    expect(store.log('renewMarks', 'deleteMany')).toEqual(['renewMarks t:u,t:t'])
+    expect(l2().replay).toEqual({ pending: 0, replayed: 2, dropped: 3 })
+    expect(await open().getMany(['a', 'b', 'c'])).toEqual([undefined, undefined, 'C'])
+  })
+
+  inVirtualTime(
+    'makes nothing valid again by giving up a renewal, and makes up for it when there is room',
+    async (clock) => {
+      const { store, cache, open, l2 } = sharedScene(clock, { l2ReplayCapacity: 1, l1: { ttlMs: 10 } })
+      const tags = Array.from({ length: 250 }, (_, i) => `t${i}`)
+      await cache.setMany(tags.map((tag) => [tag, 'old', { tags: [tag] }]))
+      store.stage = at('renewMarks', down)
+      await cache.invalidateTags(tags)
+      expect(l2().replay).toEqual({ pending: 1, replayed: 0, dropped: 249 })
+
+      await clock.advance(100)
+      expect(new Set(await cache.getMany(tags))).toEqual(new Set([undefined]))
+      await cache.getOrLoad('t7', async () => 'new', { tags: ['t7'] })
+      expect(await store.value('t7')).toBe('old')
+
+      store.stage = (_, work) => work()
+      await clock.advance(5000)
+      expect(l2().replay).toEqual({ pending: 0, replayed: 250, dropped: 249 })
+      expect(new Set(await open().getMany(tags))).toEqual(new Set([undefined]))
+      await clock.advance(0)
+      await cache.getOrLoad('t7', async () => 'new', { tags: ['t7'] })
+      await clock.advance(0)
+      expect(await open().get('t7')).toBe('new')
+    },
+  )
+
+  inVirtualTime('a renewal that was given up is settled by a later one', async (clock) => {
+    const { store, cache, l2 } = sharedScene(clock, { l2ReplayCapacity: 1, l1: { ttlMs: 10 } })
+    store.stage = at('renewMarks', down)
+    await cache.invalidateTags(['t'])
+    await cache.invalidateTags(['u'])
+    store.stage = at('deleteMany', down)
+
+    await cache.invalidateTags(['t'])
+    await cache.set('a', 'new', { tags: ['t'] })
+    await clock.advance(20)
+
+    expect(await cache.get('a')).toBe('new')
+    expect(l2().replay).toEqual({ pending: 0, replayed: 1, dropped: 1 })
+  })
+
   inVirtualTime(
     'is tried again and again, more and more seldom, and by no timer that holds the process',
     async (clock) => {
