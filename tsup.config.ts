@@ -12,6 +12,7 @@ export default defineConfig({
     redis: 'src/adapters/redis/index.ts',
     testing: 'src/testing/index.ts',
     // Not for import: apart from the root entry, so that only whoever uses a cache bundles lru-cache, whose side effects bundlers fear.
+    'memory-tier': 'src/cache/memory-tier.ts',
   },
   format: ['esm', 'cjs'],
   target: 'es2022',
