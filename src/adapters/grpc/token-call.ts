@@ -1,4 +1,5 @@
 import { systemClock } from '../../core/clock.js'
+import { TokenError } from '../../core/errors.js'
 import { orAbort } from '../../internal/abort.js'
 import { attempt } from '../../internal/tasks.js'
 import type { GrpcMetadata } from './grpc-client.js'
@@ -190,9 +191,7 @@ export class TokenCall implements GrpcInterceptedCall {
     const expire = (): void => this.#end(deadlineExceeded, 'Deadline exceeded while waiting for a token')
     const cancelTimer = leftMs < Number.POSITIVE_INFINITY ? systemClock.setTimer(expire, leftMs) : undefined
     try {
-      const token = await orAbort(Promise.resolve(ask(wait.signal)), wait.signal)
-      if (typeof token !== 'string' || token === '') throw new TypeError('the token source gave no token')
-      return token
+      return checkToken(await orAbort(Promise.resolve(ask(wait.signal)), wait.signal))
     } finally {
       cancelTimer?.()
       this.#wait = undefined
@@ -231,9 +230,14 @@ export class TokenCall implements GrpcInterceptedCall {
       // There is none.
     }
     if (this.#ended) return
+    if (next !== undefined && next !== refused) {
+      this.#sendWith(next, this.#plainListener())
+      return
+    }
+    // Nothing else may end it until then.
+    this.#ended = true
     // Not within this function: what a listener throws is no rejection of ours.
-    if (next === undefined || next === refused) queueMicrotask(giveUp)
-    else this.#sendWith(next, this.#plainListener())
+    queueMicrotask(giveUp)
   }
 
   /** The end of a stream: it can't be sent again, but its token needn't be used for another one. */
@@ -281,6 +285,19 @@ export class TokenCall implements GrpcInterceptedCall {
     // Never within the call that brought it about: a caller that starts a call has its handle before it hears of its end.
     queueMicrotask(() => this.#listener.onReceiveStatus?.(status))
   }
+}
+
+/**
+ * A token that metadata can carry. @grpc/grpc-js would throw at others, with an error that quotes them.
+ *
+ * @throws TypeError without a token; TokenError, which doesn't hold it, where metadata can't carry it.
+ */
+export function checkToken(token: unknown): string {
+  if (typeof token !== 'string' || token === '') throw new TypeError('the token source gave no token')
+  if (!/^[\x20-\x7e]*$/.test(token)) {
+    throw new TokenError('token', 'the token must be printable ASCII without a line break')
+  }
+  return token
 }
 
 /** The status of a call for which there is no token: UNAUTHENTICATED where trying again is no use, else UNAVAILABLE. */

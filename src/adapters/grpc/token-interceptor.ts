@@ -2,6 +2,7 @@ import { checkOptions, failOption, valueOr } from '../../core/options.js'
 import { attempt } from '../../internal/tasks.js'
 import type { GrpcMetadata } from './grpc-client.js'
 import {
+  checkToken,
   type GrpcCallMetadata,
   type GrpcInterceptedCall,
   type GrpcInterceptedOptions,
@@ -128,7 +129,7 @@ export function tokenCredentials<Credentials, K = undefined>(
   const { credentials, Metadata } = checkModule(grpc, ['credentials', 'Metadata'])
   const { getToken, header, prefix } = carrierOf(tokens, options)
   return credentials.createFromMetadataGenerator((_parameters, callback) => {
-    attempt(() => getToken(undefined)).then(
+    attempt(async () => checkToken(await getToken(undefined))).then(
       (token) => {
         const metadata = new Metadata() as GrpcCallMetadata
         metadata.set(header, prefix + token)

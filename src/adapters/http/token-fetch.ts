@@ -137,8 +137,11 @@ class TokenRequests<K> {
   }
 
   async #tokenFor(signal: AbortSignal | undefined): Promise<string> {
+    signal?.throwIfAborted()
     const token: unknown = await orAbort(Promise.resolve(this.#tokens.get(this.#key, { signal })), signal)
     if (typeof token !== 'string' || token === '') failOption('tokens', 'must give a token', typeof token)
+    // `fetch` would throw at others, with an error that quotes them.
+    if (!sendableToken.test(token)) failOption('tokens', 'must give a token that a header can carry', typeof token)
     return token
   }
 
@@ -199,6 +202,9 @@ function drop(body: ReadableStream<Uint8Array> | null | undefined): void {
   body?.cancel().catch(() => undefined)
 }
 
+/** `Headers` takes line breaks off the end. */
+const sendableToken = /^[\t\x20-\x7e\x80-\xff]+[\r\n]*$/
+
 /** By their names: `FormData` and the like may come from undici itself, or from a polyfill. */
 const sendableTags: ReadonlySet<string> = new Set(['URLSearchParams', 'Blob', 'File', 'FormData', 'ArrayBuffer'])
 
@@ -215,10 +221,11 @@ function isRequest(input: string | URL | Request): input is Request {
   return typeof input === 'object' && input !== null && 'url' in input && 'headers' in input
 }
 
-/** Undefined where a page's own address would be needed to tell. */
+/** Undefined where a page's own address would be needed to tell, and for schemes without origins, as `localhost:` seems to be one. */
 function originOf(url: string): string | undefined {
   try {
-    return new URL(url).origin
+    const { origin } = new URL(url)
+    return origin === 'null' ? undefined : origin
   } catch {
     return undefined
   }
@@ -238,5 +245,7 @@ function checkScheme(scheme: string): string {
 function resolveOrigins(origins: readonly string[] | undefined): ReadonlySet<string> | undefined {
   if (origins === undefined) return undefined
   if (!Array.isArray(origins)) failOption('origins', 'must be an array', origins)
-  return new Set(origins.map((url) => originOf(url) ?? failOption('origins', 'must be absolute URLs', url)))
+  return new Set(
+    origins.map((url) => originOf(url) ?? failOption('origins', 'must be absolute URLs with a scheme', url)),
+  )
 }

@@ -80,6 +80,21 @@ test.each([
   expect(String(error)).not.toContain('s3cret')
 })
 
+test.each([
+  ['nothing', undefined, grpc.status.UNAVAILABLE],
+  ['an empty text', '', grpc.status.UNAVAILABLE],
+  ['what metadata can’t carry', 's3cret\n', grpc.status.UNAUTHENTICATED],
+])('a call whose source gives %s ends, and no error quotes it', async (_name, token, code) => {
+  const say = await startEcho()
+  const tokens = { get: async () => token as string, invalidate: () => undefined }
+
+  const { answer, error } = await say(tokenCredentials(grpc, tokens))
+
+  expect(answer).toBeUndefined()
+  expect(error?.code).toBe(code)
+  expect(String(error)).not.toContain('s3cret')
+})
+
 test('a wrong argument is an OptionError', () => {
   const tokens = new TokenCache(async () => ({ token: 't' }))
 

@@ -1,3 +1,4 @@
+import { inspect } from 'node:util'
 import * as grpc from '@grpc/grpc-js'
 import { TokenCache } from 'spillway'
 import { GrpcChannelPool, tokenInterceptor } from 'spillway/grpc'
@@ -212,6 +213,33 @@ describe('a call for which there is no token', () => {
     expect(error?.message).not.toContain('s3cret')
     expect(error?.cause).toBe(cause)
     expect(seen).toEqual([])
+  })
+
+  test.each([
+    ['nothing', undefined, grpc.status.UNAVAILABLE],
+    ['an empty text', '', grpc.status.UNAVAILABLE],
+    ['what metadata can’t carry, for instance a file with its line break', 's3cret\n', grpc.status.UNAUTHENTICATED],
+  ])('since its source gave %s, ends, and no error quotes it', async (_name, token, code) => {
+    const { seen, address } = await startApi()
+    const tokens = { get: () => token as string, invalidate: () => undefined }
+    const client = connect(address, tokenInterceptor(grpc, tokens))
+
+    const { error } = await increment(client)
+
+    expect(error).toMatchObject({ code, details: 'No token for /counter.v1.Counter/Increment' })
+    expect(inspect(error, { depth: 9 })).not.toContain('s3cret')
+    expect(seen).toEqual([])
+  })
+
+  test('ends with the server’s word where the source’s second token can’t be carried', async () => {
+    const { seen, address } = await startApi(() => true)
+    const given = ['t1', 's3cret\n']
+    const tokens = { get: () => given.shift() as string, invalidate: () => undefined }
+
+    const { error } = await increment(connect(address, tokenInterceptor(grpc, tokens)))
+
+    expect(error).toMatchObject({ code: grpc.status.UNAUTHENTICATED, details: 'the token has expired' })
+    expect(seen).toHaveLength(1)
   })
 
   test('ends at its deadline, and the fetch is given up', async () => {

@@ -1,4 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import { inspect } from 'node:util'
 import { TokenCache } from 'spillway'
 import { type HttpTokenSource, tokenFetch } from 'spillway/http'
 import * as undici from 'undici'
@@ -333,6 +334,20 @@ describe('failures', () => {
     expect(server.requests).toEqual([])
   })
 
+  test('where it gives what no header can carry name it and don’t quote it; a line break at the end is no harm', async () => {
+    const { server, seen, url } = await startApi()
+    const giving = (token: string) => tokenFetch({ get: () => token, invalidate: () => undefined })
+
+    for (const token of ['s3cret\r\nx-injected: 1', 's3cret\u20ac', '\n']) {
+      const error = await failureOf(giving(token)(url))
+      expect(error).toMatchObject({ code: 'ERR_OPTION', field: 'tokens' })
+      expect(inspect(error, { depth: 9 })).not.toContain('s3cret')
+    }
+    expect(server.requests).toEqual([])
+    expect((await giving('from-a-file\n')(url)).status).toBe(200)
+    expect(seen.map(({ authorization }) => authorization)).toEqual(['Bearer from-a-file'])
+  })
+
   test('of the network are fetch’s own', async () => {
     const origin = await refusedOrigin()
 
@@ -359,6 +374,8 @@ describe('failures', () => {
     const never = tokenFetch(deaf)(new Request(url, { signal: early.signal }))
     early.abort(new Error('early'))
     expect((await failureOf(never)).message).toBe('early')
+    const before = { signal: AbortSignal.abort(new Error('before')) }
+    expect((await failureOf(tokenFetch(deaf)(url, before))).message).toBe('before')
     expect(server.requests).toHaveLength(1)
   })
 })
@@ -383,7 +400,9 @@ test('a wrong option is an OptionError', () => {
   expect(messageOf({ header: 'x y' })).toMatch(/^header must have names that are tokens/)
   expect(messageOf({ scheme: 'a b' })).toBe('scheme must be a word, got "a b" (string)')
   expect(messageOf({ origins: 'http://a' })).toBe('origins must be an array, got "http://a" (string)')
-  expect(messageOf({ origins: ['a'] })).toBe('origins must be absolute URLs, got "a" (string)')
+  expect(messageOf({ origins: ['a'] })).toBe('origins must be absolute URLs with a scheme, got "a" (string)')
+  // A URL too, of the scheme `localhost:`.
+  expect(messageOf({ origins: ['localhost:3000'] })).toContain('origins must be absolute URLs with a scheme')
 })
 
 test('createHttpClient takes a TokenCache as it is, and one key of another with forKey', async () => {
