@@ -8,6 +8,8 @@ import type { SharedCalls } from './shared-calls.js'
 
 /** How many marks are remembered. */
 const capacity = 10_000
+/** How often one operation asks for a mark that changes, or is forgotten, while it is being read. */
+const maxAsks = 3
 /** How much the store's clock and ours may differ over a load, in milliseconds: it tells whole ones. */
 const driftMs = 1
 
@@ -66,11 +68,15 @@ export class SharedMarks {
   /** For each name the latest request. */
   readonly #joinable = new Map<string, MarkRequest>()
   readonly #renewals = new Map<string, Renewal>()
-  /** How often marks changed or were forgotten. */
   #changes = 0
 
   constructor(settings: SharedMarksSettings) {
     this.#settings = settings
+  }
+
+  /** How often marks changed or were forgotten. */
+  get changes(): number {
+    return this.#changes
   }
 
   /** What one operation knows of marks. */
@@ -260,8 +266,8 @@ export class MarkStates {
   readonly #marks: SharedMarks
   readonly #at: number
   readonly #own = new Map<string, KnownMark>()
-  /** One that couldn't be told isn't asked for again. */
-  readonly #asked = new Set<string>()
+  /** How often each was asked for, and how many changes there had been when it was last. */
+  readonly #asked = new Map<string, { readonly times: number; readonly changes: number }>()
 
   constructor(marks: SharedMarks, at: number) {
     this.#marks = marks
@@ -277,13 +283,13 @@ export class MarkStates {
     return this.#marks.isInDoubt(name)
   }
 
-  /** Reads those that aren't known; undefined where all are. */
-  learn(names: Iterable<string>): Promise<void> | undefined {
-    const missing = new Set<string>()
-    for (const name of names) {
-      if (!this.#asked.has(name) && !this.#marks.isInDoubt(name) && this.get(name) === undefined) missing.add(name)
-    }
-    return missing.size === 0 ? undefined : this.#read(missing, false)
+  /**
+   * Reads those that aren't known; undefined where there is nothing to ask. One that couldn't be told isn't asked for again, unless
+   * something changed or was forgotten since.
+   */
+  learn(names: readonly string[]): Promise<void> | undefined {
+    const missing = this.#missing(names)
+    return missing.size === 0 ? undefined : this.#learn(names, missing)
   }
 
   /** Reads marks again, known or not. */
@@ -306,8 +312,24 @@ export class MarkStates {
     return this.wasSo(name, moment) || (renewedAt !== undefined && renewedAt < moment)
   }
 
+  async #learn(names: readonly string[], first: ReadonlySet<string>): Promise<void> {
+    for (let missing = first; missing.size > 0; missing = this.#missing(names)) await this.#read(missing, false)
+  }
+
+  #missing(names: readonly string[]): Set<string> {
+    const missing = new Set<string>()
+    for (const name of names) {
+      if (this.get(name) !== undefined || this.isInDoubt(name)) continue
+      const asked = this.#asked.get(name)
+      const mayAsk = asked === undefined || (asked.times < maxAsks && asked.changes !== this.#marks.changes)
+      if (mayAsk) missing.add(name)
+    }
+    return missing
+  }
+
   async #read(names: ReadonlySet<string>, anew: boolean): Promise<void> {
-    for (const name of names) this.#asked.add(name)
+    const { changes } = this.#marks
+    for (const name of names) this.#asked.set(name, { times: (this.#asked.get(name)?.times ?? 0) + 1, changes })
     for (const [name, known] of await this.#marks.read(names, anew)) this.#own.set(name, known)
   }
 }

@@ -258,8 +258,12 @@ export class SharedTier {
   ): Promise<void> {
     if (deadline.isOver) return
     const marks = values.flatMap((value) => value.marks)
-    const further = states.learn(marks.map(({ name }) => name))
+    const names = marks.map(({ name }) => name)
+    const further = states.learn(names)
     if (learning !== undefined || further !== undefined) await deadline.within(Promise.all([learning, further]))
+    // What one of the two has learned may be forgotten when the other one has.
+    const again = deadline.isOver ? undefined : states.learn(names)
+    if (again !== undefined) await deadline.within(again)
     if (deadline.isOver) return
     const contradicting = new Set<string>()
     for (const { name, mark } of marks) {

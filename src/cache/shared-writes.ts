@@ -78,7 +78,7 @@ export class SharedWrites {
   async fill(fills: readonly SharedFill[], since: number): Promise<readonly SharedFillOutcome[]> {
     const { queue, marks } = this.#settings
     const states = marks.states()
-    const learning = states.learn(new Set(fills.flatMap((fill) => fill.marks)))
+    const learning = states.learn(fills.flatMap((fill) => fill.marks))
     if (learning !== undefined) await learning
     const outcomes: SharedFillOutcome[] = fills.map(() => failed)
     const sent: number[] = []
@@ -145,7 +145,7 @@ export class SharedWrites {
   async #write(operations: readonly Write[], versions: Map<string, string>): Promise<void> {
     if (operations.length === 0) return
     const { marks, onDoubt } = this.#settings
-    const names = new Set(operations.flatMap(({ write }) => write.marks))
+    const names = operations.flatMap(({ write }) => write.marks)
     // A write that comes after a renewal waits until it can say so.
     const renewed = marks.renewed(names)
     if (renewed !== undefined) await renewed
