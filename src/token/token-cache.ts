@@ -386,6 +386,8 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
     const { slot } = flight
     const now = this.clock.now()
     const terminal = this.#judge(error)
+    // As of now: a listener may have it invalidated.
+    const { token } = slot
     const served = this.#timeOf(slot) < slot.expiresAt
     const askedMs = retryAfterMsOf(error)
     let retryInMs = 0
@@ -401,7 +403,7 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
       if (slot.empty) this.#slots.delete(slot)
     }
     this.#recordFailure(flight, error, { terminal, served, retryInMs })
-    if (served) this.#answer(flight, slot.token as string)
+    if (served) this.#answer(flight, token as string)
     else for (const waiter of [...flight.waiters]) this.#settle(waiter, 'failed', error)
   }
 
@@ -441,12 +443,14 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
   }
 
   #add(id: string, key: K): TokenSlot<K> {
+    // Room is made afterwards: a fetch that is given up for it may ask for this key again.
+    const slot = this.#slots.add(id, key)
     const { oldest } = this.#slots
-    if (this.#slots.size >= this.#capacity && oldest !== undefined) {
+    if (this.#slots.size > this.#capacity && oldest !== undefined) {
       this.#evicted++
       this.#remove(oldest, new ClosedError(`${this.name} has no room for this key (capacity ${this.#capacity})`))
     }
-    return this.#slots.add(id, key)
+    return slot
   }
 
   /** Forgets a key; what is being fetched for it goes to those who wait for it. */
