@@ -3,18 +3,19 @@ import { RedisCacheStore, RedisInvalidationBus } from 'spillway/redis'
 import type { SharedCache } from './counter-reads.ts'
 import { type Log, text } from './counters.ts'
 import { closeAll, logToStderr, type Running } from './running.ts'
-import { connectRedis, type StoresOptions } from './stores.ts'
+import { redisClient, type StoresOptions } from './stores.ts'
 
 /** How long the state of a resource's tag is remembered: longer than anything that was read with it is kept. */
 const markTtlMs = 60_000
 
-/** Where gateways keep together what they have read: in Redis, where one is named. */
+/** Where gateways keep together what they have read: in Redis, where one is named. While it is away, they do without. */
 export async function openSharedCache(
   { redisUrl, onError }: StoresOptions,
   log: Log = logToStderr,
 ): Promise<(SharedCache & Running) | undefined> {
   if (redisUrl === undefined) return undefined
-  const redis = await connectRedis(redisUrl, onError)
+  const redis = await redisClient(redisUrl, onError)
+  await redis.connect().catch((error: unknown) => log('warn', `Redis keeps no reads yet: ${text(error)}`))
   const bus = new RedisInvalidationBus(redis, { channel: 'counters:invalidations' })
   bus.on('unsubscribed', ({ error }) => log('warn', `other gateways aren't heard, so less is kept: ${text(error)}`))
   bus.on('publishFailed', ({ error }) => log('warn', `other gateways weren't told what is invalid: ${text(error)}`))

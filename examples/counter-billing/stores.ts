@@ -65,11 +65,17 @@ interface LiveStore {
 }
 
 /** A connection to Redis. Commands fail at once while it is broken: what batches them tries again, and no queue grows here. */
-export async function connectRedis(url: string, onError: (error: Error) => void = () => undefined): Promise<Redis> {
+export async function connectRedis(url: string, onError?: (error: Error) => void): Promise<Redis> {
+  const redis = await redisClient(url, onError)
+  await redis.connect()
+  return redis
+}
+
+/** The same before it is connected, which `connect` does, and goes on to try where it fails. */
+export async function redisClient(url: string, onError: (error: Error) => void = () => undefined): Promise<Redis> {
   const { Redis } = await import('ioredis')
   const redis = new Redis(url, { lazyConnect: true, enableOfflineQueue: false, maxRetriesPerRequest: 0 })
   redis.on('error', onError)
-  await redis.connect()
   return redis
 }
 

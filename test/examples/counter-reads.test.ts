@@ -3,6 +3,7 @@ import type { CounterStore } from 'spillway'
 import { MemoryCacheStore, MemoryCounterStore, MemoryInvalidationBus } from 'spillway/testing'
 import { afterAll, describe, expect, onTestFinished, test } from 'vitest'
 import { openSharedCache } from '../../examples/counter-billing/shared-cache.ts'
+import { freePort } from '../servers/free-port.ts'
 import { startRedis } from '../servers/redis.ts'
 import { type Answer, batches, type Client, operations, startClient } from './counter-client.ts'
 
@@ -266,6 +267,21 @@ describe.each(shared)('gateways that share what they read $title', ({ open }) =>
     expect(valueIn(await one.get(path(a)))).toBe(1)
     await expect.poll(async () => valueIn(await other.get(path(a))), { timeout: 2_000, interval: 20 }).toBe(1)
   })
+})
+
+test('without the Redis that it was told of, a gateway keeps what it reads by itself', async () => {
+  const cache = await openSharedCache({ redisUrl: `redis://127.0.0.1:${await freePort()}` }, () => undefined)
+  onTestFinished(() => cache?.close())
+  const { get, post, live, change } = await startWorld({ cache })
+
+  const answers = [await get(path('a')), await get(path('a'))]
+  await change('a', 1)
+  const invalidated = await post('/api/v1/counter/invalidate', { resource_ids: ['a'] })
+
+  expect(answers.map(({ status }) => status)).toEqual([200, 200])
+  expect(live.reads).toBe(1)
+  expect(invalidated.status).toBe(200)
+  expect(valueIn(await get(path('a')))).toBe(1)
 })
 
 test('an invalidation names its resources', async () => {
