@@ -121,9 +121,25 @@ function ioredisFace(client: IoredisClient): RedisFace {
     },
     readsReplicas: client.isCluster && scalesReads(client),
     send: (_key, _readonly, command, args) => client.call(command, args),
-    sendForBytes: (_key, _readonly, command, args) =>
-      client.callBuffer?.(command, args) ?? failOption('client', 'must have a method callBuffer', client),
+    sendForBytes: bytesByIoredis(client),
   }
+}
+
+/**
+ * With `enableAutoPipelining`, ioredis loses the name of a command on its way through `callBuffer`, and then throws where nobody can catch it:
+ * there each command goes by its own method.
+ */
+function bytesByIoredis(client: IoredisClient): RedisFace['sendForBytes'] {
+  const { options } = client as { options?: { enableAutoPipelining?: unknown } }
+  if (options?.enableAutoPipelining) {
+    const methods = client as unknown as Record<string, (args: (string | Buffer)[]) => Promise<unknown>>
+    return (_key, _readonly, command, args) => {
+      const method = `${command.toLowerCase()}Buffer`
+      return methods[method]?.(args) ?? failOption('client', `must have a method ${method}`, client)
+    }
+  }
+  return (_key, _readonly, command, args) =>
+    client.callBuffer?.(command, args) ?? failOption('client', 'must have a method callBuffer', client)
 }
 
 function nodeRedisFace(client: NodeRedisClient): RedisFace {
