@@ -28,6 +28,13 @@ async function runDemo(flags: readonly string[], env: Readonly<Record<string, st
 
 const passes = (output: string): number => output.match(/PASS: /g)?.length ?? 0
 
+/** The lines on those tokens that served more calls than there were of them. */
+function tokens(output: string, whose: string): string[] {
+  return [...output.matchAll(new RegExp(`^ +${whose} +([\\d,]+) +([\\d,]+) +[\\d,]+$`, 'gm'))]
+    .filter(([, calls = '', fetched = '']) => Number(calls.replaceAll(',', '')) > Number(fetched.replaceAll(',', '')))
+    .map(([line]) => line)
+}
+
 describe('the demo of billing', { timeout: 180_000 }, () => {
   test('meters and bills on what it has in itself, and its sums are equal', async () => {
     const { code, output } = await runDemo(['--seconds', '1', '--port', '0'], { REDIS_URL: '' })
@@ -37,10 +44,13 @@ describe('the demo of billing', { timeout: 180_000 }, () => {
     expect(output).toMatch(/settle 10 of them +free 0, charged 20, balance 420/)
     expect(output).toMatch(/check 1000 +allowed false/)
     expect(output).toMatch(/240 deductions from 20 clients +210 accepted, 30 refused/)
+    expect(tokens(output, 'load'), output).toHaveLength(1)
+    expect(tokens(output, 'gateway'), output).toHaveLength(1)
+    expect(output).toMatch(/reads +all +L1 +L2 +loaded +too old\n +counters +[\d,]+ +[\d.]+ % +[\d.]+ % +[\d.]+ %/)
   })
 
   test.skipIf(redis === undefined)('two gateways publish, two workers account, and the sums are equal', async () => {
-    const flags = ['--usage', 'stream', '--seconds', '2']
+    const flags = ['--usage', 'stream', '--seconds', '2', '--auth', 'required']
     const { code, output } = await runDemo(flags, { REDIS_URL: redis?.url ?? '' })
 
     expect({ code, passes: passes(output) }, output).toEqual({ code: 0, passes: 3 })
@@ -48,6 +58,8 @@ describe('the demo of billing', { timeout: 180_000 }, () => {
     const accounted = [...output.matchAll(/a usage worker accounted (\d+) events/g)].map(([, events]) => Number(events))
     expect(output.match(/listens for HTTP at http:\S+ and http:/), output).not.toBeNull()
     expect(accounted).toHaveLength(2)
+    expect(tokens(output, 'gateway'), output).toHaveLength(2)
+    expect(output).not.toMatch(/answers were 401/)
     expect(accounted.reduce((sum, events) => sum + events, 0)).toBe(Number(offered.replaceAll(',', '')))
   })
 
