@@ -20,8 +20,10 @@ interface KnownMark {
   readonly askedAt: number
   /** The moment at which the answer was there: it is known since. */
   readonly answeredAt: number
-  /** The moment since which it has been so in the store. */
+  /** The moment since which it has been so in the store, at the latest. */
   readonly since: number
+  /** The moment before which it can't have been so. */
+  readonly notBefore: number
   /** On the clock: until when it is believed. */
   readonly checkedUntil: number
   /** The moment at which this process asked for the renewal that made it, where one did. */
@@ -68,6 +70,10 @@ export class SharedMarks {
   /** For each name the latest request. */
   readonly #joinable = new Map<string, MarkRequest>()
   readonly #renewals = new Map<string, Renewal>()
+  /** The moments at which this process last asked for a renewal. */
+  readonly #renewedHere = new Remembered<number>(capacity)
+  /** What is to be read anew at the end of this run of synchronous code. */
+  #checking: { readonly names: Set<string>; readonly found: Promise<ReadonlyMap<string, KnownMark>> } | undefined
   #changes = 0
 
   constructor(settings: SharedMarksSettings) {
@@ -109,6 +115,25 @@ export class SharedMarks {
     return running.length === 0 ? undefined : Promise.all(running)
   }
 
+  /** Whether this process has asked for a renewal since a moment. */
+  isRenewedHereSince(name: string, moment: number): boolean {
+    return (this.#renewedHere.get(name) ?? Number.NEGATIVE_INFINITY) > moment
+  }
+
+  /** Reads marks anew, known or not, together with those that others want to know anew just now. */
+  check(names: Iterable<string>): Promise<ReadonlyMap<string, KnownMark>> {
+    const all = this.#checking?.names ?? new Set()
+    for (const name of names) all.add(name)
+    this.#checking ??= {
+      names: all,
+      found: Promise.resolve().then(() => {
+        this.#checking = undefined
+        return this.read(all, true)
+      }),
+    }
+    return this.#checking.found
+  }
+
   /** Reads marks, those that others are reading just now together with them. */
   async read(names: ReadonlySet<string>, anew: boolean): Promise<ReadonlyMap<string, KnownMark>> {
     const now = this.#settings.clock.now()
@@ -137,6 +162,7 @@ export class SharedMarks {
     const distinct = [...new Set(names)]
     if (distinct.length === 0) return []
     const renewedAt = moment()
+    for (const name of distinct) this.#renewedHere.add(name, renewedAt)
     this.forget(distinct)
     const tickets = distinct.map((name) => queue.ticket('mark', name))
     const work = calls.make({
@@ -230,6 +256,7 @@ export class SharedMarks {
       mark,
       answeredAt: same?.answeredAt ?? answeredAt,
       since: same?.since ?? answeredAt - renewedMs + driftMs,
+      notBefore: same?.notBefore ?? asked.askedAt - renewedMs - driftMs,
       renewedAt: same?.renewedAt ?? asked.renewedAt,
       changes: this.#changes,
     }
@@ -283,6 +310,11 @@ export class MarkStates {
     return this.#marks.isInDoubt(name)
   }
 
+  /** Whether what is known of it was asked for before a moment. */
+  isOlder(name: string, moment: number): boolean {
+    return (this.get(name)?.askedAt ?? moment) < moment
+  }
+
   /**
    * Reads those that aren't known; undefined where there is nothing to ask. One that couldn't be told isn't asked for again, unless
    * something changed or was forgotten since.
@@ -293,8 +325,8 @@ export class MarkStates {
   }
 
   /** Reads marks again, known or not. */
-  learnAnew(names: ReadonlySet<string>): Promise<void> {
-    return this.#read(names, true)
+  async learnAnew(names: Iterable<string>): Promise<void> {
+    this.#take(await this.#marks.check(names))
   }
 
   /** Whether a mark is as it was at a moment, so that what was loaded since may depend on it. */
@@ -305,15 +337,19 @@ export class MarkStates {
 
   /**
    * Whether what a user wrote at a moment may depend on a mark: also if this process's own renewal began before and was acknowledged
-   * after, since the write then follows it.
+   * after, since the write then follows it, and if another process's may have come before. A write that isn't acknowledged yet may
+   * follow that; what was loaded may not, for it may be older.
    */
   maySay(name: string, moment: number): boolean {
-    const renewedAt = this.get(name)?.renewedAt
-    return this.wasSo(name, moment) || (renewedAt !== undefined && renewedAt < moment)
+    const known = this.get(name)
+    if (known === undefined) return false
+    if (this.wasSo(name, moment)) return true
+    if (known.renewedAt !== undefined) return known.renewedAt < moment
+    return known.notBefore <= moment && !this.#marks.isRenewedHereSince(name, moment)
   }
 
   async #learn(names: readonly string[], first: ReadonlySet<string>): Promise<void> {
-    for (let missing = first; missing.size > 0; missing = this.#missing(names)) await this.#read(missing, false)
+    for (let missing = first; missing.size > 0; missing = this.#missing(names)) await this.#read(missing)
   }
 
   #missing(names: readonly string[]): Set<string> {
@@ -327,9 +363,13 @@ export class MarkStates {
     return missing
   }
 
-  async #read(names: ReadonlySet<string>, anew: boolean): Promise<void> {
+  async #read(names: ReadonlySet<string>): Promise<void> {
     const { changes } = this.#marks
     for (const name of names) this.#asked.set(name, { times: (this.#asked.get(name)?.times ?? 0) + 1, changes })
-    for (const [name, known] of await this.#marks.read(names, anew)) this.#own.set(name, known)
+    this.#take(await this.#marks.read(names, false))
+  }
+
+  #take(found: ReadonlyMap<string, KnownMark>): void {
+    for (const [name, known] of found) this.#own.set(name, known)
   }
 }

@@ -144,7 +144,7 @@ export class SharedWrites {
 
   async #write(operations: readonly Write[], versions: Map<string, string>): Promise<void> {
     if (operations.length === 0) return
-    const { marks, onDoubt } = this.#settings
+    const { marks } = this.#settings
     const names = operations.flatMap(({ write }) => write.marks)
     // A write that comes after a renewal waits until it can say so.
     const renewed = marks.renewed(names)
@@ -152,11 +152,15 @@ export class SharedWrites {
     const states = marks.states()
     const learning = states.learn(names)
     if (learning !== undefined) await learning
+    await this.#send(operations, states, versions)
+  }
+
+  async #send(operations: readonly Write[], states: MarkStates, versions: Map<string, string>): Promise<void> {
     const sayable: Write[] = []
     const outdated: Operation[] = []
     for (const operation of operations) {
-      const { write, since } = operation
-      if (write.marks.some((name) => states.get(name) === undefined)) onDoubt(operation.key)
+      const { key, write, since } = operation
+      if (write.marks.some((name) => states.get(name) === undefined)) this.#settings.onDoubt(key)
       else if (write.marks.every((name) => states.maySay(name, since))) sayable.push(operation)
       // Invalidated since it was asked for: what was there before must go all the same.
       else outdated.push(operation)
@@ -170,7 +174,7 @@ export class SharedWrites {
     const writes = operations.map(({ write }) => writeOf(write, states))
     const keys = operations.map(({ key }) => key)
     const tickets = keys.map((key) => queue.ticket('key', key))
-    const answers = await calls.make({
+    const answering = calls.make({
       what: 'setMany',
       count: writes.length,
       make: () => store.setMany(writes),
@@ -181,7 +185,12 @@ export class SharedWrites {
         if (isAnswered(late)) onAnswered()
       },
     })
-    for (const [i, key] of keys.entries()) {
+    // Others may have renewed since what was known of a mark: then what is being written would be invalid from the start.
+    const older = operations.flatMap(({ write, since }) => write.marks.filter((name) => states.isOlder(name, since)))
+    const [answers] = await Promise.all([answering, older.length === 0 ? undefined : states.learnAnew(older)])
+    const again: Write[] = []
+    for (const [i, operation] of operations.entries()) {
+      const { key } = operation
       const answer = answers[i]
       if (answer === undefined || answer instanceof Error) {
         onDoubt(key)
@@ -189,9 +198,11 @@ export class SharedWrites {
       }
       queue.settle('key', key, tickets[i])
       versions.set(key, answer.version)
-      this.writes++
+      if (writes[i]?.marks.some(({ name, mark }) => (states.get(name)?.mark ?? mark) !== mark)) again.push(operation)
+      else this.writes++
     }
     onFailed('write', keys, answers, true)
+    if (again.length > 0) await this.#send(again, states, versions)
   }
 
   async #delete(operations: readonly Operation[], versions: Map<string, string>): Promise<void> {

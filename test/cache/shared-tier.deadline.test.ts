@@ -15,12 +15,17 @@ function answerAfter(clock: FakeClock, ms: number): Stage {
   }
 }
 
+/** Writes late, and never answers a read. */
+function slowAndHung(clock: FakeClock): Stage {
+  const slow = at('setMany', answerAfter(clock, 600))
+  return (call, work) => (call.operation === 'getMany' ? hung(call, work) : slow(call, work))
+}
+
 describe('a read of the shared tier takes no longer than one call may', () => {
   inVirtualTime('where it waits for a write, and then for an answer that does not come', async (clock) => {
     const { store, cache, failures, l2 } = sharedScene(clock, { l1: { ttlMs: 1 } })
     await cache.set('a', 'old')
-    store.stage = (call, work) =>
-      call.operation === 'setMany' ? answerAfter(clock, 600)(call, work) : hung(call, work)
+    store.stage = slowAndHung(clock)
     void cache.set('a', 'new', { ttlMs: 1000 })
     await clock.advance(10)
 
@@ -34,11 +39,8 @@ describe('a read of the shared tier takes no longer than one call may', () => {
     expect(l2()).toMatchObject({ timeouts: 0, misses: 1 })
     // The call has its own time all the same, and counts when that is over.
     await clock.advance(1000)
-    expect(l2()).toMatchObject({ timeouts: 2, failed: 2 })
-    expect(failures.map(({ operation, keys }) => [operation, ...keys])).toEqual([
-      ['marks', 'cache:ccache'],
-      ['read', 'cache:a'],
-    ])
+    expect(l2()).toMatchObject({ timeouts: 1, failed: 1 })
+    expect(failures).toMatchObject([{ operation: 'read', keys: ['cache:a'] }])
   })
 
   inVirtualTime('where the write itself takes longer, and then it does not ask at all', async (clock) => {
@@ -111,8 +113,7 @@ describe('a read of the shared tier takes no longer than one call may', () => {
   inVirtualTime('and the breaker learns of each call what it would learn anyway', async (clock) => {
     const { store, cache, l2 } = sharedScene(clock, { l1: { ttlMs: 1 }, l2Breaker: { failureThreshold: 1 } })
     await cache.set('a', 'old')
-    store.stage = (call, work) =>
-      call.operation === 'setMany' ? answerAfter(clock, 600)(call, work) : hung(call, work)
+    store.stage = slowAndHung(clock)
     void cache.set('a', 'new', { ttlMs: 1000 })
     await clock.advance(10)
 
