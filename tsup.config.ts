@@ -1,5 +1,8 @@
 import { defineConfig } from 'tsup'
 
+/** No entries: files apart from the root entry's, so that only whoever uses a cache bundles lru-cache, whose side effects bundlers fear. */
+const apart = { 'memory-tier': 'src/cache/memory-tier.ts' }
+
 export default defineConfig({
   entry: {
     index: 'src/index.ts',
@@ -11,8 +14,7 @@ export default defineConfig({
     process: 'src/adapters/process/index.ts',
     redis: 'src/adapters/redis/index.ts',
     testing: 'src/testing/index.ts',
-    // Not for import: apart from the root entry, so that only whoever uses a cache bundles lru-cache, whose side effects bundlers fear.
-    'memory-tier': 'src/cache/memory-tier.ts',
+    ...apart,
   },
   format: ['esm', 'cjs'],
   target: 'es2022',

@@ -69,8 +69,11 @@ export interface WarmReport {
 
 /** How a warm-up loads a key. */
 export interface WarmLoadOptions {
+  /** Aborts the load, unless somebody else waits for it. */
   readonly signal: AbortSignal | undefined
+  /** The task's own ttl. */
   readonly ttlMs: number | undefined
+  /** The task's tags. */
   readonly tags: readonly string[] | undefined
   /** 0: a value past its ttl is to be replaced, not served. */
   readonly staleMs: number
