@@ -437,8 +437,9 @@ const stampedes: Contest['contenders'] = [
     }),
   ),
   named(
+    // All callers get one promise, which none of them can give up alone.
     'async-cache-dedupe',
-    slower,
+    undefined,
     stampede(({ load }) => {
       const cache = dedupeOf(load)
       return (key) => cache.item(key)
