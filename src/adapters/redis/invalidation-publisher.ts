@@ -43,8 +43,11 @@ interface Batch {
   readonly first: number
 }
 
-/** About as much text as one message holds: a subscriber that is slow is cut off by how much waits for it. */
-const maxTextLength = 1_048_576
+/**
+ * About as much text as one message holds: a subscriber that is slow is cut off by how much waits for it, and Redis may be told to take
+ * no more than a megabyte at once, which this never has, whatever its characters are.
+ */
+const maxTextLength = 300_000
 
 /** Between attempts to tell of a gap: it must get through some day. */
 const gapRetry = { delayMs: 100, maxDelayMs: 10_000 } as const
@@ -184,7 +187,7 @@ export class InvalidationPublisher {
   async #publishBatch(): Promise<void> {
     const batch = this.#takeBatch()
     this.#batch = batch
-    const { attempts, retryable } = this.#settings.retry
+    const { attempts } = this.#settings.retry
     for (let attempt = 1; ; attempt++) {
       const failure = await this.#attempt(batch.text)
       if (this.#stopped) return
@@ -195,7 +198,7 @@ export class InvalidationPublisher {
         break
       }
       // Where more was lost meanwhile, the gap says all that this one would.
-      const again = attempt < attempts && !this.#gapDue && retryable(failure.error)
+      const again = attempt < attempts && !this.#gapDue && this.#isRetryable(failure.error)
       const lost = again ? 0 : this.#pending
       if (!again) this.#loseAll()
       this.#settings.onFailed({ error: failure.error, attempt, lost })
@@ -204,6 +207,15 @@ export class InvalidationPublisher {
       if (this.#stopped) return
     }
     this.#settle()
+  }
+
+  /** A caller's function that throws says no. */
+  #isRetryable(error: unknown): boolean {
+    try {
+      return Boolean(this.#settings.retry.retryable(error))
+    } catch {
+      return false
+    }
   }
 
   /** Tells of a gap, and goes on trying; returns false where it gives that up, since it is closed. */

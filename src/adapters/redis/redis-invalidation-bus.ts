@@ -1,6 +1,6 @@
 import { ClosableComponent, type ComponentOptions, type FlushReport } from '../../core/component.js'
 import { ClosedError, TimeoutError } from '../../core/errors.js'
-import { describeError, warn } from '../../core/events.js'
+import { describeError, isThenable, warn } from '../../core/events.js'
 import { checkCount, checkDuration, failOption, valueOr } from '../../core/options.js'
 import type { Invalidation, InvalidationBus, InvalidationLink, InvalidationListener } from '../../core/ports.js'
 import { type RetryOptions, resolveRetry } from '../../core/retry.js'
@@ -31,7 +31,7 @@ export interface RedisInvalidationBusOptions extends ComponentOptions {
    */
   capacity?: number | undefined
   /**
-   * How many invalidations one message carries at the most; never more than about a million characters, but for one that alone has
+   * How many invalidations one message carries at the most; never more than about 300 000 characters, but for one that alone has
    * more.
    *
    * @defaultValue 500
@@ -182,6 +182,8 @@ export class RedisInvalidationBus
   readonly #client: RedisClient
   readonly #face: RedisFace
   readonly #channel: string
+  /** What says which node publishes: the channel, once ioredis has put its `keyPrefix` before it. */
+  readonly #key: string
   readonly #timeoutMs: number
   readonly #connectTimeoutMs: number
   readonly #heartbeatMs: number
@@ -218,6 +220,7 @@ export class RedisInvalidationBus
     const channel = valueOr<string>(options.channel, defaults.channel)
     if (typeof channel !== 'string' || channel === '')
       failOption('channel', 'must be a string that is not empty', channel)
+    this.#key = channel
     this.#channel = `${keyPrefixOf(client)}${channel}`
     const capacity = checkCount('capacity', valueOr<number>(options.capacity, defaults.capacity))
     const maxBatchSize = checkCount('maxBatchSize', valueOr<number>(options.maxBatchSize, defaults.maxBatchSize))
@@ -311,7 +314,7 @@ export class RedisInvalidationBus
   #publish(by: Link, invalidations: readonly Invalidation[]): void {
     if (this.#closed) return
     const copies: Invalidation[] = []
-    for (const invalidation of invalidations) {
+    for (const invalidation of Array.isArray(invalidations) ? invalidations : [undefined]) {
       const copy = copyInvalidation(invalidation)
       if (copy === undefined) warn(`${this.name} was told something that is no invalidation, and left it out`)
       else copies.push(copy)
@@ -430,7 +433,7 @@ export class RedisInvalidationBus
 
   async #send(text: string): Promise<void> {
     const { closed, epoch } = this.#face
-    const work = publish.run(this.#face, [this.#channel], [this.#channel, text])
+    const work = publish.run(this.#face, [this.#key], [this.#channel, text])
     try {
       await this.#within(this.#timeoutMs, work)
     } catch (error) {
@@ -513,14 +516,19 @@ class Link implements InvalidationLink {
     if (this.#host !== undefined) this.#tell(() => this.#listener.onGap())
   }
 
-  /** A listener that throws hurts nobody else; its first error is reported. */
-  #tell(act: () => void): void {
+  /** A listener that throws, or whose promise rejects, hurts nobody else; its first error is reported. */
+  #tell(act: () => unknown): void {
     try {
-      act()
+      const returned = act()
+      if (isThenable(returned)) returned.then(undefined, (error: unknown) => this.#report(error))
     } catch (error) {
-      if (this.#reported) return
-      this.#reported = true
-      warn(`what listens to invalidations failed: ${describeError(error)}`)
+      this.#report(error)
     }
+  }
+
+  #report(error: unknown): void {
+    if (this.#reported) return
+    this.#reported = true
+    warn(`what listens to invalidations failed: ${describeError(error)}`)
   }
 }

@@ -232,7 +232,8 @@ function duplicateNodeRedis(client: PoolableNodeRedis): PoolableClient {
     duplicate(overrides: object): PoolableClient
   }
   return duplicate.call(client, {
-    socket: { ...options?.socket, reconnectStrategy: false },
+    // A channel may be silent for long: its checks find out what is broken.
+    socket: { ...options?.socket, reconnectStrategy: false, socketTimeout: undefined },
     clientSideCache: undefined,
     disableOfflineQueue: false,
     readonly: false,

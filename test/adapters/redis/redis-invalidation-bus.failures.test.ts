@@ -246,6 +246,22 @@ describe.skipIf(server === undefined)('RedisInvalidationBus when things go wrong
       expectBalance(publisher)
     })
 
+    test('whose retryable throws has tried often enough', async () => {
+      const fail = (): never => {
+        throw new Error('oops')
+      }
+      const { way, publisher, listener } = await apart({ retry: { retryable: fail } })
+      way.shut()
+
+      publisher.link.publish(keys('a'))
+      await publisher.link.flush()
+
+      expect(saidBy(publisher, 'publishFailed').map(({ attempt, lost }) => [attempt, lost])).toEqual([[1, 1]])
+      way.open()
+      await waitFor(() => expect(listener.heard).toEqual(['gap', 'gap']))
+      expectBalance(publisher)
+    })
+
     test('tells its own other links all the same', async () => {
       const { way, publisher } = await apart()
       const other = endOf(publisher.bus)

@@ -69,12 +69,14 @@ test('what is no invalidation is left out, with a warning, and hurts nothing els
     { kind: 'other' },
   ]
   first.link.publish([...wrong, { kind: 'tag', tag: 'right' }] as never)
+  const noLists = [undefined, null, 7, { kind: 'key', key: 'a' }, 'text']
+  for (const one of noLists) first.link.publish(one as never)
 
   expect(second.heard).toEqual(['t:right'])
   expect(one.stats()).toMatchObject({ offered: 1 })
   await one.close({ timeoutMs: 0 })
   process.off('warning', onWarning)
-  expect(warnings).toHaveLength(wrong.length)
+  expect(warnings).toHaveLength(wrong.length + noLists.length)
 })
 
 test('a bus that is made and that nobody joins asks Redis for nothing', async () => {
