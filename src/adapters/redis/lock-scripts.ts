@@ -2,7 +2,7 @@ import { RedisScript } from './redis-script.js'
 
 /**
  * Takes a lock, unless another owner has it. Whoever has it already is the caller of an earlier attempt whose answer was lost: it
- * gets the same token, and its time anew.
+ * gets the same token, and its time anew, unless it has more by now: a client may send a call again that was answered long ago.
  *
  * KEYS: the lock, its latest token. ARGV: 1 owner, 2 time to live, 3 how long the token is remembered, in milliseconds.
  * Answers `{ 'taken', token }` or `{ 'held', for how long still in milliseconds }`.
@@ -11,6 +11,7 @@ export const takeLock: RedisScript = new RedisScript(`
 local owner = redis.call('GET', KEYS[1])
 if owner and owner ~= ARGV[1] then return { 'held', tostring(redis.call('PTTL', KEYS[1])) } end
 local token = redis.call('GET', KEYS[2])
+if owner and token and redis.call('PTTL', KEYS[1]) >= tonumber(ARGV[2]) then return { 'taken', token } end
 if not owner or not token then
   local time = redis.call('TIME')
   token = string.format('%.0f', math.max((tonumber(token) or 0) + 1, time[1] * 1000000 + time[2]))

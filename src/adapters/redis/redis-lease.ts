@@ -20,7 +20,8 @@ export interface RedisLease extends AsyncDisposable {
   readonly waited: boolean
   /**
    * Aborts, with a `StoreError`, when the lease is lost, and when it can't be known to be held any more: before it could have ended on the
-   * server, as long as this process isn't held up for a twentieth of the time to live. To release it doesn't abort it.
+   * server, as long as this process isn't held up for a twentieth of the time to live; one that is finds out when it goes on, by a timer or
+   * by the first look at `signal` or `held`, whichever comes first. To release it doesn't abort it.
    */
   readonly signal: AbortSignal
   /** Whether it is held, as far as can be known at this moment. */
@@ -103,11 +104,13 @@ export class GrantedLease implements RedisLease {
   }
 
   get signal(): AbortSignal {
+    this.#notice()
     return this.#signal.signal
   }
 
   get held(): boolean {
-    return this.#state === 'held' && this.#host.clock.now() < this.#until
+    this.#notice()
+    return this.#state === 'held'
   }
 
   extend(ms: number = this.#host.ttlMs): Promise<boolean> {
@@ -116,7 +119,7 @@ export class GrantedLease implements RedisLease {
     } catch (error) {
       return rejected(error)
     }
-    if (this.#state !== 'held') return Promise.resolve(false)
+    if (!this.held) return Promise.resolve(false)
     return handled(this.#extend(ms))
   }
 
@@ -159,8 +162,8 @@ export class GrantedLease implements RedisLease {
 
   async #extendItself(): Promise<void> {
     const { clock, ttlMs } = this.#host
-    // Nothing is left to extend to.
-    if (this.#until >= this.#latest) return
+    // It is over, or nothing is left to extend to.
+    if (!this.held || this.#until >= this.#latest) return
     const sentMs = clock.now()
     const extended = await this.#extend(ttlMs).then(
       () => true,
@@ -179,8 +182,17 @@ export class GrantedLease implements RedisLease {
   /** One timer, which looks again where the lease was extended meanwhile. */
   #awaitEnd(): void {
     const { clock } = this.#host
-    const end = (): void => (clock.now() < this.#until ? this.#awaitEnd() : this.#lose('expired'))
+    const end = (): void => (this.#isInTime ? this.#awaitEnd() : this.#lose('expired'))
     this.#cancelEnd = clock.setTimer(end, Math.max(0, this.#until - clock.now()), { keepAlive: false })
+  }
+
+  get #isInTime(): boolean {
+    return this.#host.clock.now() < this.#until
+  }
+
+  /** Where this process was held up, whoever asks comes before the timer. */
+  #notice(): void {
+    if (this.#state === 'held' && !this.#isInTime) this.#lose('expired')
   }
 
   #lose(reason: LeaseLoss): void {
@@ -204,7 +216,7 @@ export class GrantedLease implements RedisLease {
     // Somebody else's, or nobody's.
     if (this.#gone) return false
     const lost = this.#state === 'ended'
-    const wasHeld = this.held
+    const wasHeld = !lost && this.#isInTime
     if (!lost) this.#state = 'releasing'
     this.#stopTimers()
     let answer: { readonly released: boolean; readonly unsure: boolean }

@@ -334,6 +334,8 @@ export class RedisLock extends Component<RedisLockEvents, RedisLockStats> {
       for (let nth = 1; ; nth++) {
         if (signal?.aborted) throw signal.reason
         const answer = await this.#take(request)
+        // Between the answer and here.
+        if (signal?.aborted) throw signal.reason
         if (answer.kind === 'taken') return this.#grant(request, answer, waited)
         const elapsedMs = this.clock.now() - request.startedMs
         let longestMs = this.#maxPollMs
