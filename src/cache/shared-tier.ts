@@ -1,3 +1,5 @@
+import { isSpillwayError, OptionError } from '../core/errors.js'
+import { checkDuration, checkOptionalFunction } from '../core/options.js'
 import type { CachedValue } from '../core/ports.js'
 import { Deadline } from './deadline.js'
 import { type ReplayEntry, ReplayQueue } from './replay-queue.js'
@@ -41,9 +43,11 @@ export class SharedTier {
   #hits = 0
   #failed = 0
 
-  /** @throws OptionError when an option of the breaker is wrong. */
+  /** @throws OptionError when an option of the breaker is wrong, or the store says nothing of its fences. */
   constructor(settings: SharedTierSettings) {
     const { store, clock, random, markTtlMs } = settings
+    checkDuration('l2.fenceMs', store.fenceMs, 0, Number.POSITIVE_INFINITY)
+    checkOptionalFunction('l2.encode', store.encode)
     this.#settings = settings
     this.#calls = new SharedCalls(settings)
     this.#queue = new ReplayQueue(settings.replayCapacity)
@@ -98,7 +102,15 @@ export class SharedTier {
    */
   encode(value: unknown): unknown {
     const { store } = this.#settings
-    return store.encode === undefined ? value : store.encode(value)
+    if (store.encode === undefined) return value
+    try {
+      return store.encode(value)
+    } catch (error) {
+      if (isSpillwayError(error, 'ERR_OPTION')) throw error
+      const refused = new OptionError('value', `value must be one that the store can encode: ${String(error)}`)
+      refused.cause = error
+      throw refused
+    }
   }
 
   /**

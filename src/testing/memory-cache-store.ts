@@ -1,13 +1,6 @@
 import { type Clock, systemClock } from '../core/clock.js'
-import { OptionError } from '../core/errors.js'
-import {
-  checkCount,
-  checkDuration,
-  checkOptionalFunction,
-  checkOptions,
-  describeValue,
-  valueOr,
-} from '../core/options.js'
+import type { OptionError } from '../core/errors.js'
+import { checkCount, checkDuration, checkOptionalFunction, checkOptions, failOption, valueOr } from '../core/options.js'
 import type { CachedValue, CacheMark, CacheStore, CacheWrite, CacheWriteOutcome, CurrentMark } from '../core/ports.js'
 import { Remembered } from '../internal/remembered.js'
 
@@ -137,8 +130,9 @@ export class MemoryCacheStore implements CacheStore {
   }
 
   #write(write: CacheWrite, now: number): CacheWriteOutcome | Error {
+    const wrong = wrongIn(write)
+    if (wrong !== undefined) return wrong
     const { key, value, freshMs, keptMs, ifVersion } = write
-    if (value === undefined) return new OptionError('value', `value must not be undefined, got ${describeValue(value)}`)
     const before = this.#recordOf(key, now)
     if (ifVersion !== undefined && ifVersion !== (before?.version ?? '')) {
       return { written: false, version: before?.version ?? '' }
@@ -175,5 +169,19 @@ export class MemoryCacheStore implements CacheStore {
 
   #nextState(): string {
     return String(++this.#states)
+  }
+}
+
+/** What is wrong with a write. */
+function wrongIn({ key, value, freshMs, keptMs, marks }: CacheWrite): OptionError | undefined {
+  try {
+    if (typeof key !== 'string') failOption('key', 'must be a string', key)
+    if (value === undefined) failOption('value', 'must not be undefined', value)
+    checkDuration('freshMs', freshMs, 0, Number.POSITIVE_INFINITY)
+    checkDuration('keptMs', keptMs, freshMs, Number.POSITIVE_INFINITY)
+    if (!Array.isArray(marks)) failOption('marks', 'must be an array', marks)
+    return undefined
+  } catch (error) {
+    return error as OptionError
   }
 }

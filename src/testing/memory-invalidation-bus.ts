@@ -1,6 +1,6 @@
 import { type Clock, systemClock } from '../core/clock.js'
 import { warn } from '../core/events.js'
-import { checkOptions, valueOr } from '../core/options.js'
+import { checkOptions, failOption, valueOr } from '../core/options.js'
 import type { Invalidation, InvalidationBus, InvalidationLink, InvalidationListener } from '../core/ports.js'
 
 /** Options of {@link MemoryInvalidationBus}. */
@@ -40,7 +40,11 @@ export class MemoryInvalidationBus implements InvalidationBus {
     this.#clock = valueOr(options.clock, systemClock)
   }
 
+  /** @throws OptionError when the listener is none. */
   connect(listener: InvalidationListener): InvalidationLink {
+    for (const method of ['onInvalidations', 'onGap'] as const) {
+      if (typeof listener?.[method] !== 'function') failOption('listener', `must have a method ${method}`, listener)
+    }
     const link = new MemoryLink(listener, {
       publish: (invalidations) => this.#publish(link, invalidations),
       flush: () => this.#delivered ?? Promise.resolve(),

@@ -1,5 +1,6 @@
-import { isSpillwayError, OptionError } from 'spillway'
-import { describe, expect } from 'vitest'
+import { isSpillwayError, MultiLevelCache, type MultiLevelCacheOptions, OptionError } from 'spillway'
+import { FakeClock, MemoryCacheStore } from 'spillway/testing'
+import { describe, expect, test } from 'vitest'
 import { watch } from '../batcher/support/outcomes.js'
 import { inVirtualTime } from '../batcher/support/virtual-time.js'
 import { neverLoad } from './support/caches.js'
@@ -267,5 +268,35 @@ describe('the breaker of a shared tier', () => {
     expect(read.status).toBe('fulfilled')
     expect(l2().state).toBe('closed')
     await clock.advance(1000)
+  })
+})
+
+describe('a store that is none', () => {
+  const clock = new FakeClock()
+  const { store } = sharedScene(clock)
+  const like = (overrides: object): MultiLevelCacheOptions['l2'] => {
+    const methods = Object.fromEntries(
+      (['getMany', 'setMany', 'deleteMany', 'readMarks', 'renewMarks'] as const).map((name) => [name, () => undefined]),
+    )
+    return { ...methods, fenceMs: store.fenceMs, ...overrides } as never
+  }
+
+  test.each([undefined, Number.NaN, -1, '60'])('says nothing of its fences: %s', (fenceMs) => {
+    expect(() => new MultiLevelCache({ clock, l2: like({ fenceMs }) })).toThrow('l2.fenceMs must be a number between 0')
+  })
+
+  test('encodes with what is no function', () => {
+    expect(() => new MultiLevelCache({ clock, l2: like({ encode: 'json' }) })).toThrow('l2.encode must be a function')
+    expect(() => new MultiLevelCache({ clock, l2: like({ encode: undefined }) })).not.toThrow()
+  })
+
+  inVirtualTime('throws something of its own at a value', async (clock) => {
+    const cache = new MultiLevelCache({ clock, l2: new MemoryCacheStore({ clock, encode: structuredClone }) })
+
+    const error = await cache.set('a', () => 1).catch((thrown: unknown) => thrown)
+
+    expect(error).toMatchObject({ code: 'ERR_OPTION', field: 'value', cause: { name: 'DataCloneError' } })
+    expect(error).toMatchObject({ message: expect.stringContaining('could not be cloned') })
+    expect(cache.peek('a')).toBeUndefined()
   })
 })

@@ -164,6 +164,23 @@ describe('MemoryCacheStore', () => {
     expect(second).toMatchObject({ code: 'ERR_OPTION', field: 'value' })
   })
 
+  test.each([
+    ['key', 7],
+    ['freshMs', Number.NaN],
+    ['freshMs', -1],
+    ['keptMs', 999],
+    ['keptMs', '1000'],
+    ['marks', undefined],
+  ])('refuses a write whose %s is %s, alone', async (field, value) => {
+    const store = new MemoryCacheStore()
+
+    const [first, second] = await store.setMany([write('a'), { ...write('b'), [field]: value } as CacheWrite])
+
+    expect(first).toMatchObject({ written: true })
+    expect(second).toMatchObject({ code: 'ERR_OPTION', field })
+    expect(store.size).toBe(1)
+  })
+
   test('refuses options that are wrong', () => {
     expect(() => new MemoryCacheStore({ fenceMs: -1 })).toThrow('fenceMs must be a number between 0 and 2147483647')
     expect(() => new MemoryCacheStore({ capacity: 0 })).toThrow('capacity must be a whole number between 1 and')

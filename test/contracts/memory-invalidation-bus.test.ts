@@ -114,4 +114,13 @@ describe('MemoryInvalidationBus', () => {
     expect(heard).toEqual(['told'])
     expect(warn).toHaveBeenCalledOnce()
   })
+
+  test('refuses a listener that is none', () => {
+    const bus = new MemoryInvalidationBus()
+
+    expect(() => bus.connect(undefined as never)).toThrow('listener must have a method onInvalidations')
+    expect(() => bus.connect({ onInvalidations: () => undefined } as never)).toThrow(
+      'listener must have a method onGap, got',
+    )
+  })
 })
