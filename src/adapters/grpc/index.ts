@@ -51,6 +51,7 @@ export type { InstancesWarmUpOptions } from './instances-warm-up.js'
 export type {
   GrpcCallMetadata,
   GrpcInterceptedOptions,
+  GrpcParentCall,
 } from './token-call.js'
 export {
   type GrpcCredentialsModule,

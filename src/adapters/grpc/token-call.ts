@@ -38,10 +38,26 @@ export interface GrpcInterceptedCall {
   getAuthContext(): unknown
 }
 
+/** The call of a server that a call is part of. */
+export interface GrpcParentCall {
+  /** Whether its client has given it up. */
+  readonly cancelled: boolean
+  /** When it ends at the latest. */
+  getDeadline(): number | Date
+  /** Adds a listener. */
+  on(event: 'cancelled', listener: () => void): unknown
+  /** Takes a listener off. */
+  removeListener(event: 'cancelled', listener: () => void): unknown
+}
+
 /** What an interceptor is told of a call. */
 export interface GrpcInterceptedOptions {
   /** When it ends at the latest. */
   readonly deadline?: number | Date | undefined
+  /** The call of a server that it is part of. */
+  readonly parent?: GrpcParentCall | undefined
+  /** What it takes from its parent, as `propagate` of @grpc/grpc-js has it. The default is everything. */
+  readonly propagate_flags?: number | undefined
   /** What is called. */
   readonly method_definition: {
     /** Its name on the wire, for instance `/counter.v1.Counter/Increment`. */
@@ -69,6 +85,11 @@ const cancelled = 1
 const deadlineExceeded = 4
 const unavailable = 14
 const unauthenticated = 16
+
+/** Of @grpc/grpc-js' `propagate`. */
+const propagatesDeadline = 1
+const propagatesCancellation = 8
+const propagatesAll = 0xffff
 
 /** What has been sent of a call, so that it can be sent on once there is a token, and a unary one again with another. */
 class Outgoing {
@@ -186,15 +207,31 @@ export class TokenCall implements GrpcInterceptedCall {
   async #waitFor(ask: (signal: AbortSignal) => unknown): Promise<string> {
     const wait = new AbortController()
     this.#wait = wait
-    const { deadline } = this.#plan.options
-    const leftMs = deadline === undefined ? Number.POSITIVE_INFINITY : Number(deadline) - Date.now()
-    const expire = (): void => this.#end(deadlineExceeded, 'Deadline exceeded while waiting for a token')
-    const cancelTimer = leftMs < Number.POSITIVE_INFINITY ? systemClock.setTimer(expire, leftMs) : undefined
+    const stopWatching = this.#watch()
     try {
+      wait.signal.throwIfAborted()
       return checkToken(await orAbort(Promise.resolve(ask(wait.signal)), wait.signal))
     } finally {
-      cancelTimer?.()
+      stopWatching()
       this.#wait = undefined
+    }
+  }
+
+  /** Ends the call when its time is up, or that of what it is part of; returns what stops that. */
+  #watch(): () => void {
+    const { deadline, parent, propagate_flags: flags = propagatesAll } = this.#plan.options
+    const inherited = (flags & propagatesDeadline) === 0 ? undefined : parent?.getDeadline()
+    const endsAt = Math.min(...[deadline, inherited].map((time) => Number(time ?? Number.POSITIVE_INFINITY)))
+    const expire = (): void => this.#end(deadlineExceeded, 'Deadline exceeded while waiting for a token')
+    const cancelTimer =
+      endsAt < Number.POSITIVE_INFINITY ? systemClock.setTimer(expire, endsAt - Date.now()) : undefined
+    const cancel = (): void => this.#end(cancelled, 'Cancelled by parent call')
+    const cancelling = (flags & propagatesCancellation) === 0 ? undefined : parent
+    cancelling?.on('cancelled', cancel)
+    if (cancelling?.cancelled) cancel()
+    return () => {
+      cancelTimer?.()
+      cancelling?.removeListener('cancelled', cancel)
     }
   }
 

@@ -74,7 +74,7 @@ export interface GrpcCredentialsModule<Credentials> {
  * has a new one. A call whose metadata has the key already goes out as it is.
  *
  * A call for which there is no token ends with UNAVAILABLE, or with UNAUTHENTICATED where the source's error says `retryable: false`, and
- * has that error as its `cause`. The deadline and `cancel` end the wait for a token too.
+ * has that error as its `cause`. The deadline, `cancel` and the end of a `parent` end the wait for a token too.
  *
  * @param grpc - the module @grpc/grpc-js.
  * @returns what goes into a client's or a call's `interceptors`.

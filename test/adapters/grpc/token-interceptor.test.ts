@@ -270,6 +270,43 @@ describe('a call for which there is no token', () => {
     expect(seen).toEqual([])
   })
 
+  test.each([
+    ['is cancelled', grpc.status.CANCELLED, 'Cancelled by parent call'],
+    ['was cancelled before', grpc.status.CANCELLED, 'Cancelled by parent call'],
+    ['has no time left', grpc.status.DEADLINE_EXCEEDED, 'Deadline exceeded while waiting for a token'],
+  ])('ends when the server’s call that it is part of %s', async (when, code, details) => {
+    const { seen, address } = await startApi()
+    const tokens = new TokenCache(() => new Promise(() => undefined))
+    const inner = connect(address, tokenInterceptor(grpc, tokens))
+    const timed = when === 'has no time left'
+    const propagate_flags = timed ? grpc.propagate.DEADLINE : grpc.propagate.CANCELLATION
+    let parent: grpc.ServerUnaryCall<unknown, unknown> | undefined
+    let error: grpc.ServiceError | null | undefined
+    const gateway = await startServer({
+      increment: async (call) => {
+        parent = call
+        if (when === 'was cancelled before') await expect.poll(() => call.cancelled).toBe(true)
+        inner.increment({ key: 'a', delta: 1 }, new grpc.Metadata(), { parent: call, propagate_flags }, (failure) => {
+          error = failure
+        })
+      },
+    })
+    cleanUp(() => gateway.kill())
+    const outer = clientOf(gateway.address)({} as grpc.ChannelOptions)
+    cleanUp(() => outer.close())
+
+    const options = timed ? { deadline: Date.now() + 200 } : {}
+    const call = outer.increment({ key: 'a', delta: 1 }, new grpc.Metadata(), options, () => undefined)
+    if (when === 'is cancelled') await expect.poll(() => tokens.stats().pending).toBe(1)
+    await expect.poll(() => parent).toBeDefined()
+    if (!timed) call.cancel()
+
+    await expect.poll(() => error).toMatchObject({ code, details })
+    expect(parent?.listenerCount('cancelled')).toBe(0)
+    expect(tokens.stats()).toMatchObject({ pending: 0, fetching: 0 })
+    expect(seen).toEqual([])
+  })
+
   test('can be cancelled while another token is waited for; without one the server’s word stands', async () => {
     const { address } = await startApi(() => true)
     const hanging = new TokenCache((_key, { previous }) =>
