@@ -1,7 +1,7 @@
 import { BatchResultError } from '../core/errors.js'
 import type { Emitter } from '../core/events.js'
 import { checkFunction, checkOptions, checkRatio, checkSignal, failOption, valueOr } from '../core/options.js'
-import { handled, rejected } from '../internal/deferred.js'
+import { type Deferred, deferred, handled, rejected } from '../internal/deferred.js'
 import type { LazySignal } from '../internal/lazy-signal.js'
 import type { TurnClock } from '../internal/turn-clock.js'
 import type { CacheCore } from './cache-core.js'
@@ -206,26 +206,8 @@ export class CacheNamespace<V extends NonNullable<unknown> | null> implements Ca
     )
     if (refused !== undefined) return refused
     const loader = inOneBatch(load as BatchLoader<unknown>, this.#core.name)
-    const run = new LoadRun(this.#core, { ...plan, loader, locked: false })
-    const begun: KeyLoad[] = []
-    let waits = false
-    const answers = keys.map((key) => {
-      const memoryKey = this.#at.memory(key)
-      const served = this.#serve(key, memoryKey, plan.settings)
-      if (served !== undefined) {
-        if (served.refresh) begun.push(this.#begin(key, memoryKey, served.entry, run))
-        return served.entry.value as V
-      }
-      let joined = this.#core.flights.load(memoryKey)
-      if (joined === undefined) {
-        joined = this.#begin(key, memoryKey, undefined, run)
-        begun.push(joined)
-      }
-      waits = true
-      return joined.join(signal) as Promise<V | undefined>
-    })
-    if (begun.length > 0) run.start(begun)
-    return allOf(answers, waits)
+    const { answers, waits } = this.#loadMany(keys, { ...plan, loader, locked: false }, signal, false)
+    return allOf(answers as (V | Promise<V>)[], waits)
   }
 
   wrap<A extends unknown[], R extends V | undefined>(
@@ -358,16 +340,71 @@ export class CacheNamespace<V extends NonNullable<unknown> | null> implements Ca
   #load(key: string, loader: RunLoader, plan: CallPlan, signal: AbortSignal | undefined): Promise<unknown> {
     const refused = this.#refusal([key], () => checkKey(key), signal)
     if (refused !== undefined) return refused
+    return this.#loadOne(key, { ...plan, loader, locked: this.#core.settings.loadLock !== undefined }, signal, false)
+  }
+
+  /**
+   * @param isAgain - whether the call has waited for a load that brought what was too old for it. What runs now has begun after that
+   * one was left, and so after the call.
+   */
+  #loadOne(key: string, plan: RunPlan, signal: AbortSignal | undefined, isAgain: boolean): Promise<unknown> {
     const memoryKey = this.#at.memory(key)
     const served = this.#serve(key, memoryKey, plan.settings)
     if (served !== undefined && !served.refresh) return this.#promiseOf(served.entry)
     const running = this.#core.flights.load(memoryKey)
-    if (served === undefined && running !== undefined) return handled(running.join(signal))
-    const run = new LoadRun(this.#core, { ...plan, loader, locked: this.#core.settings.loadLock !== undefined })
+    if (served === undefined && running !== undefined) {
+      const again = (): Promise<unknown> => {
+        this.#books.leave(1)
+        return this.#loadOne(key, plan, signal, true)
+      }
+      return handled(running.join(signal, isAgain ? undefined : again))
+    }
+    const run = new LoadRun(this.#core, plan)
     const load = this.#begin(key, memoryKey, served?.entry, run)
     const answer = served === undefined ? load.join(signal) : this.#promiseOf(served.entry)
     run.start([load])
     return handled(answer)
+  }
+
+  /** {@link CacheNamespace.#loadOne} for several keys, with one load for those that nobody loads yet. */
+  #loadMany(
+    keys: readonly string[],
+    plan: RunPlan,
+    signal: AbortSignal | undefined,
+    isAgain: boolean,
+  ): { readonly answers: unknown[]; readonly waits: boolean } {
+    const run = new LoadRun(this.#core, plan)
+    const begun: KeyLoad[] = []
+    let outdated: Outdated | undefined
+    let waits = false
+    const answers = keys.map((key) => {
+      const memoryKey = this.#at.memory(key)
+      const served = this.#serve(key, memoryKey, plan.settings)
+      if (served !== undefined) {
+        if (served.refresh) begun.push(this.#begin(key, memoryKey, served.entry, run))
+        return served.entry.value
+      }
+      waits = true
+      const running = this.#core.flights.load(memoryKey)
+      if (running === undefined) {
+        const load = this.#begin(key, memoryKey, undefined, run)
+        begun.push(load)
+        return load.join(signal)
+      }
+      if (isAgain) return running.join(signal)
+      outdated ??= new Outdated((some) => {
+        this.#books.leave(some.length)
+        if (signal?.aborted) {
+          for (const one of some) this.#books.endNow('aborted', this.#at, one)
+          return some.map(() => rejected(signal.reason))
+        }
+        return this.#loadMany(some, plan, signal, true).answers
+      })
+      const wait = outdated
+      return running.join(signal, () => wait.again(key))
+    })
+    if (begun.length > 0) run.start(begun)
+    return { answers, waits }
   }
 
   #promiseOf(entry: CacheEntry): Promise<unknown> {
@@ -399,9 +436,11 @@ export class CacheNamespace<V extends NonNullable<unknown> | null> implements Ca
 
   /** @param served - the value that is served meanwhile, where it is loaded behind. */
   #begin(key: string, memoryKey: string, served: CacheEntry | undefined, run: LoadRun): KeyLoad {
+    const { tags } = run
     const { flights, memory, books } = this.#core
     const start = {
       order: flights.nextOrder(),
+      tags,
       old: served ?? memory.peek(memoryKey),
       background: served !== undefined,
       ahead: served !== undefined,
@@ -460,6 +499,32 @@ export class CacheNamespace<V extends NonNullable<unknown> | null> implements Ca
     }
     const ttlMs = options.ttlMs === undefined ? undefined : checkTtl(options.ttlMs)
     return { settings, easyRatio: own.refreshAheadRatio, ttlMs, tags: checkTags(options.tags) }
+  }
+}
+
+/** Keys of one bulk read whose loads brought what was too old for it: it asks for them again, for all of one turn together. */
+class Outdated {
+  readonly #ask: (keys: readonly string[]) => readonly unknown[]
+  #waiting: { readonly key: string; readonly answer: Deferred<unknown> }[] = []
+
+  constructor(ask: (keys: readonly string[]) => readonly unknown[]) {
+    this.#ask = ask
+  }
+
+  again(key: string): Promise<unknown> {
+    const answer = deferred<unknown>()
+    handled(answer.promise)
+    if (this.#waiting.push({ key, answer }) === 1) queueMicrotask(() => this.#askAgain())
+    return answer.promise
+  }
+
+  #askAgain(): void {
+    const waiting = this.#waiting
+    this.#waiting = []
+    const answers = this.#ask(waiting.map(({ key }) => key))
+    waiting.forEach(({ answer }, index) => {
+      answer.resolve(answers[index])
+    })
   }
 }
 

@@ -87,7 +87,10 @@ export interface CacheOperations<V extends NonNullable<unknown> | null> {
   /** Loads keys that aren't there, some at a time. Readers are never kept waiting for it. */
   warm(tasks: WarmTasks<V, LoadContext<V>>, options?: WarmOptions): Promise<WarmReport>
   /**
-   * Makes invalid whatever bears one of these tags, in all of the cache and its namespaces: in memory at once.
+   * Makes invalid whatever bears one of these tags, in all of the cache and its namespaces: in memory at once. What is being loaded
+   * meanwhile is stored nowhere if it turns out to bear one of them, and goes only to those who asked before: whoever asks for such a
+   * key later gets a load of its own, at once where the old value or the call's `tags` bear one, else when the running load has told
+   * its tags. Loads of other keys stay shared.
    *
    * @returns resolves when it is invalid in the shared tier too, or waits to be. Until then, nothing that bears them is read there.
    */

@@ -28,7 +28,16 @@ export class Fence {
 
   /** Whether a value with these tags may still be stored. */
   passes(tags: readonly string[]): boolean {
-    if (this.#shut) return false
+    return !this.#shut && this.spares(tags)
+  }
+
+  /** Whether any tags were invalidated since. */
+  get hasInvalidated(): boolean {
+    return this.#invalidated !== undefined
+  }
+
+  /** Whether none of these tags was invalidated since. */
+  spares(tags: readonly string[]): boolean {
     const invalidated = this.#invalidated
     return invalidated === undefined || !tags.some((tag) => invalidated.has(tag))
   }
@@ -94,6 +103,16 @@ export interface LoadOwner {
   onIdle(reason: unknown): void
   /** Somebody waits for it. */
   onJoined(load: KeyLoad): void
+  /** What it brings is too old for some who wait, who ask again now: nobody joins it any more. */
+  onOutdated(load: KeyLoad): void
+}
+
+/** One who came when tags had been invalidated since the load began: what bears them isn't for it. */
+interface LateWaiter {
+  readonly answer: Deferred<unknown>
+  /** Asks again; whoever does so is still in the books. */
+  readonly again: () => Promise<unknown>
+  stop: () => void
 }
 
 /** What becomes of whoever asks for a key that is being loaded. */
@@ -121,8 +140,10 @@ export class KeyLoad {
   notModified = false
   readonly #books: WaitingBooks
   readonly #owner: LoadOwner
+  readonly #plannedTags: readonly string[]
   #open: Deferred<unknown> | undefined
   #waiting = 0
+  #late: Set<LateWaiter> | undefined
   /** What those get who come from now on. */
   #answer: Answer | undefined
 
@@ -132,6 +153,7 @@ export class KeyLoad {
     memoryKey: string,
     start: {
       readonly order: number
+      readonly tags: readonly string[]
       readonly old: CacheEntry | undefined
       readonly background: boolean
       readonly ahead: boolean
@@ -143,6 +165,7 @@ export class KeyLoad {
     this.key = key
     this.memoryKey = memoryKey
     this.order = start.order
+    this.#plannedTags = start.tags
     this.old = start.old
     this.background = start.background
     this.ahead = start.ahead
@@ -151,7 +174,7 @@ export class KeyLoad {
   }
 
   get waiting(): number {
-    return this.#waiting
+    return this.#waiting + (this.#late?.size ?? 0)
   }
 
   /** Whether its loader has brought something, which goes into the tiers now. */
@@ -159,15 +182,28 @@ export class KeyLoad {
     return this.#answer?.how === 'loaded' ? this.#answer.promise : undefined
   }
 
-  /** Waits for the answer. Who has a signal of its own gives it, and takes its leave by it. */
-  join(signal: AbortSignal | undefined): Promise<unknown> {
+  /** Whether its value is likely to bear one of these tags; once it is loaded, whether it does. */
+  mayBear(tags: readonly string[]): boolean {
+    const known = this.tags ?? this.#plannedTags
+    const old = this.#answer === undefined ? this.old?.tags : undefined
+    return tags.some((tag) => known.includes(tag) || old?.includes(tag))
+  }
+
+  /**
+   * Waits for the answer. Who has a signal of its own gives it, and takes its leave by it.
+   *
+   * @param again - asks again, where the answer turns out to bear a tag that was invalidated after the load began and before this
+   * call; without it any answer will do.
+   */
+  join(signal: AbortSignal | undefined, again?: () => Promise<unknown>): Promise<unknown> {
     if (this.#answer !== undefined) {
       this.#books.wait()
       this.#books.end(this.#answer.how, this.at, this.key, 1)
       return this.#answer.promise
     }
-    this.#waiting++
     this.#books.wait()
+    if (again !== undefined && this.fence.hasInvalidated) return this.#joinLate(signal, again)
+    this.#waiting++
     this.#open ??= handledDeferred()
     const open = this.#open
     this.#owner.onJoined(this)
@@ -184,32 +220,43 @@ export class KeyLoad {
     })
   }
 
-  /** Answers those who wait. Who comes later gets the next answer. */
-  answer(how: ReadEnd, value: unknown): void {
+  /**
+   * Answers those who wait. Who comes later gets the next answer.
+   *
+   * @param tags - what the value bears; undefined where that can't be told.
+   */
+  answer(how: ReadEnd, value: unknown, tags: readonly string[] | undefined): void {
     const open = this.#open
     const count = this.#waiting
     this.#open = undefined
     this.#waiting = 0
-    if (open === undefined) return
-    this.#books.end(how, this.at, this.key, count)
-    open.resolve(value)
+    if (open !== undefined) {
+      this.#books.end(how, this.at, this.key, count)
+      open.resolve(value)
+    }
+    if (tags === undefined || !this.fence.spares(tags)) this.#passOn()
+    else this.#settleLate(how, ({ resolve }) => resolve(value))
   }
 
-  /** Answers those who wait, and those who come from now on. */
-  answerAll(how: ReadEnd, value: unknown): void {
+  /** Answers those who wait, and those who come from now on, with what bears none of the tags that were invalidated meanwhile. */
+  answerAll(how: ReadEnd, value: unknown, tags: readonly string[]): void {
+    this.tags = tags
     this.#answer = { how, promise: this.#open?.promise ?? Promise.resolve(value) }
-    this.answer(how, value)
+    this.answer(how, value, tags)
   }
 
-  /** Rejects those who wait. */
-  fail(error: unknown): void {
+  /** @param told - whether the error tells what was to be loaded, so that it may be outdated too. */
+  fail(error: unknown, told: boolean): void {
     const open = this.#open
     const count = this.#waiting
     this.#open = undefined
     this.#waiting = 0
-    if (open === undefined) return
-    this.#books.end('failed', this.at, this.key, count)
-    open.reject(error)
+    if (open !== undefined) {
+      this.#books.end('failed', this.at, this.key, count)
+      open.reject(error)
+    }
+    if (told) this.#passOn()
+    else this.#settleLate('failed', ({ reject }) => reject(error))
   }
 
   /** The old value, unless it was written over, deleted or invalidated since. */
@@ -217,13 +264,54 @@ export class KeyLoad {
     return this.old !== undefined && this.fence.passes(this.old.tags) ? this.old : undefined
   }
 
+  #joinLate(signal: AbortSignal | undefined, again: () => Promise<unknown>): Promise<unknown> {
+    const waiter: LateWaiter = { answer: handledDeferred(), again, stop: () => undefined }
+    this.#late ??= new Set()
+    this.#late.add(waiter)
+    this.#owner.onJoined(this)
+    if (signal === undefined || !this.#late.has(waiter)) return waiter.answer.promise
+    waiter.stop = onAbort(signal, () => {
+      if (!this.#late?.delete(waiter)) return
+      this.#books.end('aborted', this.at, this.key, 1)
+      waiter.answer.reject(signal.reason)
+      this.#onLeft(signal.reason)
+    })
+    return waiter.answer.promise
+  }
+
+  #settleLate(how: ReadEnd, settle: (answer: Deferred<unknown>) => void): void {
+    for (const waiter of this.#takeLate()) {
+      this.#books.end(how, this.at, this.key, 1)
+      settle(waiter.answer)
+    }
+  }
+
+  #passOn(): void {
+    if (this.#late === undefined || this.#late.size === 0) return
+    this.#owner.onOutdated(this)
+    for (const { answer, again } of this.#takeLate()) answer.resolve(again())
+  }
+
+  /** Those who came late, one after the other: what is done for one may make another one go. */
+  *#takeLate(): Generator<LateWaiter> {
+    for (const waiter of this.#late ?? []) {
+      this.#late?.delete(waiter)
+      waiter.stop()
+      yield waiter
+    }
+  }
+
   /** One of those who wait goes; false where it has its answer already. */
   #leave(open: Deferred<unknown>, reason: unknown): boolean {
     if (this.#open !== open) return false
     this.#waiting--
     this.#books.end('aborted', this.at, this.key, 1)
-    if (this.#waiting === 0 && !this.background) this.#owner.onIdle(reason)
+    this.#onLeft(reason)
     return true
+  }
+
+  #onLeft(reason: unknown): void {
+    if (this.waiting === 0 && !this.background) this.#owner.onIdle(reason)
   }
 }
 
@@ -266,8 +354,16 @@ export class Flights {
 
   end(flight: KeyRead | KeyLoad): void {
     this.#apart.delete(flight)
-    const joinable: Map<string, KeyRead | KeyLoad> = flight instanceof KeyRead ? this.#reads : this.#loads
+    const joinable = this.#joinable(flight)
     if (joinable.get(flight.memoryKey) === flight) joinable.delete(flight.memoryKey)
+  }
+
+  /** Lets nobody join it any more; where it has ended that is so already. */
+  part(flight: KeyRead | KeyLoad): void {
+    const joinable = this.#joinable(flight)
+    if (joinable.get(flight.memoryKey) !== flight) return
+    joinable.delete(flight.memoryKey)
+    this.#apart.add(flight)
   }
 
   /** Keeps whatever runs for a key out of both tiers, and lets nobody join it any more. */
@@ -285,11 +381,14 @@ export class Flights {
     for (const flight of this.all()) if (isWithin(flight.at.path, path)) this.#shut(flight)
   }
 
-  /** Which tags a value has isn't known before it is there: each flight learns what was invalidated, and nobody joins it any more. */
+  /**
+   * Which tags a value has isn't known before it is there: each flight learns what was invalidated. Who comes from now on may still join
+   * a load, to ask again if its value turns out to be outdated; but not where that is likely, nor a read, which is short.
+   */
   fenceTags(tags: readonly string[]): void {
     for (const flight of this.all()) {
       flight.fence.invalidate(tags)
-      this.#part(flight)
+      if (flight instanceof KeyRead || flight.mayBear(tags)) this.part(flight)
     }
   }
 
@@ -297,7 +396,7 @@ export class Flights {
   fenceMemory(): void {
     for (const flight of this.all()) {
       flight.fence.shutMemory()
-      this.#part(flight)
+      this.part(flight)
     }
   }
 
@@ -314,9 +413,8 @@ export class Flights {
     return [...this.#reads.values(), ...this.#loads.values(), ...this.#apart]
   }
 
-  #part(flight: KeyRead | KeyLoad): void {
-    this.end(flight)
-    this.#apart.add(flight)
+  #joinable(flight: KeyRead | KeyLoad): Map<string, KeyRead | KeyLoad> {
+    return flight instanceof KeyRead ? this.#reads : this.#loads
   }
 
   /** What is shut needs no further fences. */

@@ -70,6 +70,11 @@ export class LoadRun implements Abandonable, LoadOwner {
     handled(this.#stopped.promise)
   }
 
+  /** What its values bear, unless the loader says otherwise. */
+  get tags(): readonly string[] {
+    return this.#plan.tags
+  }
+
   /** Begins; those who wait have joined the loads already. */
   start(loads: readonly KeyLoad[]): void {
     this.#loads = loads
@@ -86,7 +91,12 @@ export class LoadRun implements Abandonable, LoadOwner {
   /** Whoever comes while an old value is there and the loader is late gets that. */
   onJoined(load: KeyLoad): void {
     const old = this.#late ? this.#servable(load) : undefined
-    if (old !== undefined) load.answer('stale', old.value)
+    if (old !== undefined) load.answer('stale', old.value, old.tags)
+  }
+
+  /** Those who ask again begin another load. */
+  onOutdated(load: KeyLoad): void {
+    this.#core.flights.part(load)
   }
 
   /** Ends the run at once: the loader's signal aborts, and what it brings later is used for nothing. */
@@ -103,7 +113,7 @@ export class LoadRun implements Abandonable, LoadOwner {
 
   abandon(error: unknown): number {
     this.#stop(error)
-    for (const load of this.#loads) load.fail(error)
+    for (const load of this.#loads) load.fail(error, false)
     return 0
   }
 
@@ -115,7 +125,7 @@ export class LoadRun implements Abandonable, LoadOwner {
       if (this.#wanting.size > 0) await this.#load()
     } catch (error) {
       // Stopped: nobody waits any more, or they were told.
-      for (const load of this.#loads) load.fail(error)
+      for (const load of this.#loads) load.fail(error, false)
     }
     for (const load of this.#loads) this.#core.flights.end(load)
     if (lease !== undefined) this.#release(lease)
@@ -133,32 +143,32 @@ export class LoadRun implements Abandonable, LoadOwner {
       const outcome = outcomes[index] as ReadOutcome
       load.version = outcome.version
       this.#since = Math.min(this.#since, outcome.since)
-      if (!this.#wants(load, outcome)) this.#settle(load)
+      this.#takeRead(load, outcome)
     })
   }
 
-  /** Answers with what the shared tier has, as far as that will do; says whether the key is still to be loaded. */
-  #wants(load: KeyLoad, { version, entry }: ReadOutcome): boolean {
+  /** Answers with what the shared tier has, as far as that will do; else the key is still to be loaded. */
+  #takeRead(load: KeyLoad, { version, entry }: ReadOutcome): void {
     const { settings } = this.#plan
     const now = this.#core.turn.now()
     if (entry !== undefined) load.old = entry
     else if (version !== undefined && version !== '') load.old = undefined
     if (entry !== undefined && now < entry.freshUntil) {
-      load.answer('l2', entry.value)
       const due = load.ahead && now >= refreshFrom(entry, settings.refreshAheadRatio) && now >= entry.throttledUntil
       if (due) load.background = true
-      return due
+      else this.#settle(load)
+      load.answer('l2', entry.value, entry.tags)
+      return
     }
     const old = load.usableOld()
     const verdict = old === undefined ? 'gone' : judgeOld(old, now, settings)
-    if (old !== undefined && (verdict === 'stale' || verdict === 'throttled')) {
-      load.answer('stale', old.value)
-      load.background = true
-    }
-    return verdict !== 'throttled'
+    if (old === undefined || (verdict !== 'stale' && verdict !== 'throttled')) return
+    if (verdict === 'stale') load.background = true
+    else this.#settle(load)
+    load.answer('stale', old.value, old.tags)
   }
 
-  /** The loader isn't needed for this key. */
+  /** The loader isn't needed for this key; nobody joins it any more, so that whoever still does is answered. */
   #settle(load: KeyLoad): void {
     this.#wanting.delete(load)
     this.#core.flights.end(load)
@@ -274,7 +284,7 @@ export class LoadRun implements Abandonable, LoadOwner {
     if (old === undefined) return false
     if (this.#core.memory.peek(load.memoryKey) !== old) this.#core.keep(load, old)
     load.background = true
-    load.answer('stale', old.value)
+    load.answer('stale', old.value, old.tags)
     return true
   }
 
@@ -297,7 +307,7 @@ export class LoadRun implements Abandonable, LoadOwner {
     flights.end(load)
     this.#wanting.delete(load)
     const servedStale = this.#serveOld(load)
-    if (!servedStale) load.fail(error)
+    if (!servedStale) load.fail(error, !made.timedOut && !this.#over)
     if (!events.has('loadFailed')) return
     const { durationMs, background } = made
     const at = { key: load.key, namespace: load.at.path }
@@ -319,17 +329,18 @@ export class LoadRun implements Abandonable, LoadOwner {
     }
     if (value === undefined) {
       flights.end(load)
-      load.answer('missed', undefined)
+      load.answer('missed', undefined, undefined)
       return
     }
-    load.answerAll('loaded', value)
     const kept = load.notModified ? load.old?.tags : undefined
     const tags = load.tags ?? kept ?? this.#plan.tags
     if (!load.fence.passes(tags)) {
       loads.fenced++
       flights.end(load)
+      load.answer('loaded', value, tags)
       return
     }
+    load.answerAll('loaded', value, tags)
     const lifeMs = lifeOf(value, load.ttlMs ?? this.#plan.ttlMs, this.#plan.settings, random)
     if (lifeMs > 0) storing.push({ load, value, tags, lifeMs })
     else this.#forget(load)

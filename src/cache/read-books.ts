@@ -29,6 +29,11 @@ export class ReadBooks implements WaitingBooks {
     this.pending++
   }
 
+  /** Takes out reads that waited, and ask again at once. */
+  leave(count: number): void {
+    this.pending -= count
+  }
+
   /** Ends reads that waited. */
   end(how: ReadEnd, at: CachePath, key: string, count: number): void {
     this.pending -= count
