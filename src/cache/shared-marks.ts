@@ -325,8 +325,10 @@ export class MarkStates {
   }
 
   /** Reads marks again, known or not. */
-  async learnAnew(names: Iterable<string>): Promise<void> {
+  async learnAnew(names: readonly string[]): Promise<void> {
     this.#take(await this.#marks.check(names))
+    // Forgotten while it was being read again.
+    await this.learn(names)
   }
 
   /** Whether a mark is as it was at a moment, so that what was loaded since may depend on it. */

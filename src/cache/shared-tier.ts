@@ -282,7 +282,7 @@ export class SharedTier {
       const known = states.get(name)
       if (known !== undefined && known.mark !== mark && known.askedAt < answeredAt) contradicting.add(name)
     }
-    if (contradicting.size > 0) await deadline.within(states.learnAnew(contradicting))
+    if (contradicting.size > 0) await deadline.within(states.learnAnew([...contradicting]))
   }
 
   /** Tries deletes and renewals again; says whether any reached the store. */

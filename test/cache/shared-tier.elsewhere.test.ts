@@ -1,3 +1,5 @@
+import { MultiLevelCache } from 'spillway'
+import { MemoryInvalidationBus } from 'spillway/testing'
 import { describe, expect } from 'vitest'
 import { watch } from '../batcher/support/outcomes.js'
 import { inVirtualTime } from '../batcher/support/virtual-time.js'
@@ -29,6 +31,30 @@ describe('what is written after another process has invalidated', () => {
       expect(await store.value('before')).toBe(known ? 'old' : undefined)
     })
   }
+
+  inVirtualTime('is there for all, where the bus tells while it is being written', async (clock) => {
+    const bus = new MemoryInvalidationBus({ clock })
+    const { cache, store, open } = sharedScene(clock, { bus })
+    const other = new MultiLevelCache<string>({ clock, l2: store.memory, bus, l2Breaker: false })
+    await other.set('before', 'old', { tags })
+    await cache.set('before', 'old', { tags })
+    await clock.advance(0)
+    await cache.set('before', 'old', { tags })
+    store.stage = at('readMarks', async (_, work) => {
+      const answers = await work()
+      await new Promise<void>((resolve) => clock.setTimer(resolve, 50))
+      return answers
+    })
+
+    await other.invalidateTags(tags)
+    const written = watch(cache.set('a', 'new', { tags }))
+    await clock.advance(200)
+
+    expect(written.status).toBe('fulfilled')
+    expect(await other.getMany(['a', 'before'])).toEqual(['new', undefined])
+    store.stage = (_, work) => work()
+    expect(await open().get('a')).toBe('new')
+  })
 
   inVirtualTime('is written once, where nobody has', async (clock) => {
     const { cache, store } = sharedScene(clock)
