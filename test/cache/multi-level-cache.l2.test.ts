@@ -147,6 +147,19 @@ describe('a value in the shared tier', () => {
     expect(other.peek('key')).toBe('new')
     expect(other.stats().loads.started).toBe(0)
   })
+
+  inVirtualTime('can be read again by a listener of its read, also where memory has no room for it', async (clock) => {
+    const { cache, open } = sharedScene(clock, { l1: { maxBytes: 1, sizeOf: () => 2 } })
+    await open().set('key', 'value')
+    const again: Promise<unknown>[] = []
+    cache.on('hit', () => {
+      if (again.length === 0) again.push(cache.getOrLoad('key', () => 'loaded'))
+    })
+
+    expect(await cache.getOrLoad('key', neverLoad)).toBe('value')
+    expect(await Promise.all(again)).toEqual(['value'])
+    expectCacheBooks(cache, { pending: 0 })
+  })
 })
 
 describe('a fill', () => {
