@@ -72,9 +72,12 @@ export class UnsteadyStore implements CacheStore {
     return args.map((arg) => () => apply([arg]))
   }
 
+  /** What was applied in steps answers once all of them have: some may be errors. */
   async #call<T>(parts: Parts<T>): Promise<readonly (T | Error)[]> {
-    const answers = await Promise.all(parts.map((part) => this.#apply(part)))
-    return answers.flat()
+    const [only] = parts
+    if (parts.length === 1 && only !== undefined) return this.#apply(only)
+    const answers = await Promise.allSettled(parts.map((part) => this.#apply(part)))
+    return answers.flatMap((answer) => (answer.status === 'fulfilled' ? answer.value : [answer.reason as Error]))
   }
 
   async #apply<T>(part: Parts<T>[number]): Promise<readonly (T | Error)[]> {
