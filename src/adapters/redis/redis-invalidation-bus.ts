@@ -199,6 +199,8 @@ export class RedisInvalidationBus
   #senders: Remembered<number>
   /** Whether some of them were forgotten since. */
   #forgot = false
+  /** Whether the links were told of a gap and nothing has happened since, but for other messages that came with it. */
+  #justTold = false
   /** When it subscribed. */
   #subscribedMs = 0
   #cancelHeartbeat: (() => void) | undefined
@@ -405,8 +407,8 @@ export class RedisInvalidationBus
     const { by, seq, kind, invalidations } = message
     const known = this.#senders.get(by)
     if (kind === 'gap') {
-      // One that comes again tells nothing new.
-      if (seq > (known ?? 0)) this.#tellGap('told', by)
+      // One that comes again tells nothing new. A client that queues what it can't send sends all attempts at once when Redis is back.
+      if (seq > (known ?? 0) && !this.#justTold) this.#tellGap('told', by)
     } else if (this.#missedBefore(message, known)) {
       this.#books.holes++
       this.#tellGap('missed', by)
@@ -427,6 +429,11 @@ export class RedisInvalidationBus
 
   #tellGap(reason: RedisInvalidationBusEvents['gap']['reason'], by: string | undefined): void {
     this.#books.gaps++
+    // Until then nothing can be kept that wasn't kept before this.
+    this.#justTold = true
+    queueMicrotask(() => {
+      this.#justTold = false
+    })
     if (this.events.has('gap')) this.events.emit('gap', { reason, by })
     for (const link of this.#links) link.hearGap()
   }

@@ -355,6 +355,25 @@ describe.skipIf(server === undefined)('RedisInvalidationBus', () => {
       expect(saidBy(rider, 'gap').map(({ reason }) => reason)).toEqual(['subscribed', 'told', 'told', 'told'])
     })
 
+    test('gaps that come together are one, and what comes with them is heard', async () => {
+      const [rider] = (await fleet.riders(1, connect)) as [Rider]
+      const redis = connect()
+      const head = (seq: number): string => `{"spillway":1,"by":"x","seq":${seq}`
+
+      const pipeline = redis.pipeline()
+      for (let seq = 1; seq <= 50; seq++) pipeline.publish(fleet.channel, `${head(seq)},"gap":true}`)
+      pipeline.publish(fleet.channel, `${head(51)},${news('a')}}`)
+      await pipeline.exec()
+
+      await waitFor(() => expect(rider.news()).toEqual(['k:a']))
+      // The first, and what a network packet more may bring.
+      expect(rider.gaps()).toBeLessThan(5)
+      expect(rider.bus.stats()).toMatchObject({ received: 51, holes: 0, gaps: rider.gaps() })
+      const before = rider.gaps()
+      await say(52, '"gap":true')
+      await waitFor(() => expect(rider.gaps()).toBe(before + 1))
+    })
+
     test('a beat that knows a later message is a gap', async () => {
       const [rider] = (await fleet.riders(1, connect)) as [Rider]
 
