@@ -39,7 +39,8 @@ export interface TokenCacheOptions<K> extends ComponentOptions {
    */
   keyOf?: ((key: K) => string) | undefined
   /**
-   * How long a token lives of which `fetchToken` says nothing, in milliseconds from the start of its request.
+   * How long a token lives of which `fetchToken` says nothing, in milliseconds from the start of its request; Infinity for one that is
+   * good until a server refuses it.
    * @defaultValue 3_600_000
    */
   defaultTtlMs?: number | undefined

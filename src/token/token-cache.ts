@@ -112,7 +112,9 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
       mandatoryMs: checkDuration('mandatoryMs', valueOr(options?.mandatoryMs, defaults.mandatoryMs)),
       jitter: checkRatio('jitter', valueOr(options?.jitter, defaults.jitter)),
     }
-    this.#defaultTtlMs = checkDuration('defaultTtlMs', valueOr(options?.defaultTtlMs, defaults.defaultTtlMs), 1)
+    const defaultTtlMs = valueOr(options?.defaultTtlMs, defaults.defaultTtlMs)
+    // No timer waits for it, so that it may be longer than one can.
+    this.#defaultTtlMs = checkDuration('defaultTtlMs', defaultTtlMs, 1, Number.POSITIVE_INFINITY)
     this.#timeoutMs = checkDuration('timeoutMs', valueOr(options?.timeoutMs, defaults.timeoutMs), 1)
     this.#capacity = checkCount('capacity', valueOr(options?.capacity, defaults.capacity))
     this.#invalidateCooldownMs = checkDuration(

@@ -20,8 +20,8 @@ const duration = (min: number): string => `must be a number between ${min} and 2
 
 describe('a wrong option is an OptionError that names field, rule, value and type', () => {
   test.each<[string, unknown, string]>([
-    ['defaultTtlMs', 0, `${duration(1)}, got 0 (number)`],
-    ['defaultTtlMs', '1h', `${duration(1)}, got "1h" (string)`],
+    ['defaultTtlMs', 0, 'must be a number between 1 and Infinity, got 0 (number)'],
+    ['defaultTtlMs', '1h', 'must be a number between 1 and Infinity, got "1h" (string)'],
     ['refreshAheadMs', -1, `${duration(0)}, got -1 (number)`],
     ['refreshAheadMs', Number.NaN, `${duration(0)}, got NaN (number)`],
     ['mandatoryMs', null, `${duration(0)}, got null (null)`],
