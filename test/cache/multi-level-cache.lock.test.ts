@@ -78,6 +78,29 @@ describe('a load lock', () => {
     expect(failures).toMatchObject([{ operation: 'lock', keys: ['cache:failing'] }])
   })
 
+  inVirtualTime('that does not come spares the load all the same, if the value is there by then', async (clock) => {
+    const loadLock = new StagedLock()
+    const { cache, open } = sharedScene(clock, { loadLock, loadLockWaitMs: 200 })
+    const answer = watch(cache.getOrLoad('key', neverLoad))
+    await clock.advance(100)
+    await open().set('key', 'theirs')
+
+    await clock.advance(100)
+
+    expect(answer.value).toBe('theirs')
+    expect(clock.pending).toBe(0)
+  })
+
+  inVirtualTime('is not asked for while the shared tier cannot be asked', async (clock) => {
+    const loadLock = new StagedLock()
+    const { cache, store } = sharedScene(clock, { loadLock })
+    store.stage = () => Promise.reject(new Error('away'))
+
+    expect(await cache.getOrLoad('key', () => 'value')).toBe('value')
+
+    expect(loadLock.asked).toEqual([])
+  })
+
   inVirtualTime('is waited for no longer once all callers have gone', async (clock) => {
     const loadLock = new StagedLock()
     const { cache } = sharedScene(clock, { loadLock })
