@@ -121,7 +121,7 @@ export class LoadRun implements Abandonable, LoadOwner {
     let lease: LoadLease | undefined
     try {
       if (this.#core.shared !== undefined) await this.#readShared(this.#core.shared)
-      if (this.#plan.locked && this.#wanting.size > 0) lease = await this.#lock()
+      if (this.#plan.locked && this.#isSharing) lease = await this.#lock()
       if (this.#wanting.size > 0) await this.#load()
     } catch (error) {
       // Stopped: nobody waits any more, or they were told.
@@ -174,6 +174,12 @@ export class LoadRun implements Abandonable, LoadOwner {
     this.#core.flights.end(load)
   }
 
+  /** Whether others could find what is loaded here. Where they can't, to wait for one another would be for nothing. */
+  get #isSharing(): boolean {
+    const wanting = [...this.#wanting]
+    return this.#core.shared === undefined ? wanting.length > 0 : wanting.some((load) => load.version !== undefined)
+  }
+
   async #lock(): Promise<LoadLease | undefined> {
     const { settings, shared, clock } = this.#core
     const [load] = this.#wanting
@@ -182,6 +188,7 @@ export class LoadRun implements Abandonable, LoadOwner {
     const waitMs = settings.loadLockWaitMs
     const asked = attempt(() => lock.acquire(load.at.full(load.key), { waitMs, signal: this.#signal.signal }))
     let over = false
+    let failed = false
     let taken: LoadLease | undefined
     const gaveUp = deferred<void>()
     const cancel = clock.setTimer(() => gaveUp.resolve(), waitMs)
@@ -192,6 +199,7 @@ export class LoadRun implements Abandonable, LoadOwner {
         else taken = lease
       },
       (error: unknown) => {
+        failed = true
         if (!over) this.#core.tellFailed({ operation: 'lock', keys: [load.at.full(load.key)], error })
       },
     )
@@ -205,11 +213,13 @@ export class LoadRun implements Abandonable, LoadOwner {
       over = true
     }
     const lease = taken as LoadLease | undefined
-    if (lease?.waited === true && shared !== undefined) {
+    // Somebody else had it, or has it still: the value may be there by now.
+    const waited = lease === undefined ? !failed : lease.waited
+    if (waited && shared !== undefined) {
       try {
         await this.#readShared(shared)
       } catch (error) {
-        this.#release(lease)
+        if (lease !== undefined) this.#release(lease)
         throw error
       }
     }
