@@ -33,6 +33,8 @@ export interface PublisherBooks {
 
 interface Waiting {
   invalidation: Invalidation
+  /** Who told it; undefined where several did. */
+  teller: object | undefined
   /** Its number among all that was accepted: of those that were merged into one, that of the first. */
   readonly first: number
 }
@@ -94,9 +96,9 @@ export class InvalidationPublisher {
     return { ...this.#books, pending: this.#pending }
   }
 
-  /** Takes invalidations. Never throws, never sends at once. */
-  add(invalidations: readonly Invalidation[]): void {
-    for (const invalidation of invalidations) this.#accept(invalidation)
+  /** Takes invalidations of one who tells them in the order in which they became true. Never throws, never sends at once. */
+  add(invalidations: readonly Invalidation[], teller: object): void {
+    for (const invalidation of invalidations) this.#accept(invalidation, teller)
     this.#start()
   }
 
@@ -146,7 +148,7 @@ export class InvalidationPublisher {
     return this.#gapDue || this.#queue.size > 0 || this.#beatDue
   }
 
-  #accept(invalidation: Invalidation): void {
+  #accept(invalidation: Invalidation, teller: object): void {
     const books = this.#books
     books.offered++
     if (this.#gapDue || this.#stopped) {
@@ -156,11 +158,11 @@ export class InvalidationPublisher {
     const id = idOf(invalidation)
     const waiting = this.#queue.get(id)
     if (waiting !== undefined) {
-      waiting.invalidation = invalidation
+      merge(waiting, invalidation, teller)
       books.merged++
       return
     }
-    this.#queue.set(id, { invalidation, first: books.offered })
+    this.#queue.set(id, { invalidation, teller, first: books.offered })
     if (this.#queue.size <= this.#settings.capacity) return
     this.#lose(false)
     this.#gapDue = true
@@ -322,6 +324,13 @@ export class InvalidationPublisher {
       this.#cutPause = end
     })
   }
+}
+
+/** Of two who tell of one key, nobody knows which of their versions came last: whoever has either must drop it. */
+function merge(waiting: Waiting, invalidation: Invalidation, teller: object): void {
+  if (waiting.teller !== teller) waiting.teller = undefined
+  const isUnordered = invalidation.kind === 'key' && waiting.teller === undefined
+  waiting.invalidation = isUnordered ? { kind: 'key', key: invalidation.key } : invalidation
 }
 
 function idOf(invalidation: Invalidation): string {

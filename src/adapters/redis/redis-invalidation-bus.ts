@@ -322,7 +322,7 @@ export class RedisInvalidationBus
       else copies.push(copy)
     }
     if (copies.length === 0) return
-    this.#publisher.add(copies)
+    this.#publisher.add(copies, by)
     this.#told.push({ by, invalidations: copies })
     if (!this.#telling) this.#context(() => this.#tellLocally())
   }

@@ -109,6 +109,18 @@ describe.skipIf(server === undefined)('RedisInvalidationBus', () => {
     expect(first.bus.stats()).toMatchObject({ offered: 7, published: 4, merged: 3, pending: 0 })
   })
 
+  test('tells a key without a version where several links of a bus told of it: which was the last, nobody knows', async () => {
+    const [first, second] = (await fleet.riders(2, connect)) as [Rider, Rider]
+    const other = endOf(first.bus)
+
+    other.link.publish([key('a', '2'), key('b', '1')])
+    first.link.publish([key('a', '1'), key('c', '1')])
+    other.link.publish([key('a', '3'), key('b', '2')])
+    await first.link.flush()
+
+    await waitFor(() => expect(second.news()).toEqual(['k:a', 'k:b@2', 'k:c@1']))
+  })
+
   test('what an object says later changes nothing', async () => {
     const [first, second] = (await fleet.riders(2, connect)) as [Rider, Rider]
     const one = { kind: 'key' as const, key: 'a', version: '1' }
