@@ -16,6 +16,8 @@ export interface PartLimits {
   readonly bytes: number
 }
 
+const noErrors: ReadonlyMap<CachePart, SpillwayError> = new Map()
+
 /**
  * Parts a call by buckets, and those by size.
  *
@@ -29,6 +31,7 @@ export function partsOf(
   sizeOf: (place: number) => number,
   ordered: boolean,
 ): readonly CachePart[] {
+  if (count === 1) return [{ bucket: bucketAt(0), places: [0], after: undefined }]
   const parts: CachePart[] = []
   const open: { part: CachePart; bytes: number }[] = []
   for (let place = 0; place < count; place++) {
@@ -52,20 +55,23 @@ export function partsOf(
  *
  * @returns the errors of those that failed, all of them once all have settled.
  */
-export async function runParts(
+export function runParts(
+  parts: readonly CachePart[],
+  run: (part: CachePart) => Promise<void>,
+): Promise<ReadonlyMap<CachePart, SpillwayError>> {
+  const [only] = parts
+  if (only === undefined || parts.length > 1) return runAll(parts, run)
+  return run(only).then(
+    () => noErrors,
+    (error: SpillwayError) => new Map([[only, error]]),
+  )
+}
+
+async function runAll(
   parts: readonly CachePart[],
   run: (part: CachePart) => Promise<void>,
 ): Promise<ReadonlyMap<CachePart, SpillwayError>> {
   const errors = new Map<CachePart, SpillwayError>()
-  const [only] = parts
-  if (only !== undefined && parts.length === 1) {
-    try {
-      await run(only)
-    } catch (error) {
-      errors.set(only, error as SpillwayError)
-    }
-    return errors
-  }
   const runs = new Map<CachePart, Promise<void>>()
   for (const part of parts) {
     const before = part.after === undefined ? undefined : runs.get(part.after)

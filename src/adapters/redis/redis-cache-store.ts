@@ -216,29 +216,34 @@ export class RedisCacheStore extends Component<RedisCacheStoreEvents, RedisCache
   async #read(part: CachePart, keys: readonly string[], answers: (CachedValue | Error)[]): Promise<void> {
     const { bucket, places } = part
     const names = places.map((place) => this.#keys.value(bucket, keys[place] as string))
-    const first = names[0] as string
     const clock = this.#clockOf(bucket)
-    const raws = await this.#call('getMany', false, async () => {
-      const looking = clock.stale ? this.#lookAt(clock, bucket, first) : undefined
-      const reading = this.#face.readsReplicas
-        ? readRecords.runForBytes(this.#face, names, [])
-        : this.#face.sendForBytes(first, false, 'MGET', names)
-      const [found] = await Promise.all([reading, looking])
-      return found as readonly (Buffer | null)[]
-    })
+    const raws = await this.#call('getMany', false, () => this.#fetch(clock, bucket, names))
     const nowUs = clock.now()
-    const waits: Promise<void>[] = []
-    places.forEach((place, i) => {
+    let waits: Promise<void>[] | undefined
+    for (let i = 0; i < places.length; i++) {
+      const place = places[i] as number
       const answer = this.#open(keys[place] as string, raws[i] ?? undefined, nowUs)
-      if (!(answer instanceof Promise)) answers[place] = answer
-      else {
-        const late = answer.then((opened) => {
-          answers[place] = opened
-        })
-        waits.push(late)
-      }
-    })
-    if (waits.length > 0) await Promise.all(waits)
+      if (answer instanceof Promise) {
+        waits ??= []
+        waits.push(
+          answer.then((opened) => {
+            answers[place] = opened
+          }),
+        )
+      } else answers[place] = answer
+    }
+    if (waits !== undefined) await Promise.all(waits)
+  }
+
+  /** Sends a read, and beside it a look at the clock, where that is due. */
+  #fetch(clock: CacheClock, bucket: number, names: string[]): Promise<readonly (Buffer | null)[]> {
+    const first = names[0] as string
+    const looking = clock.stale ? this.#lookAt(clock, bucket, first) : undefined
+    const reading = this.#face.readsReplicas
+      ? readRecords.runForBytes(this.#face, names, [])
+      : this.#face.sendForBytes(first, false, 'MGET', names)
+    const found = looking === undefined ? reading : Promise.all([reading, looking]).then(([raws]) => raws)
+    return found as Promise<readonly (Buffer | null)[]>
   }
 
   /** Looks at a server's clock; one look does for all who want it at the same time. */
