@@ -98,3 +98,27 @@ describe('what is written after another process has invalidated', () => {
     expect(await open().get('a')).toBeUndefined()
   })
 })
+
+describe('what is loaded while another process invalidates', () => {
+  inVirtualTime('is kept out', async (clock) => {
+    const { cache: other, open, store } = sharedScene(clock)
+    const cache = open()
+
+    const loaded = watch(
+      cache.getOrLoad(
+        'a',
+        async () => {
+          await other.invalidateTags(tags)
+          return 'old'
+        },
+        { tags },
+      ),
+    )
+    await clock.advance(0)
+
+    expect(loaded.value).toBe('old')
+    expect(await other.get('a')).toBeUndefined()
+    expect(await open().get('a')).toBeUndefined()
+    expect(await store.value('a')).toBeUndefined()
+  })
+})
