@@ -25,6 +25,10 @@ export function guardGrpc(
 ): GrpcService {
   if (verifier === undefined) return service
   const { definition } = service
+  // A definition has methods by the names of the .proto file, and handlers go by those of JavaScript.
+  const answersByStream = new Set(
+    Object.values(definition).flatMap(({ responseStream, originalName }) => (responseStream ? [originalName] : [])),
+  )
   const handlers = Object.fromEntries(
     Object.entries(service.handlers).map(([name, handler]) => {
       const scope = scopes[name]
@@ -32,7 +36,7 @@ export function guardGrpc(
       const check = (metadata: Metadata): unknown => verifier.check(authorizationIn(metadata), scope)
       return [
         name,
-        definition[name]?.requestStream
+        answersByStream.has(name)
           ? guardedStream(handler as BidiHandler, check)
           : guardedUnary(handler as UnaryHandler, check),
       ]
@@ -53,7 +57,7 @@ function guardedUnary(handle: UnaryHandler, check: (metadata: Metadata) => unkno
   }
 }
 
-/** Its token is looked at when it opens; messages wait until then. */
+/** Its token is looked at when it opens; messages wait until then. A refusal ends it, and there is no callback to tell. */
 function guardedStream(handle: BidiHandler, check: (metadata: Metadata) => unknown): BidiHandler {
   return (call) => {
     Promise.resolve(call.metadata)
