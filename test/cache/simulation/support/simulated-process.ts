@@ -18,6 +18,8 @@ export interface Surroundings {
   readonly database: Database
   /** Whether a key may be written by this process; others invalidate tags and namespaces. */
   mayWrite(process: number, key: SimulatedKey, how: 'set' | 'delete'): boolean
+  /** Whether a process may invalidate keys together now. */
+  mayInvalidate(process: number, ids: readonly string[]): boolean
   /** How long a loader takes at most, in milliseconds. */
   readonly maxLoadMs: number
   /** Whether nobody may read anything older than his own process has written. */
@@ -43,6 +45,7 @@ export class SimulatedProcess {
   checked = 0
   /** What each key must at least be as of, for whoever begins to read it now: what this process has written. */
   readonly #floors = new Map<string, number>()
+  readonly #setAt = new Map<string, number>()
   readonly #acknowledged = new Map<string, Acknowledged[]>()
   readonly #index: number
   readonly #world: Surroundings
@@ -109,6 +112,11 @@ export class SimulatedProcess {
       0,
       ...(this.#acknowledged.get(key.id) ?? []).filter((one) => one.at <= at).map(({ write }) => write),
     )
+  }
+
+  /** Whether it has set one of some keys at a time or later. */
+  hasSetSince(ids: readonly string[], at: number): boolean {
+    return ids.some((id) => (this.#setAt.get(id) ?? Number.NEGATIVE_INFINITY) >= at)
   }
 
   /** Set by the simulation, where processes have nothing but the shared tier to learn from. */
@@ -268,6 +276,7 @@ export class SimulatedProcess {
     const some = wanted.filter((key) => this.#world.mayWrite(this.#index, key, 'set'))
     const [first] = some
     if (first === undefined) return
+    for (const { id } of some) this.#setAt.set(id, this.#world.clock.now())
     this.#write(
       some.map(({ id }) => id),
       () => {
@@ -296,14 +305,18 @@ export class SimulatedProcess {
   }
 
   #invalidate(some: readonly string[]): void {
-    this.#write(some.flatMap(idsWith), () => {
+    const ids = some.flatMap(idsWith)
+    if (!this.#world.mayInvalidate(this.#index, ids)) return
+    this.#write(ids, () => {
       this.loads.fence()
       return this.cache.invalidateTags(some)
     })
   }
 
   #clear(key: SimulatedKey): void {
-    this.#write(idsIn(key.namespace), () => this.view(key).clear())
+    const ids = idsIn(key.namespace)
+    if (!this.#world.mayInvalidate(this.#index, ids)) return
+    this.#write(ids, () => this.view(key).clear())
   }
 
   #write(ids: readonly string[], call: () => Promise<void>): void {

@@ -40,6 +40,7 @@ export interface SimulationReport {
 const l2TimeoutMs = 100
 const maxLoadMs = 40
 const lengthMs = 300
+const tickMs = 3
 /** Longer than any load with its calls of a sound store. */
 const slackMs = maxLoadMs + 6 * 50
 
@@ -145,6 +146,16 @@ class Simulation implements Surroundings {
   /** Whose set comes last decides, and the shared tier can't know which one should: a key is set by one process only. */
   mayWrite(process: number, key: SimulatedKey, how: 'set' | 'delete'): boolean {
     return this.#plan.sets ? keys.indexOf(key) % this.#processes.length === process : how === 'delete'
+  }
+
+  /**
+   * A set and another process's invalidation within one tick of the store's clock have no order but that in which the set is
+   * acknowledged, so the database may not have another one.
+   */
+  mayInvalidate(process: number, ids: readonly string[]): boolean {
+    return !this.#processes.some(
+      (other, index) => index !== process && other.hasSetSince(ids, this.clock.now() - tickMs),
+    )
   }
 
   #makeOptions(): MultiLevelCacheOptions<Row> {
