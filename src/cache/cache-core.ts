@@ -60,7 +60,7 @@ export class CacheCore {
     this.events = events
     this.settings = settings
     const { maxEntries, maxBytes, sizeOf } = settings
-    this.memory = new MemoryTier({ name, maxEntries, maxBytes, sizeOf })
+    this.memory = new MemoryTier({ name, root: settings.root, maxEntries, maxBytes, sizeOf })
     this.books = new ReadBooks(events)
     this.limit = settings.loadConcurrency === Number.POSITIVE_INFINITY ? undefined : pLimit(settings.loadConcurrency)
     this.shared = settings.l2 === undefined ? undefined : this.#makeShared(settings.l2)
@@ -105,7 +105,7 @@ export class CacheCore {
   keep(flight: Fenced, entry: CacheEntry): void {
     if (this.closed || !flight.fence.passesMemory(entry.tags)) return
     const there = this.memory.peek(flight.memoryKey)
-    if (there === undefined || there.order <= entry.order) this.memory.put(flight.memoryKey, entry)
+    if (there === undefined || there.order <= entry.order) this.memory.put(entry)
   }
 
   async #read(shared: SharedTier, at: CachePath, reads: readonly KeyRead[], ratio: number): Promise<undefined> {
@@ -141,7 +141,7 @@ export class CacheCore {
     }
     const tags = tagsOf(this.settings.root, answer.marks)
     const entry = new CacheEntry(
-      read.at.place(read.key),
+      read.at.place(read.key, read.memoryKey),
       { value: answer.value, tags, version },
       times,
       at.ratio,

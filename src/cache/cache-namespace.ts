@@ -48,7 +48,9 @@ export class CacheNamespace<V extends NonNullable<unknown> | null> implements Ca
   readonly #plan: CallPlan
   // What every hit needs, at hand: it costs little more than its look into the map.
   readonly #path: string
-  readonly #prefix: string
+  readonly #isRoot: boolean
+  /** Its entries in memory, where it isn't the root and had any when last looked for. */
+  #space: ReadonlyMap<string, CacheEntry> | undefined
   readonly #entries: MemoryTier['entries']
   readonly #turn: TurnClock
   readonly #books: ReadBooks
@@ -61,7 +63,8 @@ export class CacheNamespace<V extends NonNullable<unknown> | null> implements Ca
     this.#settings = settings
     this.#plan = { settings, easyRatio: settings.refreshAheadRatio, ttlMs: undefined, tags: [] }
     this.#path = at.path
-    this.#prefix = at.memoryPrefix
+    this.#isRoot = at.path === at.root
+    this.#space = undefined
     this.#entries = core.memory.entries
     this.#turn = core.turn
     this.#books = core.books
@@ -275,13 +278,26 @@ export class CacheNamespace<V extends NonNullable<unknown> | null> implements Ca
 
   /** What memory has. The root's keys are looked up as they are; a namespace's entry under such a key isn't the root's. */
   #find(key: string): CacheEntry | undefined {
-    const entry = this.#entries.get(this.#prefix === '' || typeof key !== 'string' ? key : this.#prefix + key)
+    if (!this.#isRoot) return this.#findWithin(key)
+    const entry = this.#entries.get(key)
     return entry !== undefined && entry.home === this.#path ? entry : this.#findOdd(key)
   }
 
   #findOdd(key: string): CacheEntry | undefined {
-    const odd = this.#prefix === '' && typeof key === 'string' && key.charCodeAt(0) === 0
+    const odd = typeof key === 'string' && key.charCodeAt(0) === 0
     return odd ? this.#entries.get(this.#at.memory(key)) : undefined
+  }
+
+  #findWithin(key: string): CacheEntry | undefined {
+    const entry = this.#space?.get(key) ?? this.#findAnew(key)
+    // So it counts as used.
+    return entry === undefined ? undefined : this.#entries.get(entry.memoryKey)
+  }
+
+  /** A namespace that was empty for a moment has got other entries since. */
+  #findAnew(key: string): CacheEntry | undefined {
+    this.#space = this.#core.memory.space(this.#path)
+    return this.#space?.get(key)
   }
 
   #hit(entry: CacheEntry): Promise<V> {

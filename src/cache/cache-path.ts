@@ -19,6 +19,8 @@ export interface EntryPlace {
   /** Its namespace. */
   readonly path: string
   readonly key: string
+  /** Its key in memory. */
+  readonly memoryKey: string
   /** The namespace whose keys, behind its prefix, lead to it; none for a root's key that begins with NUL. */
   readonly home: string
 }
@@ -62,9 +64,9 @@ export class CachePath {
   }
 
   /** Where an entry is, for whoever finds it. */
-  place(key: string): EntryPlace {
+  place(key: string, memoryKey: string): EntryPlace {
     const odd = this.memoryPrefix === '' && key.charCodeAt(0) === 0
-    return { path: this.path, key, home: odd ? '' : this.path }
+    return { path: this.path, key, memoryKey, home: odd ? '' : this.path }
   }
 
   tagMark(tag: string): string {

@@ -58,8 +58,8 @@ export function writeValues(
     const times = { madeAt: now, freshUntil: now + lifeMs, checkedUntil: now + core.settings.l1TtlMs }
     const what = { value, tags, version: undefined }
     const order = core.flights.nextOrder()
-    const entry = new CacheEntry(at.place(key), what, times, settings.refreshAheadRatio, order)
-    core.memory.put(memoryKey, entry)
+    const entry = new CacheEntry(at.place(key, memoryKey), what, times, settings.refreshAheadRatio, order)
+    core.memory.put(entry)
     return entry
   })
   dropKeys(core, at, gone)

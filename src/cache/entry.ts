@@ -16,6 +16,7 @@ export class CacheEntry {
   /** The namespace that it is in. */
   readonly path: string
   readonly key: string
+  readonly memoryKey: string
   /** {@link EntryPlace.home} */
   readonly home: string
   readonly value: unknown
@@ -45,6 +46,7 @@ export class CacheEntry {
   ) {
     this.path = place.path
     this.key = place.key
+    this.memoryKey = place.memoryKey
     this.home = place.home
     this.value = what.value
     this.tags = what.tags

@@ -437,7 +437,7 @@ export class LoadRun implements Abandonable, LoadOwner {
     const checkedUntil = Math.min(now, checkedAt ?? now) + core.settings.l1TtlMs
     const times = { madeAt: now, freshUntil: now + lifeMs, checkedUntil }
     const entry = new CacheEntry(
-      load.at.place(load.key),
+      load.at.place(load.key, load.memoryKey),
       { value, tags, version },
       times,
       this.#plan.easyRatio,

@@ -6,17 +6,27 @@ import type { CacheEntry } from './entry.js'
 /** What a {@link MemoryTier} needs to know. */
 export interface MemoryTierSettings {
   readonly name: string
+  /** The path of the root namespace. */
+  readonly root: string
   readonly maxEntries: number
   readonly maxBytes: number | undefined
   readonly sizeOf: ((value: unknown, key: string) => number) | undefined
 }
 
-/** The tier in memory: a bounded map of entries, the least recently used going first, with an index of their tags. */
+/**
+ * The tier in memory: a bounded map of entries, the least recently used going first, with an index of their tags, and one of each
+ * namespace's keys.
+ */
 export class MemoryTier {
   readonly #settings: MemoryTierSettings
   /** The entries by their keys in memory. Others only `get` from it: a hit has no time for a method in between. */
   readonly entries: Pick<LRUCache<string, CacheEntry>, 'get'>
   readonly #entries: LRUCache<string, CacheEntry>
+  /**
+   * The entries of each namespace that has any, by their keys as callers know them: to make a key in memory of one costs several times
+   * as much as to look it up. The root's keys are in memory as they are.
+   */
+  readonly #spaces = new Map<string, Map<string, CacheEntry>>()
   /** Keys in memory by tag. */
   readonly #tagged = new Map<string, Set<string>>()
   #evictions = 0
@@ -29,10 +39,9 @@ export class MemoryTier {
     this.#entries = new LRUCache<string, CacheEntry>({
       max,
       ...(maxSize === undefined ? {} : { maxSize }),
-      dispose: (entry, memoryKey, reason) => {
-        if (reason !== 'evict') return
-        this.#evictions++
-        this.#untag(memoryKey, entry)
+      dispose: (entry, _, reason) => {
+        if (reason === 'evict') this.#evictions++
+        this.#forget(entry, reason !== 'set')
       },
     })
     this.entries = this.#entries
@@ -47,27 +56,35 @@ export class MemoryTier {
     return this.#entries.peek(memoryKey)
   }
 
+  /** The entries of a namespace other than the root, by its own keys: to be asked for again where it lacks one. */
+  space(path: string): ReadonlyMap<string, CacheEntry> | undefined {
+    return this.#spaces.get(path)
+  }
+
   /** Keeps an entry instead of what was there; one that is too large alone isn't kept. */
-  put(memoryKey: string, entry: CacheEntry): void {
+  put(entry: CacheEntry): void {
+    const { memoryKey } = entry
     const size = this.#sizeOf(entry)
-    this.delete(memoryKey)
     if (size === undefined) {
       this.#tooLarge++
+      this.delete(memoryKey)
       return
     }
+    if (size === 0) this.#entries.set(memoryKey, entry)
+    else this.#entries.set(memoryKey, entry, { size })
+    // What it replaces has been forgotten by now.
     for (const tag of entry.tags) {
       const keys = this.#tagged.get(tag)
       if (keys === undefined) this.#tagged.set(tag, new Set([memoryKey]))
       else keys.add(memoryKey)
     }
-    if (size === 0) this.#entries.set(memoryKey, entry)
-    else this.#entries.set(memoryKey, entry, { size })
+    if (entry.path === this.#settings.root) return
+    const space = this.#spaces.get(entry.path)
+    if (space === undefined) this.#spaces.set(entry.path, new Map([[entry.key, entry]]))
+    else space.set(entry.key, entry)
   }
 
   delete(memoryKey: string): void {
-    const entry = this.#entries.peek(memoryKey)
-    if (entry === undefined) return
-    this.#untag(memoryKey, entry)
     this.#entries.delete(memoryKey)
   }
 
@@ -78,8 +95,13 @@ export class MemoryTier {
 
   /** Drops all of a namespace, and of those within it. */
   deleteWithin(path: string): void {
-    const within = [...this.#entries.entries()].filter(([, entry]) => isWithin(entry.path, path))
-    for (const [memoryKey] of within) this.delete(memoryKey)
+    if (path === this.#settings.root) {
+      this.clear()
+      return
+    }
+    for (const [other, space] of this.#spaces) {
+      if (isWithin(other, path)) for (const { memoryKey } of space.values()) this.delete(memoryKey)
+    }
   }
 
   /** Nothing that is there may be served unasked any more. */
@@ -89,7 +111,6 @@ export class MemoryTier {
 
   clear(): void {
     this.#entries.clear()
-    this.#tagged.clear()
   }
 
   stats(): { readonly entries: number; readonly bytes: number; readonly evictions: number; readonly tooLarge: number } {
@@ -114,10 +135,14 @@ export class MemoryTier {
     return whole > maxBytes ? undefined : whole
   }
 
-  #untag(memoryKey: string, entry: CacheEntry): void {
-    for (const tag of entry.tags) {
+  /** @param gone - whether nothing has come in its place. */
+  #forget({ memoryKey, path, key, tags }: CacheEntry, gone: boolean): void {
+    for (const tag of tags) {
       const keys = this.#tagged.get(tag)
       if (keys?.delete(memoryKey) && keys.size === 0) this.#tagged.delete(tag)
     }
+    if (!gone || path === this.#settings.root) return
+    const space = this.#spaces.get(path)
+    if (space?.delete(key) && space.size === 0) this.#spaces.delete(path)
   }
 }

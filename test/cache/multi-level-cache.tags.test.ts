@@ -119,6 +119,40 @@ describe('a namespace', () => {
     expect(cache.stats().l1).toMatchObject({ entries: 3, evictions: 2 })
   })
 
+  inVirtualTime(
+    'is found whatever became of it: emptied, filled by others, pushed out, written over',
+    async (clock) => {
+      const { cache } = cacheOn(clock, { l1: { maxEntries: 3 } })
+      const users = cache.namespace<string>('users')
+      const again = cache.namespace<string>('users')
+      const peek = (): unknown[] => ['a', 'b', 'c', 'd'].map((key) => users.peek(key))
+      await users.set('a', '1', { tags: ['tag'] })
+      await again.set('a', '2')
+      expect(users.peek('a')).toBe('2')
+      await again.delete('a')
+      expect(users.peek('a')).toBeUndefined()
+      await again.setMany([
+        ['a', '3'],
+        ['b', '4', { tags: ['tag'] }],
+        ['c', '5'],
+      ])
+      expect(users.peek('a')).toBe('3')
+      await users.invalidateTags(['tag'])
+      expect(peek()).toEqual(['3', undefined, '5', undefined])
+      await again.set('b', '6')
+      // A hit counts as a use.
+      expect([users.peek('a'), await users.get('c')]).toEqual(['3', '5'])
+      await cache.set('a', 'the root’s')
+      expect(peek()).toEqual(['3', undefined, '5', undefined])
+      await users.namespace('within').set('a', '7')
+      await users.clear()
+      expect(peek()).toEqual([undefined, undefined, undefined, undefined])
+      expect([cache.peek('a'), cache.stats().l1.entries]).toEqual(['the root’s', 1])
+      await again.set('d', '8')
+      expect(peek()).toEqual([undefined, undefined, undefined, '8'])
+    },
+  )
+
   inVirtualTime('of one name is one namespace, and its keys are nobody else’s', async (clock) => {
     const { cache, open } = sharedScene(clock)
     await cache.namespace('users').set('42', 'user')
