@@ -24,7 +24,8 @@ export class Answered {
   #recent = new Map<string, number>()
   #before = new Map<string, number>()
   #turnedAt = performance.now()
-  /** What was forgotten early counts as answered, whatever it was. */
+  #answersAtTurn = 0
+  /** What was forgotten counts as answered, whatever it was: by then, and until what others had read before it is kept no longer. */
   #forgotten = { answers: 0, untilMs: 0 }
 
   constructor(self: string, maxCounters = capacity) {
@@ -54,17 +55,18 @@ export class Answered {
 
   /** Whether what was read then is at least as new as the last answer; undefined where that can't be known. */
   isSince(last: number | undefined, { by, after }: ReadMoment): boolean | undefined {
-    if (last === undefined) return true
-    return by === this.#self ? after >= last : undefined
+    if (by === this.#self) return after >= (last ?? this.#forgotten.answers)
+    return last === undefined ? true : undefined
   }
 
   /** Names are forgotten all at once, a generation later. */
   #turn(now: number): void {
-    if (this.#before.size > 0 && now - this.#turnedAt < rememberedMs) {
-      this.#forgotten = { answers: this.#answers, untilMs: now + rememberedMs }
+    if (this.#before.size > 0) {
+      this.#forgotten = { answers: this.#answersAtTurn, untilMs: this.#turnedAt + rememberedMs }
     }
     this.#before = this.#recent
     this.#recent = new Map()
     this.#turnedAt = now
+    this.#answersAtTurn = this.#answers
   }
 }

@@ -30,7 +30,7 @@ export interface SharedCache {
  * What the gateway reads, kept for five seconds: by itself (L1), and together with the other gateways (L2). What it then reads goes the
  * way of every read, in batches.
  *
- * A read may be as old as that, and never older than a value that this gateway told before: `Answered` knows of those.
+ * A read may be as old as that, and never older than a value that this gateway told before it began: `Answered` knows of those.
  */
 export class CounterReads {
   readonly cache: MultiLevelCache<Read<number>>

@@ -60,7 +60,32 @@ describe('what a gateway remembers of its answers', () => {
       expect(answered.isSince(answered.last(name), since)).toBe(true)
       expect(answered.isSince(answered.last(name), { by: 'other', after: 0 })).toBeUndefined()
     }
+    // No longer than what was shared is kept: then another gateway's is good enough again.
     elapse(40_000)
-    expect(answered.isSince(answered.last('never told'), before)).toBe(true)
+    expect(answered.isSince(answered.last('never told'), { by: 'other', after: 0 })).toBe(true)
+  })
+
+  test('is not outlasted by a read that took longer', () => {
+    const { answered, elapse } = remember()
+    const slow = answered.moment
+    answered.note('a')
+    for (let n = 0; n < 4; n++) {
+      elapse(16_000)
+      answered.last('a')
+    }
+
+    expect(answered.last('a')).toBeUndefined()
+    expect(answered.isSince(answered.last('a'), slow)).toBe(false)
+    expect(answered.isSince(answered.last('a'), answered.moment)).toBe(true)
+  })
+
+  test('makes nothing too old that was read after what was forgotten', () => {
+    const { answered } = remember(10)
+    for (let n = 0; n < 20; n++) answered.note(`early-${n}`)
+    const since = answered.moment
+    for (let n = 0; n < 10; n++) answered.note(`late-${n}`)
+
+    // The first two generations are gone, or about to go; it was read after both.
+    expect(answered.isSince(answered.last('never told'), since)).toBe(true)
   })
 })
