@@ -144,6 +144,7 @@ describe('a namespace', () => {
       expect([users.peek('a'), await users.get('c')]).toEqual(['3', '5'])
       await cache.set('a', 'the root’s')
       expect(peek()).toEqual(['3', undefined, '5', undefined])
+      expect(cache.peek('a')).toBe('the root’s')
       await users.namespace('within').set('a', '7')
       await users.clear()
       expect(peek()).toEqual([undefined, undefined, undefined, undefined])
