@@ -17,20 +17,15 @@ export type {
 } from './redis-cache-store-options.js'
 export type { IoredisClient, NodeRedisClient, NodeRedisCluster, RedisClient } from './redis-client.js'
 export { RedisCounterStore, type RedisCounterStoreOptions } from './redis-counter-store.js'
-export {
-  RedisInvalidationBus,
-  type RedisInvalidationBusEvents,
-  type RedisInvalidationBusOptions,
-  type RedisInvalidationBusStats,
-} from './redis-invalidation-bus.js'
+export { RedisInvalidationBus } from './redis-invalidation-bus.js'
+export type {
+  RedisInvalidationBusEvents,
+  RedisInvalidationBusOptions,
+  RedisInvalidationBusStats,
+} from './redis-invalidation-bus-options.js'
 export type { LeaseLoss, RedisLease } from './redis-lease.js'
-export {
-  type AcquireOptions,
-  RedisLock,
-  type RedisLockEvents,
-  type RedisLockOptions,
-  type RedisLockStats,
-} from './redis-lock.js'
+export { RedisLock } from './redis-lock.js'
+export type { AcquireOptions, RedisLockEvents, RedisLockOptions, RedisLockStats } from './redis-lock-options.js'
 export {
   createRedisPool,
   RedisPool,
