@@ -1,5 +1,5 @@
 import { type Clock, systemClock } from '../core/clock.js'
-import { warn } from '../core/events.js'
+import { describeError, isThenable, warn } from '../core/events.js'
 import { checkOptions, failOption, valueOr } from '../core/options.js'
 import type { Invalidation, InvalidationBus, InvalidationLink, InvalidationListener } from '../core/ports.js'
 
@@ -121,13 +121,15 @@ class MemoryLink implements InvalidationLink {
     this.#call(() => this.#listener.onGap())
   }
 
-  /** A listener that throws must not keep the others from hearing. */
-  #call(listen: () => void): void {
+  /** A listener that throws, or whose promise rejects, must not keep the others from hearing. */
+  #call(listen: () => unknown): void {
     if (this.#closed) return
+    const report = (error: unknown): void => warn(`memory-invalidation-bus: a listener threw: ${describeError(error)}`)
     try {
-      listen()
+      const returned = listen()
+      if (isThenable(returned)) returned.then(undefined, report)
     } catch (error) {
-      warn(`memory-invalidation-bus: a listener threw: ${error}`)
+      report(error)
     }
   }
 }

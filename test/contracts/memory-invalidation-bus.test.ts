@@ -53,6 +53,9 @@ describe('the contract of invalidation buses', () => {
 })
 
 describe('MemoryInvalidationBus', () => {
+  const fail = (): never => {
+    throw new Error('boom')
+  }
   const scene = () => {
     const clock = new FakeClock()
     const bus = new MemoryInvalidationBus({ clock })
@@ -95,17 +98,17 @@ describe('MemoryInvalidationBus', () => {
     expect(heard).toEqual(['gap'])
   })
 
-  test('a listener that throws keeps no other from hearing, and is warned of', async () => {
+  test.each([
+    ['throws', (): void => fail()],
+    ['rejects', async (): Promise<void> => fail()],
+  ])('a listener that %s keeps no other from hearing, and is warned of', async (_, failing) => {
     const warn = vi.spyOn(process, 'emitWarning').mockImplementation(() => undefined)
     onTestFinished(() => warn.mockRestore())
     const clock = new FakeClock()
     const bus = new MemoryInvalidationBus({ clock })
     const heard: string[] = []
-    const fail = (): never => {
-      throw new Error('boom')
-    }
-    const sender = bus.connect({ onInvalidations: fail, onGap: () => undefined })
-    bus.connect({ onInvalidations: fail, onGap: () => undefined })
+    const sender = bus.connect({ onInvalidations: failing, onGap: () => undefined })
+    bus.connect({ onInvalidations: failing, onGap: () => undefined })
     bus.connect({ onInvalidations: () => heard.push('told'), onGap: () => undefined })
 
     sender.publish([{ kind: 'tag', tag: 'a' }])
