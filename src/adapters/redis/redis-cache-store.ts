@@ -1,8 +1,8 @@
 import { randomBytes } from 'node:crypto'
 import { Component } from '../../core/component.js'
-import { type SpillwayError, StoreError } from '../../core/errors.js'
+import type { SpillwayError } from '../../core/errors.js'
 import { isThenable } from '../../core/events.js'
-import { checkCount, checkDuration, checkOptions, failOption, valueOr } from '../../core/options.js'
+import { checkCount, checkDuration, failOption, valueOr } from '../../core/options.js'
 import type {
   CachedValue,
   CacheMark,
@@ -11,10 +11,12 @@ import type {
   CacheWriteOutcome,
   CurrentMark,
 } from '../../core/ports.js'
+import { checkTexts, checkWrites } from './cache-arguments.js'
 import { CacheClock } from './cache-clock.js'
 import { CacheKeys } from './cache-keys.js'
+import { CacheLayout } from './cache-layout.js'
 import { type CachePart, type PartLimits, partsOf, runParts } from './cache-parts.js'
-import { checkPayload, PayloadCodec, PayloadTooLargeError } from './cache-payload.js'
+import { PayloadCodec, PayloadTooLargeError } from './cache-payload.js'
 import {
   type CacheRecord,
   flags,
@@ -25,7 +27,6 @@ import {
   type UnreadableReason,
 } from './cache-record.js'
 import { readRecords, readTime, touchMarks, unconditional, writeRecords } from './cache-scripts.js'
-import { fixLayout } from './counter-scripts.js'
 import { jsonSerializer } from './json-serializer.js'
 import {
   checkCompression,
@@ -43,8 +44,6 @@ const perRead: PartLimits = { keys: 500, bytes: Number.POSITIVE_INFINITY }
 const perWrite: PartLimits = { keys: 200, bytes: 1_048_576 }
 /** A value takes no more than a string of Redis may. */
 const maxStringBytes = 536_870_912 - 65_536
-/** For how long a failed look at the number of buckets isn't repeated. */
-const layoutRetryMs = 1000
 
 const noMarks: readonly CacheMark[] = Object.freeze([])
 
@@ -86,8 +85,7 @@ export class RedisCacheStore extends Component<RedisCacheStoreEvents, RedisCache
   /** One for each bucket of a cluster, whose nodes have clocks of their own. */
   readonly #clocks: CacheClock[] = []
   readonly #looks: (Promise<void> | undefined)[] = []
-  #layout: 'unknown' | 'asked' | 'fits' | StoreError = 'unknown'
-  #layoutFailedAt = Number.NEGATIVE_INFINITY
+  readonly #layout: CacheLayout
   readonly #counts = {
     ...{ reads: 0, hits: 0, misses: 0, unreadable: 0, readsFailed: 0 },
     ...{ writes: 0, written: 0, refused: 0, deleted: 0, writesFailed: 0 },
@@ -107,6 +105,7 @@ export class RedisCacheStore extends Component<RedisCacheStoreEvents, RedisCache
       failOption('prefix', 'must be a string without braces', prefix)
     this.buckets = checkCount('buckets', valueOr(options.buckets, this.#face.cluster ? 16 : 1), 1, 1024)
     this.#keys = new CacheKeys(prefix, this.buckets)
+    this.#layout = new CacheLayout(this.#face, this.clock, this.#keys.layout, this.buckets, this.name)
     this.fenceMs = Math.ceil(checkDuration('fenceMs', valueOr<number>(options.fenceMs, defaults.fenceMs), 1))
     const serializer = checkSerializer(valueOr(options.serializer, jsonSerializer))
     const maxBytes = valueOr<number>(options.maxValueBytes, defaults.maxValueBytes)
@@ -149,7 +148,7 @@ export class RedisCacheStore extends Component<RedisCacheStoreEvents, RedisCache
     checkTexts('keys', asked)
     const keys = [...asked]
     const answers: (CachedValue | Error)[] = new Array(keys.length)
-    this.#checkLayout()
+    this.#layout.check()
     this.#counts.reads += keys.length
     const parts = this.#partsOf(keys, perRead)
     const errors = await runParts(parts, (part) => this.#read(part, keys, answers))
@@ -165,8 +164,8 @@ export class RedisCacheStore extends Component<RedisCacheStoreEvents, RedisCache
    * `StoreError` where all of it failed.
    */
   async setMany(writes: readonly CacheWrite[]): Promise<readonly (CacheWriteOutcome | Error)[]> {
-    writes.forEach(checkWrite)
-    this.#checkLayout()
+    checkWrites(writes)
+    this.#layout.check()
     this.#counts.writes += writes.length
     const records = await this.#pack(writes)
     return this.#write('setMany', records, (text, record) => {
@@ -184,7 +183,7 @@ export class RedisCacheStore extends Component<RedisCacheStoreEvents, RedisCache
    */
   async deleteMany(keys: readonly string[]): Promise<readonly (string | Error)[]> {
     checkTexts('keys', keys)
-    this.#checkLayout()
+    this.#layout.check()
     this.#counts.writes += keys.length
     const records = keys.map((key) => {
       return { key, condition: unconditional, kept: '-', rest: packRecord(tombstone, sealOf(key, this.#seal)) }
@@ -374,7 +373,7 @@ export class RedisCacheStore extends Component<RedisCacheStoreEvents, RedisCache
     counter: 'marksRead' | 'marksRenewed',
   ): Promise<readonly (CurrentMark | Error)[]> {
     checkTexts('names', asked)
-    this.#checkLayout()
+    this.#layout.check()
     // A mark that is asked for twice is renewed once: of two states, one would be wrong at once.
     const names = [...new Set(asked)]
     const marks: (CurrentMark | Error)[] = new Array(names.length)
@@ -422,7 +421,7 @@ export class RedisCacheStore extends Component<RedisCacheStoreEvents, RedisCache
       if (counter !== undefined) this.#counts[counter] += places.length
       for (const place of places) answers[place] = error
     }
-    if (this.#layout instanceof StoreError) throw this.#layout
+    this.#layout.checkKnown()
     if (parts.length === 0 || errors.size < parts.length) return
     const all = [...errors.values()]
     throw all.length === 1 ? all[0] : partlyFailed(`${this.name}: ${operation}`, all, parts.length, 'parts')
@@ -434,32 +433,6 @@ export class RedisCacheStore extends Component<RedisCacheStoreEvents, RedisCache
     const reply = new Error(said)
     reply.name = 'ReplyError'
     return redisError(reply, { name: this.name, operation, writes: true, closed: false, resent: false })
-  }
-
-  /**
-   * Fixes the number of buckets in Redis, or finds that it is another one: keys would be looked for elsewhere then, and what others write or delete
-   * never seen. Nothing waits for this, so that a node that is down keeps no call from the others.
-   */
-  #checkLayout(): void {
-    if (this.#layout instanceof StoreError) throw this.#layout
-    if (this.#layout !== 'unknown' || this.clock.now() - this.#layoutFailedAt < layoutRetryMs) return
-    this.#layout = 'asked'
-    fixLayout.run(this.#face, [this.#keys.layout], [String(this.buckets)]).then(
-      (fixed) => {
-        this.#layout = fixed === String(this.buckets) ? 'fits' : this.#misfit(fixed)
-      },
-      () => {
-        this.#layout = 'unknown'
-        this.#layoutFailedAt = this.clock.now()
-      },
-    )
-  }
-
-  #misfit(fixed: unknown): StoreError {
-    return new StoreError(
-      `${this.name}: ${JSON.stringify(this.#keys.layout)} says that keys lie in ${fixed} buckets, the store was made for ${this.buckets}`,
-      { retryable: false },
-    )
   }
 
   async #call<T>(operation: string, writes: boolean, send: () => Promise<T>): Promise<T> {
@@ -488,23 +461,4 @@ const nothing = { value: undefined, ageMs: 0, freshMs: 0, keptMs: 0, marks: noMa
 /** A duration as scripts take it: empty for ever. */
 function spanOf(ms: number): string {
   return ms === Number.POSITIVE_INFINITY ? '' : String(ms)
-}
-
-function checkTexts(field: string, texts: readonly string[]): void {
-  for (let i = 0; i < texts.length; i++) {
-    if (typeof texts[i] !== 'string') failOption(`${field}[${i}]`, 'must be a string', texts[i])
-  }
-}
-
-function checkWrite(write: CacheWrite, i: number): void {
-  const field = `writes[${i}]`
-  checkOptions(field, write)
-  const { key, value, freshMs, keptMs, ifVersion } = write
-  if (typeof key !== 'string') failOption(`${field}.key`, 'must be a string', key)
-  checkPayload(`${field}.value`, value)
-  checkDuration(`${field}.freshMs`, freshMs, 0, Number.POSITIVE_INFINITY)
-  checkDuration(`${field}.keptMs`, keptMs, freshMs, Number.POSITIVE_INFINITY)
-  if (ifVersion !== undefined && typeof ifVersion !== 'string') {
-    failOption(`${field}.ifVersion`, 'must be a string', ifVersion)
-  }
 }

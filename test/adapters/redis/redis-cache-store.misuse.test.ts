@@ -73,6 +73,8 @@ describe('a wrong argument rejects, before anything is sent', () => {
     ['freshMs', -1],
     ['keptMs', 0.5],
     ['keptMs', '1'],
+    ['marks', undefined],
+    ['marks', 'a'],
     ['ifVersion', 7],
   ])('%s: %s', async (field, value) => {
     const error = await errorOf(nowhere.setMany([write, { ...write, [field]: value }]))
@@ -80,8 +82,26 @@ describe('a wrong argument rejects, before anything is sent', () => {
     expect(error).toMatchObject({ code: 'ERR_OPTION', field: `writes[1].${field}` })
   })
 
+  test.each([[undefined], [null], [{}], [{ name: 'tag' }], [{ name: 7, mark: 'a' }]])('a mark: %s', async (mark) => {
+    const error = await errorOf(nowhere.setMany([{ ...write, marks: [{ name: 'tag', mark: 'a' }, mark as never] }]))
+
+    expect(error).toMatchObject({ code: 'ERR_OPTION', field: 'writes[0].marks[1]' })
+    // Nothing is waited for that was never sent.
+    expect(nowhere.stats()).toMatchObject({ writes: 0, writesPending: 0 })
+  })
+
   test('a write, key or name that is none', async () => {
-    expect(await errorOf(nowhere.setMany([null as never]))).toMatchObject({ field: 'writes[0]' })
+    for (const none of [null, undefined]) {
+      expect(await errorOf(nowhere.setMany([none as never]))).toMatchObject({ field: 'writes[0]' })
+    }
+    expect(await errorOf(nowhere.setMany(new Array(1)))).toMatchObject({ code: 'ERR_OPTION', field: 'writes[0]' })
+    for (const list of [undefined, null, 'a', new Set(['a'])] as never[]) {
+      expect(await errorOf(nowhere.setMany(list))).toMatchObject({ code: 'ERR_OPTION', field: 'writes' })
+      for (const call of [() => nowhere.getMany(list), () => nowhere.deleteMany(list)]) {
+        expect(await errorOf(call())).toMatchObject({ code: 'ERR_OPTION', field: 'keys' })
+      }
+      expect(await errorOf(nowhere.readMarks(list))).toMatchObject({ code: 'ERR_OPTION', field: 'names' })
+    }
     for (const call of [
       () => nowhere.getMany(['a', 7 as never]),
       () => nowhere.deleteMany(['a', null as never]),
