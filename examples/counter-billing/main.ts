@@ -58,8 +58,9 @@ const help = `The gateway, the counter service, the billing service and the auth
 
 REDIS_URL names a Redis server for the live values and the stream, DATABASE_URL a PostgreSQL server for the durable values and for
 billing; without them they are in memory and in PGlite. AUTH_URL names an auth service: services and gateways then take its tokens,
-and AUTH_CLIENT_SECRET is what a gateway gets its own with. Without it, nobody has tokens. CONSUL_HTTP_ADDR names a Consul, where services register and gateways find
-them. SIGTERM or Ctrl-C writes what was accepted and ends it.`
+and AUTH_CLIENT_SECRET is what a gateway gets its own with. Without it, nobody has tokens. AUTH_ISSUER is who its tokens say that they
+are from, for itself and all others alike, where that isn't the AUTH_URL: it listens elsewhere than where it is called. CONSUL_HTTP_ADDR
+names a Consul, where services register and gateways find them. SIGTERM or Ctrl-C writes what was accepted and ends it.`
 
 const options = readFlags(
   {

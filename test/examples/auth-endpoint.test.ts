@@ -1,6 +1,7 @@
 import { createRemoteJWKSet, decodeProtectedHeader, type JSONWebKeySet, jwtVerify } from 'jose'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { randomSecrets } from '../../examples/counter-billing/auth/clients.ts'
+import { SigningKeys } from '../../examples/counter-billing/auth/signing-keys.ts'
 import { basicCredentials } from '../../examples/counter-billing/auth/token-request.ts'
 import { startAuth, type TestAuth } from './auth-client.ts'
 
@@ -95,6 +96,10 @@ describe('the token endpoint', () => {
     const response = await ask(form, clientId)
 
     expect([response.status, response.headers.get('cache-control')]).toEqual([status, 'no-store'])
+    // Who isn't known is told how to become so (RFC 9110, section 15.5.2).
+    expect(response.headers.get('www-authenticate')).toEqual(
+      status === 401 ? expect.stringMatching(/^Basic realm="/) : null,
+    )
     const answer = (await response.json()) as object
     expect(answer).toEqual({ error, error_description: expect.any(String) })
     expect(service.stats()).toEqual({ issued: 0, refused: 1 })
@@ -180,6 +185,23 @@ describe('the keys of the auth service', () => {
     expect(decodeProtectedHeader(later).kid).toBe(next?.kid)
     expect(keys.map(({ kid }) => kid)).toContain(decodeProtectedHeader(token).kid)
     expect(keys).toHaveLength(3)
+  })
+
+  test('are there until the last token under them has expired, to the second', async () => {
+    const clock = vi.spyOn(Date, 'now')
+    onTestFinished(() => clock.mockRestore())
+    const start = 1_800_000_000_400
+    clock.mockReturnValue(start)
+    const keys = await SigningKeys.make(60_000)
+    const { kid } = keys.current
+    await keys.rotate()
+    const isThere = (): boolean => keys.publicKeys().keys.some((key) => key.kid === kid)
+
+    // A token that was signed just before says that it is valid until the end of its last second.
+    clock.mockReturnValue(start + 60_500)
+    expect(isThere()).toBe(true)
+    clock.mockReturnValue(start + 62_000)
+    expect(isThere()).toBe(false)
   })
 
   test('are forgotten once no token under them can be valid', async () => {

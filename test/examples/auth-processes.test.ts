@@ -100,13 +100,35 @@ describe('what the environment says', () => {
     expect(failure).not.toContain('hush')
   })
 
-  test('names the client whose secret is missing, and a URL that is none', () => {
+  test('names the client whose secret is missing', () => {
     vi.stubEnv('AUTH_CLIENT_SECRET', '')
-    vi.stubEnv('AUTH_URL', 'nowhere')
 
     expect(attempt(() => authClient({ url: 'http://auth' }, 'gateway'))).toMatch(/the secret of the client gateway/)
-    expect(attempt(() => trustedIssuer())).toMatch(/AUTH_URL must be a URL/)
   })
+
+  test.each([
+    'nowhere',
+    'localhost:50053',
+    '127.0.0.1:50053',
+    'ftp://auth',
+    'http://auth/tenant',
+    'http://auth?a=b',
+    'http://hush@auth',
+  ])('must name an auth service by a URL, without a path: not %s', (url) => {
+    vi.stubEnv('AUTH_URL', url)
+
+    expect(attempt(() => trustedIssuer())).toBe('AUTH_URL must be http://host:port or https://host:port, and no more')
+  })
+
+  test.each(['http://127.0.0.1:50053', 'https://auth.example.com', 'http://[::1]:50053'])(
+    'may name one with a slash behind it: %s',
+    (url) => {
+      vi.stubEnv('AUTH_ISSUER', 'https://issuer.example.com/')
+      vi.stubEnv('AUTH_URL', `${url}/`)
+
+      expect(trustedIssuer()).toEqual({ url, issuer: 'https://issuer.example.com/' })
+    },
+  )
 
   test('may leave an auth service out', () => {
     vi.stubEnv('AUTH_URL', '')

@@ -9,8 +9,13 @@ import type { TrustedIssuer } from './token-verifier.ts'
 export function trustedIssuer(): TrustedIssuer | undefined {
   const url = process.env['AUTH_URL'] || undefined
   if (url === undefined) return undefined
-  if (!URL.canParse(url)) throw new UsageError('AUTH_URL must be a URL: http://host:port')
-  return { url: url.replace(/\/+$/, ''), issuer: process.env['AUTH_ISSUER'] || undefined }
+  if (!isOrigin(url)) throw new UsageError('AUTH_URL must be http://host:port or https://host:port, and no more')
+  return { url: url.replace(/\/$/, ''), issuer: process.env['AUTH_ISSUER'] || undefined }
+}
+
+/** Whether it has nothing that would be dropped where paths are added to it, and no credentials. */
+function isOrigin(text: string): boolean {
+  return /^https?:\/\/[^/?#@\s]+\/?$/i.test(text) && URL.canParse(text)
 }
 
 /** Who this process is at an auth service. Its secret is in the environment, where no list of processes shows it. */

@@ -10,13 +10,10 @@ export type OAuthErrorCode =
 /** A refusal of the token endpoint. Its description names what was wrong, and repeats no secret. */
 export class OAuthError extends Error {
   readonly code: OAuthErrorCode
-  /** Whether the client had authenticated by a header: it is then told by a header how. */
-  readonly byHeader: boolean
 
-  constructor(code: OAuthErrorCode, description: string, { byHeader = false }: { byHeader?: boolean } = {}) {
+  constructor(code: OAuthErrorCode, description: string) {
     super(description)
     this.code = code
-    this.byHeader = byHeader
   }
 
   get httpStatus(): 400 | 401 {

@@ -68,7 +68,7 @@ function createAuthServer(issuer: TokenIssuer, keys: SigningKeys, log: Log): Fas
   app.setErrorHandler<FastifyError | OAuthError>((error, _request, reply) => {
     reply.header('cache-control', 'no-store')
     if (error instanceof OAuthError) {
-      if (error.byHeader) reply.header('www-authenticate', 'Basic realm="counter-billing", charset="UTF-8"')
+      if (error.httpStatus === 401) reply.header('www-authenticate', 'Basic realm="counter-billing", charset="UTF-8"')
       return reply.code(error.httpStatus).send(error.toJSON())
     }
     const status = error.statusCode ?? 500

@@ -11,6 +11,9 @@ export interface SigningKey {
   readonly publicJwk: JWK
 }
 
+/** A token expires at the end of a whole second, and may be signed while its key is being replaced. */
+const lastSecondMs = 1_500
+
 interface RetiredKey {
   readonly publicJwk: JWK
   readonly untilMs: number
@@ -44,7 +47,8 @@ export class SigningKeys {
   /** Signs with the next key from now on. */
   async rotate(): Promise<void> {
     const next = await makeKey()
-    this.#retired.push({ publicJwk: this.#current.publicJwk, untilMs: Date.now() + this.#tokenLifeMs })
+    const untilMs = Date.now() + this.#tokenLifeMs + lastSecondMs
+    this.#retired.push({ publicJwk: this.#current.publicJwk, untilMs })
     this.#current = this.#next
     this.#next = next
   }

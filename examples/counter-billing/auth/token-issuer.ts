@@ -57,10 +57,10 @@ export class TokenIssuer {
     return { issued: this.#issued, refused: this.#refused }
   }
 
-  async #issue({ clientId, clientSecret, byHeader, grantType, ...asked }: TokenRequest): Promise<IssuedToken> {
+  async #issue({ clientId, clientSecret, grantType, ...asked }: TokenRequest): Promise<IssuedToken> {
     const { clients, keys, issuer, tokenLifeSeconds } = this.#parts
     const client = clients.authenticate(clientId, clientSecret)
-    if (client === undefined) throw new OAuthError('invalid_client', 'no such client, or another secret', { byHeader })
+    if (client === undefined) throw new OAuthError('invalid_client', 'no such client, or another secret')
     if (grantType !== 'client_credentials') {
       throw new OAuthError('unsupported_grant_type', 'grant_type must be client_credentials')
     }

@@ -1,11 +1,9 @@
 import { OAuthError } from './oauth-error.ts'
 
-/** What a client asks of the token endpoint, and how it says who it is. */
+/** What a client asks of the token endpoint, and who it says it is. */
 export interface TokenRequest {
   readonly clientId: string
   readonly clientSecret: string
-  /** Whether it said so by HTTP Basic. */
-  readonly byHeader: boolean
   readonly grantType: string
   /** Empty where it asks for whatever it may have. */
   readonly scopes: readonly string[]
@@ -32,7 +30,7 @@ export function readTokenRequest(form: string, authorization: string | undefined
   return { ...client, grantType, scopes: scopesIn(one('scope')), audience: one('audience') }
 }
 
-type ClientCredentials = Pick<TokenRequest, 'clientId' | 'clientSecret' | 'byHeader'>
+type ClientCredentials = Pick<TokenRequest, 'clientId' | 'clientSecret'>
 
 function readClient(
   id: string | undefined,
@@ -41,7 +39,7 @@ function readClient(
 ): ClientCredentials {
   if (authorization === undefined) {
     if (id === undefined || secret === undefined) throw new OAuthError('invalid_client', 'the client must authenticate')
-    return { clientId: id, clientSecret: secret, byHeader: false }
+    return { clientId: id, clientSecret: secret }
   }
   // One method a request (section 2.3); a client_id beside the header does no harm where it is the same.
   if (secret !== undefined)
@@ -60,9 +58,9 @@ function readBasic(authorization: string): ClientCredentials {
   const colon = pair.indexOf(':')
   const [clientId, clientSecret] = [decoded(pair.slice(0, Math.max(0, colon))), decoded(pair.slice(colon + 1))]
   if (colon < 1 || clientId === undefined || clientSecret === undefined) {
-    throw new OAuthError('invalid_client', 'the header must be Basic credentials', { byHeader: true })
+    throw new OAuthError('invalid_client', 'the header must be Basic credentials')
   }
-  return { clientId, clientSecret, byHeader: true }
+  return { clientId, clientSecret }
 }
 
 function decoded(text: string): string | undefined {
