@@ -250,11 +250,11 @@ export class RedisCacheStore extends Component<RedisCacheStoreEvents, RedisCache
     const at = this.#face.cluster ? bucket : 0
     const look = this.#looks[at]
     if (look !== undefined) return look
-    const sentMs = this.clock.now()
+    const sent = clock.send()
     const done = (): void => {
       this.#looks[at] = undefined
     }
-    const asked = readTime.run(this.#face, [name], []).then((text) => clock.observe(Number(text), sentMs))
+    const asked = readTime.run(this.#face, [name], []).then((text) => clock.observe(Number(text), sent))
     asked.then(done, done)
     this.#looks[at] = asked
     return asked
@@ -351,9 +351,10 @@ export class RedisCacheStore extends Component<RedisCacheStoreEvents, RedisCache
         const { condition, kept, rest } = records[place] as OutgoingRecord
         args.push(condition, kept, rest)
       }
-      const sentMs = this.clock.now()
+      const clock = this.#clockOf(bucket)
+      const sent = clock.send()
       const texts = (await this.#call(operation, true, () => writeRecords.run(this.#face, names, args))) as string[]
-      this.#clockOf(bucket).observe(Number(texts[0]), sentMs)
+      clock.observe(Number(texts[0]), sent)
       places.forEach((place, i) => {
         const text = texts[i + 1] as string
         if (text.startsWith('!')) {

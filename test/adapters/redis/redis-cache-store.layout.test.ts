@@ -241,6 +241,31 @@ describe.skipIf(server === undefined)('whatever the clocks of processes say', ()
   })
 })
 
+describe.skipIf(server === undefined)('an answer that came while the machine slept', () => {
+  test.each<[string, (store: RedisCacheStore) => Promise<unknown>]>([
+    ['of a read', (store) => store.getMany(['a'])],
+    ['of a write', (store) => put(store, 'a', 1)],
+    ['of a delete', (store) => remove(store, 'a')],
+  ])('is not gone by any more: %s', async (_, call) => {
+    let [now, wall] = [1000, 1_000_000]
+    const { store } = open({
+      clock: { now: () => now, wallNow: () => wall, setTimer: () => () => undefined, defer: () => undefined },
+    })
+    now += 5000
+    wall += 5000
+
+    const answer = call(store)
+    // It leaves in this turn.
+    for (let i = 0; i < 10; i++) await undefined
+    // The monotonic clock of Linux doesn't count this.
+    wall += 3_600_000
+    await answer
+
+    expect(await costOf(() => store.getMany(['a']))).toEqual({ mget: 1, evalsha: 1 })
+    expect(await costOf(() => store.getMany(['a']))).toEqual({ mget: 1 })
+  })
+})
+
 describe.skipIf(server === undefined)('as docs/adapters/redis-cache.md says', () => {
   const page = (): string => readFileSync('docs/adapters/redis-cache.md', 'utf8')
 
@@ -266,6 +291,19 @@ describe.skipIf(server === undefined)('as docs/adapters/redis-cache.md says', ()
     await remove(store, 'a')
 
     expect((await put(store, 'a', 1, { ifVersion: tombstone })).written).toBe(false)
+    client.disconnect()
+  })
+
+  test('a user that may not write down the number of buckets is served all the same', async () => {
+    const [user, prefix] = [somePrefix(), somePrefix()]
+    await redis.call('ACL', 'SETUSER', user, 'on', '>secret', 'resetkeys', `~{${prefix}:*`, '+@all')
+    const client = new Redis(server?.url as string, { username: user, password: 'secret' })
+    const { store } = open({ prefix }, client)
+
+    await put(store, 'a', 1)
+
+    expect((await get(store, 'a')).value).toBe(1)
+    expect(await redis.exists(`${prefix}:layout`)).toBe(0)
     client.disconnect()
   })
 
