@@ -1,7 +1,7 @@
 import { BatchResultError } from '../core/errors.js'
-import type { Emitter } from '../core/events.js'
+import { type Emitter, isThenable } from '../core/events.js'
 import { checkFunction, checkOptions, checkRatio, checkSignal, failOption, valueOr } from '../core/options.js'
-import { type Deferred, deferred, handled, rejected } from '../internal/deferred.js'
+import { type Deferred, deferred, handled, leaveAlone, rejected } from '../internal/deferred.js'
 import type { LazySignal } from '../internal/lazy-signal.js'
 import type { TurnClock } from '../internal/turn-clock.js'
 import type { CacheCore } from './cache-core.js'
@@ -574,6 +574,12 @@ function inOneBatch(load: BatchLoader<unknown>, name: string): RunLoader {
       const got = Array.isArray(results) ? `${results.length} results` : typeof results
       throw new BatchResultError(
         `a loader of ${name} must answer ${loads.length} keys with an array as long, got ${got}`,
+      )
+    }
+    if (results.some(isThenable)) {
+      results.forEach(leaveAlone)
+      throw new BatchResultError(
+        `a loader of ${name} must answer with values, got promises: await them with Promise.all`,
       )
     }
     // By index, since an array's holes are results too.

@@ -10,7 +10,10 @@ export interface Cached<A extends unknown[], R> {
   invalidate(...args: A): Promise<void>
 }
 
-/** Loads the value of one key. With `undefined` nothing is cached. */
+/**
+ * Loads the value of one key. With `undefined` nothing is cached. It may call the cache, but one that loads its own key waits for
+ * itself: until `loaderTimeoutMs`, where there is one.
+ */
 export type Loader<V, R extends V | undefined = V> = (key: string, context: LoadContext<V>) => R | PromiseLike<R>
 
 /** Loads the values of several keys: for each, in their order, a value, an `Error`, or `undefined` where there is none. */
@@ -40,7 +43,7 @@ export interface CacheOperations<V extends NonNullable<unknown> | null> {
    * Sets a value: in memory at once, so that whatever is being loaded or read of the key at the time is stored nowhere.
    *
    * @returns resolves when the shared tier has it too, or the key waits to be deleted there since it couldn't be written. Rejects with
-   * an `OptionError`, and changes nothing, where the shared tier can't carry the value.
+   * an `OptionError`, and changes nothing, where the value is `undefined` or a promise, or the shared tier can't carry it.
    */
   set(key: string, value: V, options?: SetOptions): Promise<void>
   /** Sets several values, with one write of the shared tier. Of two for one key the last one counts. */
@@ -70,7 +73,7 @@ export interface CacheOperations<V extends NonNullable<unknown> | null> {
    * being loaded already are waited for. A key that comes twice is asked for once.
    *
    * @returns the values, `undefined` for keys without one. Rejects with the first `Error` among the keys' results, having cached the
-   * others; with a `BatchResultError` where the loader's answer is no array of one result for each key.
+   * others; with a `BatchResultError` where the loader's answer is no array of one result for each key, or holds promises.
    */
   getOrLoadMany(keys: readonly string[], load: BatchLoader<V>, options?: LoadOptions): Promise<(V | undefined)[]>
   /**

@@ -1,6 +1,7 @@
+import { isThenable } from '../core/events.js'
 import { checkOptions, failOption } from '../core/options.js'
 import type { Invalidation } from '../core/ports.js'
-import { handled } from '../internal/deferred.js'
+import { handled, leaveAlone } from '../internal/deferred.js'
 import type { CacheCore } from './cache-core.js'
 import { type CachePath, clearMark } from './cache-path.js'
 import { CacheEntry, lifeOf } from './entry.js'
@@ -32,6 +33,10 @@ export function checkWrites(
   for (const [key, value, options] of entries) {
     checkKey(key)
     if (value === undefined) failOption('value', 'must not be undefined', value)
+    if (isThenable(value)) {
+      leaveAlone(value)
+      failOption('value', 'must not be a promise, but what it resolves to', value)
+    }
     checkOptions('options', options)
     const tags = checkTags(options?.tags)
     const ttlMs = options?.ttlMs === undefined ? undefined : checkTtl(options.ttlMs)

@@ -35,6 +35,11 @@ export function handled<T>(promise: Promise<T>): Promise<T> {
   return promise
 }
 
+/** What somebody gave away and nobody uses: a promise's rejection is none that nobody handled. Other thenables may only begin by `then`. */
+export function leaveAlone(value: unknown): void {
+  if (value instanceof Promise) handled(value)
+}
+
 /** A rejected promise that may be left alone. */
 export function rejected<T = never>(reason: unknown): Promise<T> {
   return handled(Promise.reject<T>(reason))

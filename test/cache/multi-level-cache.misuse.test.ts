@@ -155,3 +155,74 @@ describe('a call with a wrong argument', () => {
 function store(): MemoryCacheStore {
   return new MemoryCacheStore()
 }
+
+describe('a promise for a value', () => {
+  inVirtualTime('is refused by set, and nothing is changed', async (clock) => {
+    const { cache } = cacheOn<unknown & {}>(clock)
+    await cache.set('key', 'old')
+    const promises = [Promise.resolve('new'), Promise.reject(new Error('nobody’s')), thenable(neverLoad)]
+
+    for (const promise of promises) {
+      expect(await reasonOf(cache.set('key', promise))).toMatchObject({ code: 'ERR_OPTION', field: 'value' })
+      expect(await reasonOf(cache.setMany([['key', promise]]))).toMatchObject({ code: 'ERR_OPTION', field: 'value' })
+    }
+    expect(cache.peek('key')).toBe('old')
+  })
+
+  inVirtualTime('is refused from a loader of several keys, and nothing is kept', async (clock) => {
+    const { cache } = cacheOn<unknown & {}>(clock)
+    const load = (keys: string[]) => keys.map((key) => (key === 'b' ? Promise.reject(new Error(key)) : key))
+
+    expect(await reasonOf(cache.getOrLoadMany(['a', 'b'], load))).toMatchObject({ code: 'ERR_BATCH_RESULT' })
+    expect(cache.stats().l1.entries).toBe(0)
+    expectCacheBooks(cache, { failed: 2 })
+  })
+
+  inVirtualTime('is waited for where a loader of one key returns it, whatever kind it is', async (clock) => {
+    const { cache } = cacheOn(clock)
+    const error = new Error('later')
+
+    expect(await cache.getOrLoad('a', () => thenable((resolve) => resolve('value')))).toBe('value')
+    const failing = cache.getOrLoad('b', () => thenable((_, reject) => void clock.setTimer(() => reject(error), 10)))
+    await clock.advance(10)
+    expect(await reasonOf(failing)).toBe(error)
+    expect([cache.peek('a'), cache.peek('b')]).toEqual(['value', undefined])
+  })
+})
+
+describe('a loader that calls the cache', () => {
+  inVirtualTime('may write and delete its own key: what it returns is then kept nowhere', async (clock) => {
+    const { cache } = cacheOn(clock)
+    const set = cache.getOrLoad('set', async (key) => {
+      await cache.set(key, 'written')
+      return 'loaded'
+    })
+    const deleted = cache.getOrLoad('deleted', async (key) => {
+      await cache.delete(key)
+      return 'loaded'
+    })
+
+    expect(await Promise.all([set, deleted])).toEqual(['loaded', 'loaded'])
+    expect([cache.peek('set'), cache.peek('deleted')]).toEqual(['written', undefined])
+  })
+
+  inVirtualTime('may read its own key and load others, but waits for itself where it loads its own', async (clock) => {
+    const { cache } = cacheOn(clock, { loaderTimeoutMs: 100 })
+    const nested = cache.getOrLoad('outer', async (key) => {
+      const inner = await cache.getOrLoad('inner', () => 'inner')
+      return `${await cache.get(key)} ${inner}`
+    })
+    expect(await nested).toBe('undefined inner')
+
+    const stuck = cache.getOrLoad('own', (key) => cache.getOrLoad(key, neverLoad))
+    await clock.advance(100)
+    expect(await reasonOf(stuck)).toMatchObject({ code: 'ERR_TIMEOUT' })
+    expectCacheBooks(cache, { pending: 0 })
+  })
+})
+
+/** A promise of some other library. */
+function thenable(then: (resolve: (value: string) => void, reject: (error: unknown) => void) => void) {
+  // biome-ignore lint/suspicious/noThenProperty: that is what makes it one
+  return { then } as PromiseLike<string>
+}
