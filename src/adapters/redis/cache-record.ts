@@ -68,6 +68,9 @@ const noMarks: readonly CacheMark[] = Object.freeze([])
 /** Entries that are read together depend on the same marks, as a rule. */
 let latestMarks: { readonly text: string; readonly marks: readonly CacheMark[] } = { text: '', marks: noMarks }
 
+/** So do those that are written. */
+let latestWritten: { readonly marks: readonly CacheMark[]; readonly text: string } = { marks: noMarks, text: '' }
+
 /**
  * What a checksum begins with: a record that lies under another key, or was written by another serializer, is corrupt. It is FNV-1a over the
  * UTF-16 code units.
@@ -82,7 +85,7 @@ export function sealOf(text: string, from = 0x811c9dc5): number {
 
 /** Puts together what the server doesn't write of a record. */
 export function packRecord({ flags: bits, freshMs, keptMs, marks, payload }: RecordContent, seal: number): Buffer {
-  const names = marks.length === 0 ? '' : JSON.stringify(marks.map(({ name, mark }) => [name, mark]))
+  const names = textOf(marks)
   const namesBytes = Buffer.byteLength(names)
   const start = headerBytes - serverBytes + namesBytes
   const bytes = Buffer.allocUnsafe(start + (typeof payload === 'string' ? Buffer.byteLength(payload) : payload.length))
@@ -139,6 +142,19 @@ function isWhole(number: number): boolean {
 /** As the script says it, too; to that, nothing and an empty string are the same. */
 function versionOfUnreadable(raw: Buffer): string {
   return raw.length === 0 ? '' : `x${createHash('sha1').update(raw).digest('hex')}`
+}
+
+function textOf(marks: readonly CacheMark[]): string {
+  if (marks.length === 0) return ''
+  const { marks: latest, text } = latestWritten
+  if (latest.length === marks.length && marks.every((mark, i) => sameMark(mark, latest[i]))) return text
+  const copy = marks.map(({ name, mark }) => ({ name, mark }))
+  latestWritten = { marks: copy, text: JSON.stringify(copy.map(({ name, mark }) => [name, mark])) }
+  return latestWritten.text
+}
+
+function sameMark(one: CacheMark, other: CacheMark | undefined): boolean {
+  return one.name === other?.name && one.mark === other.mark
 }
 
 /** The checksum was right, so they are as they were written. */
