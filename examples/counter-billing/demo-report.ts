@@ -90,6 +90,9 @@ function printReads(gateways: readonly GatewayStats[]): void {
     const share = (part: number): string => `${tenths(ratio(part * 100, offered))} %`
     row('counters', whole(offered), share(hits.l1), share(hits.l2), share(loaded), whole(reads.outdated))
   }
+  console.log(`
+  What a gateway has read is kept for 5 s, in its memory (L1) and where gateways share it (L2). Too old is what was read before its
+  counter's next value was told: it is read again.`)
 }
 
 /** Prints what callers felt of a crash: how the second after it differs from the second before. */
