@@ -78,7 +78,7 @@ export function writeValues(
       marks: [...at.clearMarks, ...tags.map((tag) => at.tagMark(tag))],
     }),
   )
-  return acknowledged(core, async () => {
+  const done = acknowledged(core, async () => {
     const [versions, tombstones] = await Promise.all([
       core.shared === undefined || shared.length === 0 ? [] : core.shared.write(shared),
       core.shared === undefined || gone.length === 0 ? [] : core.shared.delete(gone.map((key) => at.full(key))),
@@ -91,13 +91,15 @@ export function writeValues(
     core.link.publish(told.map((key, index) => ({ kind: 'key', key: at.full(key), version: known[index] })))
     return outcomeOf(core, known)
   })
+  tellDropped(core, at, gone)
+  return done
 }
 
 /** Deletes keys from memory at once, and then from the shared tier. */
 export function deleteKeys(core: CacheCore, at: CachePath, keys: readonly string[]): Promise<void> {
   dropKeys(core, at, keys)
   const full = keys.map((key) => at.full(key))
-  return acknowledged(core, async () => {
+  const done = acknowledged(core, async () => {
     const versions = core.shared === undefined ? [] : await core.shared.delete(full)
     core.link.publish(full.map((key, index) => ({ kind: 'key', key, version: versions[index] })))
     return outcomeOf(
@@ -105,16 +107,24 @@ export function deleteKeys(core: CacheCore, at: CachePath, keys: readonly string
       full.map((_, index) => versions[index]),
     )
   })
+  tellDropped(core, at, keys)
+  return done
 }
 
 function dropKeys(core: CacheCore, at: CachePath, keys: readonly string[]): void {
-  if (keys.length === 0) return
   for (const key of keys) {
     const memoryKey = at.memory(key)
     core.flights.fenceKey(memoryKey)
     core.memory.delete(memoryKey)
   }
-  if (!core.events.has('invalidated')) return
+}
+
+/**
+ * Listeners are told once the shared tier's work has begun: what one of them reads at once then comes after it. Before, it would read
+ * what is still there.
+ */
+function tellDropped(core: CacheCore, at: CachePath, keys: readonly string[]): void {
+  if (keys.length === 0 || !core.events.has('invalidated')) return
   const told = { kind: 'keys', source: 'local', keys: Object.freeze([...keys]), namespace: at.path } as const
   core.events.emit('invalidated', Object.freeze(told))
 }
@@ -123,16 +133,17 @@ function dropKeys(core: CacheCore, at: CachePath, keys: readonly string[]): void
 export function invalidateTags(core: CacheCore, at: CachePath, tags: readonly string[]): Promise<void> {
   core.flights.fenceTags(tags)
   core.memory.deleteTagged(tags)
-  if (core.events.has('invalidated')) {
-    const told = { kind: 'tags', source: 'local', tags: Object.freeze([...tags]) } as const
-    core.events.emit('invalidated', Object.freeze(told))
-  }
   const marks = tags.map((tag) => at.tagMark(tag))
-  return renewed(
+  const done = renewed(
     core,
     marks,
     marks.map((tag) => ({ kind: 'tag', tag })),
   )
+  if (core.events.has('invalidated')) {
+    const told = { kind: 'tags', source: 'local', tags: Object.freeze([...tags]) } as const
+    core.events.emit('invalidated', Object.freeze(told))
+  }
+  return done
 }
 
 /** Makes invalid, in both tiers, whatever is in a namespace. */
@@ -141,10 +152,11 @@ export function clearPath(core: CacheCore, at: CachePath): Promise<void> {
   core.flights.fenceWithin(path)
   if (path === root) core.memory.clear()
   else core.memory.deleteWithin(path)
+  const done = renewed(core, [clearMark(root, path)], [{ kind: 'clear', namespace: path }])
   if (core.events.has('invalidated')) {
     core.events.emit('invalidated', Object.freeze({ kind: 'clear', source: 'local', namespace: path } as const))
   }
-  return renewed(core, [clearMark(root, path)], [{ kind: 'clear', namespace: path }])
+  return done
 }
 
 function renewed(core: CacheCore, marks: readonly string[], told: readonly Invalidation[]): Promise<void> {

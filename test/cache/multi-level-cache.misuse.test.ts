@@ -223,6 +223,5 @@ describe('a loader that calls the cache', () => {
 
 /** A promise of some other library. */
 function thenable(then: (resolve: (value: string) => void, reject: (error: unknown) => void) => void) {
-  // biome-ignore lint/suspicious/noThenProperty: that is what makes it one
   return { then } as PromiseLike<string>
 }
