@@ -3,7 +3,7 @@ import type { Invalidation } from '../../core/ports.js'
 import { backoffMs, type RetryPolicy } from '../../core/retry.js'
 import { type ContextRunner, captureContext } from '../../internal/async-context.js'
 import { type Deferred, deferred } from '../../internal/deferred.js'
-import { writeInvalidation, writeMessage } from './invalidation-message.js'
+import { type InvalidationMessage, writeInvalidation, writeMessage } from './invalidation-message.js'
 
 /** What a publisher needs. */
 export interface PublisherSettings {
@@ -40,7 +40,10 @@ interface Waiting {
 }
 
 interface Batch {
-  readonly text: string
+  readonly texts: readonly string[]
+  readonly seq: number
+  /** When the message before it left. */
+  readonly previousMs: number | undefined
   readonly size: number
   readonly first: number
 }
@@ -191,7 +194,7 @@ export class InvalidationPublisher {
     this.#batch = batch
     const { attempts } = this.#settings.retry
     for (let attempt = 1; ; attempt++) {
-      const failure = await this.#attempt(batch.text)
+      const failure = await this.#attempt(this.#message('news', batch.seq, batch.previousMs, batch.texts))
       if (this.#stopped) return
       this.#leftMs = this.#settings.clock.now()
       if (failure === undefined) {
@@ -226,7 +229,7 @@ export class InvalidationPublisher {
       const closing = this.#closing
       this.#gapDue = false
       // Another number each time: it tells of what was lost since, too, to those who got the one before.
-      const failure = await this.#attempt(this.#message('gap'))
+      const failure = await this.#attempt(this.#message('gap', ++this.#seq, this.#leftMs))
       this.#leftMs = this.#settings.clock.now()
       if (failure === undefined) return true
       if (this.#stopped) break
@@ -244,7 +247,7 @@ export class InvalidationPublisher {
   async #publishBeat(): Promise<void> {
     const seq = this.#seq
     this.#beatDue = false
-    const failure = await this.#attempt(this.#message('beat'))
+    const failure = await this.#attempt(this.#message('beat', seq, this.#leftMs))
     if (failure === undefined) this.#beatenSeq = seq
     else if (!this.#stopped) this.#settings.onFailed({ error: failure.error, attempt: 1, lost: 0 })
   }
@@ -274,14 +277,19 @@ export class InvalidationPublisher {
       texts.push(text)
       this.#queue.delete(id)
     }
-    return { text: this.#message('news', texts), size: texts.length, first }
+    return { texts, seq: ++this.#seq, previousMs: this.#leftMs, size: texts.length, first }
   }
 
-  #message(kind: 'news' | 'gap' | 'beat', texts?: readonly string[]): string {
+  /** The text of one attempt: when the message before it left is told as of now. */
+  #message(
+    kind: InvalidationMessage['kind'],
+    seq: number,
+    previousMs: number | undefined,
+    texts?: readonly string[],
+  ): string {
     const { by, clock } = this.#settings
-    if (kind !== 'beat') this.#seq++
-    const agoMs = this.#leftMs === undefined ? undefined : clock.now() - this.#leftMs
-    return writeMessage({ by, seq: this.#seq, kind, agoMs }, texts)
+    const agoMs = previousMs === undefined ? undefined : clock.now() - previousMs
+    return writeMessage({ by, seq, kind, agoMs }, texts)
   }
 
   #loseAll(): void {

@@ -121,6 +121,29 @@ describe('in virtual time', () => {
     expect(clock.pending).toBe(0)
   })
 
+  test('what was sent before one listened is no gap, however long the message after it is tried', async () => {
+    const { clock, redis, bus: listener } = lone(() => 0.1)
+    const retry = { attempts: 100, delayMs: 1000, maxDelayMs: 1000 }
+    const sender = new RedisInvalidationBus(redis.client(), { clock, random: () => 0.1, retry })
+    const link = sender.connect({ onInvalidations: () => undefined, onGap: () => undefined })
+    link.publish([{ kind: 'key', key: 'a' }])
+    await clock.advance(100)
+    redis.faults = { ...redis.faults, failed: 1 }
+    link.publish([{ kind: 'key', key: 'b' }])
+    await clock.advance(100)
+    const heard: string[] = []
+    listener.connect({ onInvalidations: (all) => heard.push(...all.map(String)), onGap: () => heard.push('gap') })
+    await clock.advance(5000)
+    expect(heard).toEqual(['gap'])
+
+    redis.faults = { ...redis.faults, failed: 0 }
+    await clock.advance(1000)
+
+    expect(listener.stats()).toMatchObject({ heard: 1, gaps: 1, holes: 0 })
+    for (const bus of [sender, listener]) await bus.close()
+    expect(clock.pending).toBe(0)
+  })
+
   test('a gap that waits for its next attempt goes out when the subscription is back', async () => {
     // Pauses of both that are long, and don't end together.
     let calls = 0
