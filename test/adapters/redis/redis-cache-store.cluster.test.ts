@@ -27,6 +27,10 @@ async function whileFull<T>(nodes: readonly number[], body: () => PromiseLike<T>
   }
 }
 
+/** What a node calls itself: the text without its length. */
+const idOf = async (node: number): Promise<string> =>
+  (await command(node, 'CLUSTER', 'MYID')).trim().split('\n').at(-1) as string
+
 /** The names of a prefix's keys, by node. */
 async function namesOf(prefix: string): Promise<string[][]> {
   const all: string[][] = []
@@ -113,6 +117,39 @@ describe.skipIf(cluster === undefined).each(Object.entries(clusterClients))('Red
       expect((await get(store, 'b')).version).toBe(tombstone)
       await cluster?.moveSlot(slot, (node + 1) % 3, node)
     }))
+
+  test('while a slot moves, each key is where it is, and keys of both nodes are refused together', () =>
+    using(
+      async (store, prefix) => {
+        const { version } = await put(store, 'old', 1)
+        const slot = await slotOf(cluster, `{${prefix}:0}`)
+        const from = (await slotPlaces(cluster))(slot)
+        const to = (from + 1) % 3
+        const [fromId, toId] = [await idOf(from), await idOf(to)]
+        await command(to, 'CLUSTER', 'SETSLOT', String(slot), 'IMPORTING', fromId)
+        await command(from, 'CLUSTER', 'SETSLOT', String(slot), 'MIGRATING', toId)
+        try {
+          // What is nowhere yet is made on the new node, by way of ASK.
+          const made = await put(store, 'new', 2, { ifVersion: (await get(store, 'new')).version })
+
+          expect(made.written).toBe(true)
+          expect(await get(store, 'new')).toMatchObject({ value: 2, version: made.version })
+          expect(await get(store, 'old')).toMatchObject({ value: 1, version })
+          for (const call of [
+            () => store.getMany(['old', 'new']),
+            () => store.setMany([writeOf(store, 'old', 3), writeOf(store, 'new', 3)]),
+          ]) {
+            expect(await errorOf(call())).toMatchObject({ code: 'ERR_STORE', retryable: true })
+          }
+          expect(await get(store, 'old')).toMatchObject({ value: 1, version })
+          await remove(store, 'new')
+          expect((await put(store, 'new', 4, { ifVersion: made.version })).written).toBe(false)
+        } finally {
+          for (const node of [to, from]) await command(node, 'CLUSTER', 'SETSLOT', String(slot), 'STABLE')
+        }
+      },
+      { buckets: 1 },
+    ))
 })
 
 describe.skipIf(cluster === undefined)('RedisCacheStore on a cluster', () => {
