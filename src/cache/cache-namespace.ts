@@ -1,18 +1,16 @@
-import { BatchResultError } from '../core/errors.js'
-import { type Emitter, isThenable } from '../core/events.js'
+import type { Emitter } from '../core/events.js'
 import { checkFunction, checkOptions, checkRatio, checkSignal, failOption, valueOr } from '../core/options.js'
-import { type Deferred, deferred, handled, leaveAlone, rejected } from '../internal/deferred.js'
-import type { LazySignal } from '../internal/lazy-signal.js'
+import { handled, rejected } from '../internal/deferred.js'
 import type { TurnClock } from '../internal/turn-clock.js'
 import type { CacheCore } from './cache-core.js'
-import { encodeKey } from './cache-key.js'
 import type { BatchLoader, Cached, CacheOperations, Loader } from './cache-operations.js'
 import { type CachePath, checkPathName } from './cache-path.js'
 import { checkWrites, clearPath, deleteKeys, invalidateTags, writeValues } from './cache-writes.js'
 import { type CacheEntry, judgeOld, refreshFrom } from './entry.js'
 import { KeyLoad, type ReadOutcome } from './flights.js'
-import { type LoadContext, ManyLoadContext, SingleLoadContext } from './load-context.js'
-import { type Loaded, LoadRun, type RunLoader, type RunPlan } from './load-run.js'
+import type { LoadContext } from './load-context.js'
+import { LoadRun, type RunLoader, type RunPlan } from './load-run.js'
+import { inOneBatch, oneByOne, wrapKey } from './loaders.js'
 import type { MemoryTier } from './memory-tier.js'
 import type { MultiLevelCacheEvents } from './multi-level-cache-events.js'
 import {
@@ -30,6 +28,7 @@ import {
   type SetOptions,
   type WrapOptions,
 } from './multi-level-cache-options.js'
+import { Outdated } from './outdated.js'
 import type { ReadBooks } from './read-books.js'
 import { type WarmOptions, type WarmReport, type WarmTasks, warm } from './warm-run.js'
 
@@ -518,32 +517,6 @@ export class CacheNamespace<V extends NonNullable<unknown> | null> implements Ca
   }
 }
 
-/** Keys of one bulk read whose loads brought what was too old for it: it asks for them again, for all of one turn together. */
-class Outdated {
-  readonly #ask: (keys: readonly string[]) => readonly unknown[]
-  #waiting: { readonly key: string; readonly answer: Deferred<unknown> }[] = []
-
-  constructor(ask: (keys: readonly string[]) => readonly unknown[]) {
-    this.#ask = ask
-  }
-
-  again(key: string): Promise<unknown> {
-    const answer = deferred<unknown>()
-    handled(answer.promise)
-    if (this.#waiting.push({ key, answer }) === 1) queueMicrotask(() => this.#askAgain())
-    return answer.promise
-  }
-
-  #askAgain(): void {
-    const waiting = this.#waiting
-    this.#waiting = []
-    const answers = this.#ask(waiting.map(({ key }) => key))
-    waiting.forEach(({ answer }, index) => {
-      answer.resolve(answers[index])
-    })
-  }
-}
-
 /** All answers; where none of them is waited for, without a promise for each. */
 function allOf<T>(answers: (T | Promise<T>)[], waits: boolean): Promise<T[]> {
   return waits ? handled(Promise.all(answers)) : Promise.resolve(answers as T[])
@@ -557,49 +530,4 @@ function isEasy(options: LoadOptions): boolean {
     options.signal === undefined &&
     options.refreshAheadRatio === undefined
   )
-}
-
-function oneByOne(loader: Loader<unknown>): RunLoader {
-  return async (loads, signal, now) => {
-    const [load] = loads as [KeyLoad]
-    return [{ value: await loader(load.key, new SingleLoadContext(load, signal, now)) }]
-  }
-}
-
-function inOneBatch(load: BatchLoader<unknown>, name: string): RunLoader {
-  return async (loads, signal: LazySignal, now) => {
-    const keys = loads.map((one) => one.key)
-    const results: unknown = await load(keys, new ManyLoadContext(loads, signal, now))
-    if (!Array.isArray(results) || results.length !== loads.length) {
-      const got = Array.isArray(results) ? `${results.length} results` : typeof results
-      throw new BatchResultError(
-        `a loader of ${name} must answer ${loads.length} keys with an array as long, got ${got}`,
-      )
-    }
-    if (results.some(isThenable)) {
-      results.forEach(leaveAlone)
-      throw new BatchResultError(
-        `a loader of ${name} must answer with values, got promises: await them with Promise.all`,
-      )
-    }
-    // By index, since an array's holes are results too.
-    return loads.map((_, index): Loaded => {
-      const result: unknown = results[index]
-      return result instanceof Error ? { error: result } : { value: result }
-    })
-  }
-}
-
-function wrapKey<A extends unknown[]>(options: WrapOptions<A>): (args: A) => string {
-  const { name, key } = options
-  if (typeof name !== 'string' || name === '' || /[:(]/.test(name)) {
-    failOption('name', "must be a non-empty string without ':' and '('", name)
-  }
-  if (key === undefined) return (args) => name + encodeKey(args)
-  checkFunction('key', key)
-  return (args) => {
-    const rest: unknown = key(...args)
-    if (typeof rest !== 'string') failOption('key', 'must return a string', rest)
-    return `${name}:${rest}`
-  }
 }
