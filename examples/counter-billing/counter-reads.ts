@@ -4,6 +4,7 @@ import { MemoryCacheStore } from 'spillway/testing'
 import { Answered, type ReadMoment } from './answered.ts'
 import type { CounterListing, CounterPage, ListRequest } from './counter-listing.ts'
 import type { Counters } from './counters.ts'
+import { keyOf } from './schemas.ts'
 
 /** How long what was read is kept, in both tiers together. */
 export const keptMs = 5_000
@@ -87,6 +88,13 @@ export class CounterReads {
       resourceId,
       read: () => listing.list(request),
       fresh,
+      told: ({ counters }) => {
+        for (const { counterType } of counters) {
+          const key = keyOf({ resource_id: resourceId, counter_type: counterType })
+          this.#answered.note(nameOfValue('durable', key))
+        }
+        this.#answered.note(nameOfPages(resourceId))
+      },
     })
   }
 
@@ -109,7 +117,8 @@ export class CounterReads {
     const { liveReads, durableReads } = this.#counters
     const name = nameOfValue(source, key)
     const read = (): Promise<number> => (source === 'live' ? liveReads : durableReads).add(key)
-    return this.#read({ cache: this.cache, key: name, name, resourceId, read, fresh })
+    const told = (): void => this.told(resourceId, key, source)
+    return this.#read({ cache: this.cache, key: name, name, resourceId, read, fresh, told })
   }
 
   async #read<T>(wanted: Wanted<T>): Promise<Read<T>> {
@@ -130,10 +139,10 @@ export class CounterReads {
     return this.#answered.isSince(last, again) ? again : load()
   }
 
-  async #readFresh<T>({ read, name }: Wanted<T>): Promise<Read<T>> {
+  async #readFresh<T>({ read, told }: Wanted<T>): Promise<Read<T>> {
     this.#fresh++
     const fresh = await this.#load(read)
-    this.#answered.note(name)
+    told(fresh.value)
     return fresh
   }
 
@@ -153,6 +162,8 @@ interface Wanted<T> {
   readonly resourceId: string
   readonly read: () => Promise<T>
   readonly fresh: boolean
+  /** Notes what was read fresh: it is in both, in pages and by itself. */
+  readonly told: (value: T) => void
 }
 
 function nameOfValue(source: Source, key: string): string {
