@@ -84,10 +84,19 @@ export function redisFace(client: RedisClient): RedisFace {
 /** The same for whom answers come as bytes. */
 export function byteFace(client: RedisClient): RedisFace {
   const face = redisFace(client)
-  if ('call' in client && typeof client.callBuffer !== 'function') {
-    failOption('client', 'must have a method callBuffer', client)
+  if ('call' in client) {
+    const needed = pipelinesByItself(client) ? ['mgetBuffer', 'evalshaBuffer', 'evalBuffer'] : ['callBuffer']
+    for (const method of needed) {
+      if (typeof (client as unknown as Record<string, unknown>)[method] === 'function') continue
+      failOption('client', `must have a method ${method}`, client)
+    }
   }
   return face
+}
+
+function pipelinesByItself(client: IoredisClient): boolean {
+  const { options } = client as { options?: { enableAutoPipelining?: unknown } }
+  return Boolean(options?.enableAutoPipelining)
 }
 
 /** What a client of ioredis puts before each key: but not before a channel that a script publishes to. */
@@ -130,8 +139,7 @@ function ioredisFace(client: IoredisClient): RedisFace {
  * there each command goes by its own method.
  */
 function bytesByIoredis(client: IoredisClient): RedisFace['sendForBytes'] {
-  const { options } = client as { options?: { enableAutoPipelining?: unknown } }
-  if (options?.enableAutoPipelining) {
+  if (pipelinesByItself(client)) {
     const methods = client as unknown as Record<string, (args: (string | Buffer)[]) => Promise<unknown>>
     return (_key, _readonly, command, args) => {
       const method = `${command.toLowerCase()}Buffer`

@@ -53,6 +53,8 @@ describe('a wrong option throws an OptionError that names it', () => {
     const wrapper = { isCluster: false, status: 'ready', call: async () => null }
 
     expect(() => new RedisCacheStore(wrapper)).toThrow(/^client must have a method callBuffer/)
+    const pipelining = { ...wrapper, callBuffer: wrapper.call, options: { enableAutoPipelining: true } }
+    expect(() => new RedisCacheStore(pipelining)).toThrow(/^client must have a method mgetBuffer/)
   })
 
   test('an option that is undefined takes its default', () => {
