@@ -3,6 +3,9 @@ import { type Deferred, deferred, handled } from '../internal/deferred.js'
 import { type CachePath, isWithin } from './cache-path.js'
 import type { CacheEntry } from './entry.js'
 
+/** How many invalidated tags are remembered for something that was begun: a loader that hangs mustn't collect them for ever. */
+const maxTags = 1000
+
 /**
  * Stands between something that was begun and the tiers: what is written, deleted or invalidated meanwhile shuts it, and then what was
  * begun before is stored nowhere. It is told by identity, so that there is no list of versions that grows with the keys.
@@ -11,6 +14,7 @@ export class Fence {
   #shut = false
   #memoryShut = false
   #invalidated: Set<string> | undefined
+  #invalidatedAll = false
 
   shut(): void {
     this.#shut = true
@@ -22,8 +26,17 @@ export class Fence {
   }
 
   invalidate(tags: readonly string[]): void {
+    if (this.#invalidatedAll) return
     this.#invalidated ??= new Set()
     for (const tag of tags) this.#invalidated.add(tag)
+    if (this.#invalidated.size <= maxTags) return
+    this.#invalidatedAll = true
+    this.#invalidated.clear()
+  }
+
+  /** Whether too many tags were invalidated since to remember them: then whatever bears any may bear one of them. */
+  get invalidatedAll(): boolean {
+    return this.#invalidatedAll
   }
 
   /** Whether a value with these tags may still be stored. */
@@ -39,7 +52,8 @@ export class Fence {
   /** Whether none of these tags was invalidated since. */
   spares(tags: readonly string[]): boolean {
     const invalidated = this.#invalidated
-    return invalidated === undefined || !tags.some((tag) => invalidated.has(tag))
+    if (invalidated === undefined || tags.length === 0) return true
+    return !this.#invalidatedAll && !tags.some((tag) => invalidated.has(tag))
   }
 
   /** Whether it may also be stored in memory. */
@@ -388,7 +402,7 @@ export class Flights {
   fenceTags(tags: readonly string[]): void {
     for (const flight of this.all()) {
       flight.fence.invalidate(tags)
-      if (flight instanceof KeyRead || flight.mayBear(tags)) this.part(flight)
+      if (flight instanceof KeyRead || flight.fence.invalidatedAll || flight.mayBear(tags)) this.part(flight)
     }
   }
 

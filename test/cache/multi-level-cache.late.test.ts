@@ -210,6 +210,17 @@ describe('a load that runs while a tag is invalidated', () => {
     expectCacheBooks(cache, { stale: 3, pending: 0 })
   })
 
+  inVirtualTime('remembers no more than so many tags: then whatever bears any is outdated', async (clock) => {
+    const { cache, gate } = cacheOn(clock)
+    const before = [cache.getOrLoad('tagged', tagging(gate, ['mine'])), cache.getOrLoad('bare', gate.load)]
+    for (let i = 0; i < 1001; i++) await cache.invalidateTags([`tag ${i}`])
+    const after = cache.getOrLoad('tagged', tagging(gate, ['mine']))
+    for (const call of gate.calls) call.answer(call.key === 'bare' ? 'bare' : `${gate.calls.indexOf(call)}`)
+
+    expect(await Promise.all([...before, after])).toEqual(['0', 'bare', '2'])
+    expect([cache.peek('tagged'), cache.peek('bare')]).toEqual(['2', 'bare'])
+  })
+
   inVirtualTime('is waited for by close, and so is what follows it', async (clock) => {
     const { cache, gate } = cacheOn(clock)
     const read = () => cache.getOrLoad('key', tagging(gate, ['tag']))
