@@ -59,7 +59,7 @@ const gapRetry = { delayMs: 100, maxDelayMs: 10_000 } as const
 
 /**
  * Sends invalidations, one message at a time, in their order: what there is at the end of a turn, and what gathered while a message was under
- * way. A message is retried as it is, under its number, so that whoever got it already isn't told of a hole.
+ * way. A message is retried under its number, so that whoever got it already isn't told of a hole.
  *
  * ```
  *            add                 defer, then one at a time              no more attempts

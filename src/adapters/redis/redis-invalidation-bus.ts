@@ -19,8 +19,11 @@ import type {
 import { RedisScript } from './redis-script.js'
 import { RedisSubscriber } from './redis-subscriber.js'
 
-/** How long a message may be on its way: one that was sent just before somebody subscribed isn't missed by it. */
-const transitMs = 1000
+/**
+ * How long a message may be on its way: one that was sent just before somebody subscribed isn't missed by it. When Redis is back, all
+ * subscribe at about the same time, and clients that queue what they can't send follow within about two seconds, with what they had then.
+ */
+const transitMs = 5000
 
 /** From a script, so that a cluster's clients send all messages of a channel to one node, which keeps their order. */
 const publish: RedisScript = new RedisScript(`return redis.call('PUBLISH', ARGV[1], ARGV[2])`)

@@ -4,7 +4,7 @@ type Listener = (...args: unknown[]) => void
 
 /** What goes wrong, each as a share of the times at which it can. */
 export interface PubSubFaults {
-  /** A message doesn't reach one of those who listen, and have listened for a second, in silence. */
+  /** A message doesn't reach one of those who listen, and have listened for five seconds, in silence. */
   readonly dropped: number
   /** A publication fails: half of them after it was made. */
   readonly failed: number
@@ -54,7 +54,7 @@ export class PubSubModel {
     const fails = this.#random() < failed
     if (fails && this.#random() < 0.5) throw new Error('Connection is closed.')
     for (const subscription of this.#subscribers) {
-      const lasting = this.now() - subscription.sinceMs >= 1000
+      const lasting = this.now() - subscription.sinceMs >= 5000
       if (this.#random() >= this.faults.dropped || !lasting) subscription.emit('message', subscription.channel, text)
     }
     if (fails) throw new Error('Connection is closed.')

@@ -1,5 +1,7 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import type { Redis } from 'ioredis'
+import { type Clock, systemClock } from 'spillway'
+import type { RedisInvalidationBusOptions } from 'spillway/redis'
 import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { startRedis } from '../../servers/redis.ts'
 import { BusFleet, endOf, expectBalance, key, keys, type Rider, saidBy, subscribed, waitFor } from './bus-fleet.ts'
@@ -325,6 +327,23 @@ describe.skipIf(server === undefined)('RedisInvalidationBus', () => {
       connect().publish(fleet.channel, `{"spillway":1,"by":"${by}","seq":${seq},${rest}}`)
     const news = (name: string): string => `"news":[["k","${name}"]]`
 
+    /** One that has listened for so long. */
+    const later = async (ms: number, options: RedisInvalidationBusOptions = {}): Promise<[Rider]> => {
+      let aheadMs = 0
+      const clock: Clock = { ...systemClock, now: () => systemClock.now() + aheadMs }
+      const riders = (await fleet.riders(1, connect, { clock, ...options })) as [Rider]
+      aheadMs = ms
+      return riders
+    }
+
+    test('what was sent up to five seconds before one listened is not missed', async () => {
+      const [rider] = await later(4000)
+
+      await say(2, `"ago":20,${news('a')}`)
+
+      await waitFor(() => expect(rider.heard).toEqual(['gap', 'k:a']))
+    })
+
     test('a hole is a gap, before what comes after it; an unknown sender is none', async () => {
       const [rider] = (await fleet.riders(1, connect)) as [Rider]
 
@@ -415,8 +434,7 @@ describe.skipIf(server === undefined)('RedisInvalidationBus', () => {
     })
 
     test('an unknown sender that has told something since one listens is a gap', async () => {
-      const [rider] = (await fleet.riders(1, connect)) as [Rider]
-      await new Promise((resolve) => setTimeout(resolve, 1100))
+      const [rider] = await later(6000)
 
       await say(2, `"ago":3600000,${news('a')}`, 'x')
       await say(2, `"ago":20,${news('b')}`, 'y')
@@ -430,7 +448,7 @@ describe.skipIf(server === undefined)('RedisInvalidationBus', () => {
     })
 
     test('one that was forgotten is none', async () => {
-      const [rider] = (await fleet.riders(1, connect, { maxSenders: 1 })) as [Rider]
+      const [rider] = await later(6000, { maxSenders: 1 })
 
       await say(1, news('a'), 'x')
       await say(1, news('b'), 'y')
