@@ -204,6 +204,12 @@ describe.each([...Object.keys(scopesOf)] as Audience[])('the %s', (audience) => 
     expect(await receiver().ask(bearer(await forge(audience, { scope: 'everything:else' })))).toBe('denied')
   })
 
+  test('refuses it whoever has it, by whatever name', async () => {
+    const sub = 'Jörg "☃" \\ \r\nset-cookie: a=b'
+
+    expect(await receiver().ask(bearer(await forge(audience, { sub, scope: 'everything:else' })))).toBe('denied')
+  })
+
   test('verifies a token once, for all that come with it at once and after', async () => {
     const authorization = bearer(await forge(audience))
     const before = receiver().verifications()

@@ -57,11 +57,17 @@ function answerRefusal({ code, message, scope }: AccessError, reply: FastifyRepl
   }
   const needed = scope === undefined ? '' : `, scope="${scope}"`
   if (code === 'insufficient_scope') {
-    const challenge = `${realm}, error="insufficient_scope", error_description="${message}"${needed}`
+    const challenge = `${realm}, error="insufficient_scope", error_description="${quotable(message)}"${needed}`
     reply.code(403).header('www-authenticate', challenge).send({ error: code, message, applied: 'no' })
     return
   }
   // Who brought none is told what is needed, and not that it was wrong (section 3.1).
-  const challenge = code === 'missing_token' ? realm : `${realm}, error="invalid_token", error_description="${message}"`
+  const challenge =
+    code === 'missing_token' ? realm : `${realm}, error="invalid_token", error_description="${quotable(message)}"`
   reply.code(401).header('www-authenticate', challenge).send({ error: code, message, applied: 'no' })
+}
+
+/** The characters that section 3 allows: a message has the name of a client, which may have others. */
+function quotable(message: string): string {
+  return message.replace(/[^\x20\x21\x23-\x5B\x5D-\x7E]/g, '?')
 }
