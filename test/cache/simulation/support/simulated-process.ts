@@ -45,7 +45,8 @@ export class SimulatedProcess {
   checked = 0
   /** What each key must at least be as of, for whoever begins to read it now: what this process has written. */
   readonly #floors = new Map<string, number>()
-  readonly #setAt = new Map<string, number>()
+  /** How many sets of a key aren't acknowledged yet, and when the latest one was. */
+  readonly #sets = new Map<string, { open: number; endedAt: number }>()
   readonly #acknowledged = new Map<string, Acknowledged[]>()
   readonly #index: number
   readonly #world: Surroundings
@@ -114,9 +115,12 @@ export class SimulatedProcess {
     )
   }
 
-  /** Whether it has set one of some keys at a time or later. */
+  /** Whether a set of one of some keys is under way, or was at a time or later. */
   hasSetSince(ids: readonly string[], at: number): boolean {
-    return ids.some((id) => (this.#setAt.get(id) ?? Number.NEGATIVE_INFINITY) >= at)
+    return ids.some((id) => {
+      const sets = this.#sets.get(id)
+      return sets !== undefined && (sets.open > 0 || sets.endedAt >= at)
+    })
   }
 
   /** Set by the simulation, where processes have nothing but the shared tier to learn from. */
@@ -276,10 +280,9 @@ export class SimulatedProcess {
     const some = wanted.filter((key) => this.#world.mayWrite(this.#index, key, 'set'))
     const [first] = some
     if (first === undefined) return
-    for (const { id } of some) this.#setAt.set(id, this.#world.clock.now())
-    this.#write(
-      some.map(({ id }) => id),
-      () => {
+    const ids = some.map(({ id }) => id)
+    this.#write(ids, () =>
+      this.#following(ids, () => {
         const entries = some.map(({ id, key, tags }) => {
           const ttlMs = chance.happens(0.1) ? 0 : undefined
           return [key, { id, write: database.read(id) }, { tags, ttlMs }] as const
@@ -287,8 +290,24 @@ export class SimulatedProcess {
         const [only] = entries
         const view = this.view(first)
         return entries.length === 1 && only !== undefined ? view.set(...only) : view.setMany(entries)
-      },
+      }),
     )
+  }
+
+  /** Follows a set until it is acknowledged. */
+  #following(ids: readonly string[], set: () => Promise<void>): Promise<void> {
+    const sets = ids.map((id) => {
+      const one = this.#sets.get(id) ?? { open: 0, endedAt: Number.NEGATIVE_INFINITY }
+      this.#sets.set(id, one)
+      one.open++
+      return one
+    })
+    return set().finally(() => {
+      for (const one of sets) {
+        one.open--
+        one.endedAt = this.#world.clock.now()
+      }
+    })
   }
 
   #delete(wanted: readonly SimulatedKey[], call?: () => Promise<void>): void {

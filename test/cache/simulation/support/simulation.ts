@@ -149,8 +149,8 @@ class Simulation implements Surroundings {
   }
 
   /**
-   * A set and another process's invalidation within one tick of the store's clock have no order but that in which the set is
-   * acknowledged, so the database may not have another one.
+   * A set that isn't acknowledged yet and another process's invalidation have no order, as two sets have none, nor have they within one tick
+   * of the store's clock: so the database may not have one.
    */
   mayInvalidate(process: number, ids: readonly string[]): boolean {
     return !this.#processes.some(
