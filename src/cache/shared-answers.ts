@@ -7,10 +7,20 @@ export function isCachedValue(answer: unknown): answer is CachedValue {
   return (
     typeof version === 'string' &&
     (version !== '' || value === undefined) &&
-    [ageMs, freshMs, keptMs].every((ms) => typeof ms === 'number' && !Number.isNaN(ms)) &&
+    isTime(ageMs) &&
+    isTime(freshMs) &&
+    isTime(keptMs) &&
     Array.isArray(marks) &&
-    marks.every((one) => typeof one?.name === 'string' && typeof one.mark === 'string')
+    marks.every(isNamed)
   )
+}
+
+function isTime(ms: unknown): boolean {
+  return typeof ms === 'number' && !Number.isNaN(ms)
+}
+
+function isNamed(one: { readonly name?: unknown; readonly mark?: unknown } | null | undefined): boolean {
+  return typeof one?.name === 'string' && typeof one.mark === 'string'
 }
 
 /** Whether it says what became of a write. */

@@ -317,9 +317,9 @@ export class SharedTier {
     for (const [error, keys] of failures) this.#settings.onFailed({ operation, keys, error })
   }
 
-  /** What waits for its replay needn't wait any longer, if the store has answered anything. */
+  /** What waits for its replay needn't wait any longer, if the store has answered anything; nor does the replayer, if nothing waits. */
   #answered(): void {
-    if (this.#calls.takeAnswered()) this.#replayer.storeAnswered()
+    if (this.#calls.takeAnswered() || this.#queue.size === 0) this.#replayer.storeAnswered()
   }
 
   #track<T>(work: Promise<T>): Promise<T> {
