@@ -11,9 +11,12 @@ export interface CacheEventKey {
 
 /** Events of `MultiLevelCache`. Each key of a read gives one `hit` or one `missed`, unless the read was aborted or refused. */
 export interface MultiLevelCacheEvents {
-  /** A key was read without waiting for its loader. `tier`: where the value came from; `stale`: whether it was past its ttl. */
+  /**
+   * A read was answered with what a tier had. `tier`: which one; `stale`: whether it was past its ttl, be it because its loader failed or
+   * was late.
+   */
   hit: CacheEventKey & { readonly tier: 'l1' | 'l2'; readonly stale: boolean }
-  /** A key was read and neither tier had a value to serve. */
+  /** A read was answered otherwise: with nothing, with what was loaded, or with an error. */
   missed: CacheEventKey
   /** A load succeeded. `background`: nobody waited for it when it began. */
   loaded: CacheEventKey & { readonly durationMs: number; readonly background: boolean }
@@ -34,8 +37,8 @@ export interface MultiLevelCacheEvents {
     readonly error: unknown
   }
   /**
-   * Something was invalidated, here (`'local'`) or elsewhere (`'bus'`). `'gap'`: invalidations may have been missed, so that nothing in
-   * memory is trusted any more.
+   * Something was deleted or invalidated here (`'local'`), or written, deleted or invalidated elsewhere (`'bus'`). `'gap'`: that may have
+   * been missed, so that nothing in memory is trusted any more.
    */
   invalidated:
     | {
@@ -106,7 +109,7 @@ export interface MultiLevelCacheStats {
     readonly running: number
     /** Of those that failed, how many took longer than `loaderTimeoutMs`. */
     readonly timedOut: number
-    /** Of those that succeeded, how many weren't stored because the key was written or invalidated meanwhile. */
+    /** Of those that succeeded, how many weren't stored because of what was written or invalidated meanwhile, here or by word of the bus. */
     readonly fenced: number
     /** Of those that were started, how many nobody waited for. */
     readonly background: number

@@ -85,7 +85,7 @@ export interface SharedTierStats {
   readonly misses: number
   /** Keys that were written or deleted, replays excluded. */
   readonly writes: number
-  /** Loaded values that weren't written, because somebody wrote, deleted or invalidated meanwhile. */
+  /** Loaded values that weren't written: somebody wrote, deleted or invalidated meanwhile, or they took longer than the store's `fenceMs`. */
   readonly superseded: number
   /** Keys and marks that a call failed for, replays included. */
   readonly failed: number
