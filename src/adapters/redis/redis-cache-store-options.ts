@@ -31,8 +31,9 @@ export interface RedisCacheStoreOptions {
    */
   maxValueBytes?: number | undefined
   /**
-   * For how long a mark is kept that nobody reads, in milliseconds; `Infinity` is allowed. When it is gone, what was written with it is no longer
-   * valid: keep it above the time for which entries are kept.
+   * For how long a mark is kept that nobody reads, in milliseconds, and half of it at least: to read one sets its end anew only where less than half
+   * is left. `Infinity` is allowed. When a mark is gone, what was written with it is no longer valid: keep this above twice the time for which entries
+   * are kept.
    *
    * @defaultValue 604_800_000
    */

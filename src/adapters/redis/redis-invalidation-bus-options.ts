@@ -44,7 +44,7 @@ export interface RedisInvalidationBusOptions extends ComponentOptions {
    */
   heartbeatMs?: number | undefined
   /**
-   * How many busses of others it knows at a time, at least 1: of those it notices when a message of theirs is missing. Beyond that, the
+   * How many buses of others it knows at a time, at least 1: of those it notices when a message of theirs is missing. Beyond that, the
    * one that was silent for longest is forgotten.
    *
    * @defaultValue 1000
@@ -69,7 +69,7 @@ export interface RedisInvalidationBusEvents {
   gap: {
     /** `'subscribed'`: before messages came. `'told'`: its sender lost some. `'missed'`: some of a sender's didn't arrive here. */
     readonly reason: 'subscribed' | 'told' | 'missed'
-    /** The bus whose messages they are. */
+    /** The `id` of the bus whose messages they are; undefined for `'subscribed'`. */
     readonly by: string | undefined
   }
   /** An attempt to publish failed. */
@@ -118,6 +118,6 @@ export interface RedisInvalidationBusStats {
   readonly gaps: number
   /** Of these, how often since messages of a sender were missing. */
   readonly holes: number
-  /** Other busses that it knows. */
+  /** Other buses that it knows. */
   readonly senders: number
 }
