@@ -100,7 +100,11 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
   #invalidationsHeld = 0
   #evicted = 0
 
-  /** @throws OptionError when an option is wrong. */
+  /**
+   * @param fetchToken - fetches the token of a key.
+   * @param options - its {@link TokenCacheOptions}; `keyOf` is needed where keys aren't strings.
+   * @throws OptionError when an option is wrong.
+   */
   constructor(fetchToken: FetchToken<K>, ...[options]: TokenCacheSetting<K>) {
     super('token-cache', options)
     const { defaults } = TokenCache
@@ -135,8 +139,10 @@ export class TokenCache<K = string> extends ClosableComponent<TokenCacheEvents<K
    * The token of a key. One that is fresh is there at once; one that will expire soon is there at once too, and is replaced behind the
    * callers; who comes when it is about to expire, or when there is none, waits for the one fetch.
    *
-   * @returns rejects with what `fetchToken` failed with, `TimeoutError` when it took too long, `TokenError` when it gave no token that can
-   * be used, `ClosedError`, `OptionError` when an argument is wrong, or the signal's reason. A rejection need not be looked at.
+   * @param args - the key, where there are several, and {@link TokenGetOptions}: `get(key, { signal })`.
+   * @returns the token. Rejects with what `fetchToken` failed with, `TimeoutError` when it took too long, `TokenError` when it gave no
+   * token that can be used, `ClosedError`, `OptionError` when an argument is wrong, or the signal's reason. A rejection need not be
+   * looked at.
    */
   get(...args: TokenGetArguments<K>): Promise<string>
   get(key?: K, options?: TokenGetOptions): Promise<string> {

@@ -77,6 +77,8 @@ export interface GrpcCredentialsModule<Credentials> {
  * has that error as its `cause`. The deadline, `cancel` and the end of a `parent` end the wait for a token too.
  *
  * @param grpc - the module @grpc/grpc-js.
+ * @param tokens - where it gets them.
+ * @param options - its {@link GrpcTokenOptions}.
  * @returns what goes into a client's or a call's `interceptors`.
  * @throws OptionError when an option is wrong.
  *
@@ -119,6 +121,8 @@ export function tokenInterceptor<Call, K = undefined>(
  * A call for which there is no token ends with UNAVAILABLE, or with UNAUTHENTICATED where the source's error says `retryable: false`.
  *
  * @param grpc - the module @grpc/grpc-js.
+ * @param tokens - where it gets them.
+ * @param options - its {@link GrpcTokenOptions}.
  * @throws OptionError when an option is wrong.
  */
 export function tokenCredentials<Credentials, K = undefined>(

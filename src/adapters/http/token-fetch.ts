@@ -52,6 +52,8 @@ export type TokenFetchSetting<K> = undefined extends K
  * A request that has the header already goes out as it is. The body of a `Request` is kept until the first answer, so that it can be sent
  * again. A token is never sent along with a redirect to another origin.
  *
+ * @param tokens - where it gets them.
+ * @param options - its {@link TokenFetchOptions}.
  * @returns what is called as `fetch` is. It rejects with what `fetch` or the token source failed with, or with the signal's reason. When
  * there is no new token after a 401, the 401 is the answer.
  * @throws OptionError when an option is wrong.
