@@ -23,7 +23,11 @@ import type { WarmOptions, WarmReport, WarmTasks } from './warm-run.js'
  * and writes win: what is set, deleted or invalidated while the value is being loaded or read keeps that older value out of both
  * tiers.
  *
- * It starts no timer but those of calls and loads, and forgets what has expired when it is next asked for it or needs the room.
+ * Methods that return a promise reject with an `OptionError` where an argument is wrong, and with a `ClosedError` once the cache is
+ * closed. Errors of the shared tier reach nobody but the listeners of `storeFailed`.
+ *
+ * It starts no timer but those of calls and loads, and of what the shared tier didn't take; it forgets what has expired when it is next
+ * asked for it or needs the room.
  *
  * @example
  * ```ts
