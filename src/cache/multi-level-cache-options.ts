@@ -66,7 +66,7 @@ export interface EntryOptions {
 export interface L1Options<V = unknown> {
   /** How many entries it keeps, those used last. The default is 1000. */
   maxEntries?: number | undefined
-  /** How many bytes it keeps, as `sizeOf` says. The default is no limit. An entry that is larger alone isn't kept, and counted. */
+  /** How many bytes it keeps, as `sizeOf` says. The default is no limit. An entry that is larger alone isn't kept, and counts as `tooLarge`. */
   maxBytes?: number | undefined
   /** How many bytes a value takes. Needed by `maxBytes`; of no use without. */
   sizeOf?: ((value: V, key: string) => number) | undefined
