@@ -79,8 +79,31 @@ export class CacheCore {
     return rejected(error)
   }
 
+  /** Reads a key from the shared tier, unless it is being read already. */
+  readOne(shared: SharedTier, at: CachePath, key: string, easyRatio: number): KeyRead {
+    const memoryKey = at.memory(key)
+    const running = this.flights.read(memoryKey)
+    if (running !== undefined) return running
+    const read = new KeyRead(at, key, memoryKey, this.flights.nextOrder())
+    this.flights.beginRead(read)
+    this.work.begin(read)
+    const since = shared.moment()
+    shared.readOne(at.full(key), at.clearMarks, (answer) => {
+      try {
+        read.end(this.#take(read, answer, { since, now: this.clock.now(), ratio: easyRatio }))
+      } catch (error) {
+        read.fail(error)
+      }
+      this.flights.end(read)
+      this.work.end(read)
+    })
+    return read
+  }
+
   /** Reads keys from the shared tier, in one call those that aren't being read already. */
   readMany(shared: SharedTier, at: CachePath, keys: readonly string[], easyRatio: number): KeyRead[] {
+    const [only] = keys
+    if (only !== undefined && keys.length === 1) return [this.readOne(shared, at, only, easyRatio)]
     const begun: KeyRead[] = []
     const reads = keys.map((key) => {
       const memoryKey = at.memory(key)

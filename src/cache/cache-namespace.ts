@@ -331,8 +331,8 @@ export class CacheNamespace<V extends NonNullable<unknown> | null> implements Ca
       return Promise.resolve(undefined)
     }
     books.l1Misses++
-    const [read] = this.#core.readMany(shared, this.#at, [key], this.#plan.easyRatio)
-    return handled(this.#fromShared(key, read?.outcome as Promise<ReadOutcome>))
+    const { outcome } = this.#core.readOne(shared, this.#at, key, this.#plan.easyRatio)
+    return handled(this.#fromShared(key, outcome))
   }
 
   /** A read's value, if it is fresh. */

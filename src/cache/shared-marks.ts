@@ -1,6 +1,6 @@
 import type { Clock } from '../core/clock.js'
 import { isSpillwayError } from '../core/errors.js'
-import type { CacheStore, CurrentMark } from '../core/ports.js'
+import type { CacheMark, CacheStore, CurrentMark } from '../core/ports.js'
 import { Remembered } from '../internal/remembered.js'
 import type { ReplayQueue } from './replay-queue.js'
 import { isMark } from './shared-answers.js'
@@ -101,7 +101,7 @@ export class SharedMarks {
 
   /** Whether a renewal of this process isn't acknowledged yet, or waits for its replay. */
   isInDoubt(name: string): boolean {
-    return this.isRenewing(name) || this.#settings.queue.has('mark', name)
+    return (this.#renewals.size > 0 && this.#renewals.has(name)) || this.#settings.queue.has('mark', name)
   }
 
   /** Whether a renewal is under way. */
@@ -292,9 +292,9 @@ export class SharedMarks {
 export class MarkStates {
   readonly #marks: SharedMarks
   readonly #at: number
-  readonly #own = new Map<string, KnownMark>()
+  #own: Map<string, KnownMark> | undefined
   /** How often each was asked for, and how many changes there had been when it was last. */
-  readonly #asked = new Map<string, { readonly times: number; readonly changes: number }>()
+  #asked: Map<string, { readonly times: number; readonly changes: number }> | undefined
 
   constructor(marks: SharedMarks, at: number) {
     this.#marks = marks
@@ -302,7 +302,18 @@ export class MarkStates {
   }
 
   get(name: string): KnownMark | undefined {
-    return this.#marks.current(name, this.#at, this.#own.get(name))
+    return this.#marks.current(name, this.#at, this.#own?.get(name))
+  }
+
+  /** Whether all of them are known. */
+  knows(names: readonly string[]): boolean {
+    for (const name of names) if (this.get(name) === undefined) return false
+    return true
+  }
+
+  /** Whether a mark is known to be as something says that depends on it. */
+  isAs({ name, mark }: CacheMark): boolean {
+    return this.get(name)?.mark === mark
   }
 
   /** Whether this process has renewed it, and the store doesn't know yet: whatever depends on it is invalid. */
@@ -320,6 +331,7 @@ export class MarkStates {
    * something changed or was forgotten since.
    */
   learn(names: readonly string[]): Promise<void> | undefined {
+    if (this.knows(names)) return undefined
     const missing = this.#missing(names)
     return missing.size === 0 ? undefined : this.#learn(names, missing)
   }
@@ -358,7 +370,7 @@ export class MarkStates {
     const missing = new Set<string>()
     for (const name of names) {
       if (this.get(name) !== undefined || this.isInDoubt(name)) continue
-      const asked = this.#asked.get(name)
+      const asked = this.#asked?.get(name)
       const mayAsk = asked === undefined || (asked.times < maxAsks && asked.changes !== this.#marks.changes)
       if (mayAsk) missing.add(name)
     }
@@ -367,11 +379,13 @@ export class MarkStates {
 
   async #read(names: ReadonlySet<string>): Promise<void> {
     const { changes } = this.#marks
+    this.#asked ??= new Map()
     for (const name of names) this.#asked.set(name, { times: (this.#asked.get(name)?.times ?? 0) + 1, changes })
     this.#take(await this.#marks.read(names, false))
   }
 
   #take(found: ReadonlyMap<string, KnownMark>): void {
+    this.#own ??= new Map()
     for (const [name, known] of found) this.#own.set(name, known)
   }
 }

@@ -1,6 +1,6 @@
 import { isSpillwayError, OptionError } from '../core/errors.js'
 import { checkDuration, checkOptionalFunction } from '../core/options.js'
-import type { CachedValue } from '../core/ports.js'
+import type { CachedValue, CacheMark } from '../core/ports.js'
 import { Deadline } from './deadline.js'
 import { type ReplayEntry, ReplayQueue } from './replay-queue.js'
 import { Replayer } from './replayer.js'
@@ -134,10 +134,52 @@ export class SharedTier {
     if (busy.length === 0) await this.#read(work, free, true)
     else await Promise.all([this.#read(work, free, true), this.#readAfter(Promise.all(ends), work, busy)])
     deadline.end()
-    this.#reads += keys.length
-    for (const { value } of reads) if (value !== undefined) this.#hits++
+    for (const read of reads) this.#countRead(read)
     this.#answered()
     return reads
+  }
+
+  /**
+   * Reads one key, as `read` does. Where nothing stands in its way, which is the rule, it makes no promise beside the store's.
+   *
+   * @param done - hears what is known, once and not within this call. It must not throw.
+   */
+  readOne(key: string, needed: readonly string[], done: (read: SharedRead) => void): void {
+    const states = this.#marks.states()
+    if (this.#writes.ended(key) !== undefined || this.#queue.has('key', key) || !states.knows(needed)) {
+      void this.read([key], needed).then(([read]) => done(read as SharedRead))
+      return
+    }
+    const { clock, store, timeoutMs } = this.#settings
+    const askedAt = clock.now()
+    const keys = [key]
+    const end = (read: SharedRead): void => {
+      this.#countRead(read)
+      this.#answered()
+      done(read)
+    }
+    const onAnswers = (answers: readonly (CachedValue | Error)[]): void => {
+      const answer = answers[0] as CachedValue | Error
+      if (answer instanceof Error) {
+        this.#countFailed('read', keys, answers, true)
+        end(unknownRead)
+        return
+      }
+      const answeredAt = this.moment()
+      if (answer.marks.every((mark) => states.isAs(mark))) {
+        end(readOf(answer, clock.now() - askedAt, verdictOn(answer, needed, states, answeredAt)))
+        return
+      }
+      const deadline = new Deadline(clock, askedAt + timeoutMs - clock.now())
+      void this.#learnMarksOf([answer], states, answeredAt, { learning: undefined, deadline }).then(() => {
+        deadline.end()
+        end(readOf(answer, clock.now() - askedAt, verdictOn(answer, needed, states, answeredAt)))
+      })
+    }
+    this.#calls.begin(
+      { what: 'getMany', count: 1, make: () => store.getMany(keys), isAnswer: isCachedValue },
+      onAnswers,
+    )
   }
 
   /** Writes keys; answers with their versions, undefined where it failed and the key waits to be deleted. Never rejects. */
@@ -297,6 +339,11 @@ export class SharedTier {
     return count > 0
   }
 
+  #countRead({ value }: SharedRead): void {
+    this.#reads++
+    if (value !== undefined) this.#hits++
+  }
+
   /** Counts answers that are errors, and tells of them: at once of all that have the same one. */
   #countFailed(
     operation: SharedFailure['operation'],
@@ -304,6 +351,7 @@ export class SharedTier {
     answers: readonly unknown[],
     isNews: boolean | ((i: number) => boolean),
   ): void {
+    if (!answers.some((answer) => answer instanceof Error)) return
     const failures = new Map<Error, string[]>()
     for (const [i, answer] of answers.entries()) {
       if (!(answer instanceof Error)) continue
@@ -369,9 +417,14 @@ function readOf(answer: CachedValue, elapsedMs: number, verdict: Verdict): Share
   }
 }
 
+function bears(marks: readonly CacheMark[], name: string): boolean {
+  for (const mark of marks) if (mark.name === name) return true
+  return false
+}
+
 /** @param answeredAt - the moment at which the value was there. */
 function verdictOn({ marks }: CachedValue, needed: readonly string[], states: MarkStates, answeredAt: number): Verdict {
-  if (!needed.every((name) => marks.some((mark) => mark.name === name))) return 'invalid'
+  for (const name of needed) if (!bears(marks, name)) return 'invalid'
   let verdict: Verdict = Number.POSITIVE_INFINITY
   for (const { name, mark } of marks) {
     const known = states.get(name)
