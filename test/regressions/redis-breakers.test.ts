@@ -1,20 +1,14 @@
 import type { Redis } from 'ioredis'
 import { RedisBreakerShare } from 'spillway/redis'
-import { afterAll, afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 import { Fleet, type Member, type MemberOptions, SlowWay, saidBy } from '../adapters/redis/breaker-fleet.ts'
+import { endedAfterEach } from '../adapters/redis/fleets.ts'
 import { startRedis } from '../servers/redis.ts'
 
 // One of its own: a test makes a user.
 const server = await startRedis({ own: true })
 const url = server?.url ?? 'redis://127.0.0.1:1'
-let fleet: Fleet
-
-beforeEach(() => {
-  fleet = new Fleet()
-})
-afterEach(() => fleet.end())
-afterAll(() => server?.stop())
-
+const fleet = endedAfterEach(new Fleet(), server)
 const connect = (): Redis => fleet.redis(url)
 const waitFor = <T>(check: () => T | Promise<T>): Promise<T> => vi.waitFor(check, { timeout: 10_000, interval: 2 })
 const keyOf = (what: 'news' | 'probes'): string => `{${fleet.prefix}:payments}:${what}`

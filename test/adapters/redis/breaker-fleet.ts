@@ -1,5 +1,4 @@
-import { randomUUID } from 'node:crypto'
-import { Redis } from 'ioredis'
+import type { Redis } from 'ioredis'
 import { CircuitBreaker, type CircuitBreakerOptions } from 'spillway'
 import {
   type ProbeGateOptions,
@@ -8,6 +7,7 @@ import {
   type RedisBreakerShareOptions,
   type RedisClient,
 } from 'spillway/redis'
+import { TestFleet } from './fleets.ts'
 
 type EventName = keyof RedisBreakerShareEvents
 
@@ -38,20 +38,9 @@ const events: readonly EventName[] = [
 ]
 
 /** Makes members that share one prefix, and takes them apart again. */
-export class Fleet {
-  readonly prefix = randomUUID()
-  readonly #cleanUps: (() => unknown)[] = []
-
-  /** A client that the fleet ends. */
-  redis(url: string): Redis {
-    const client = new Redis(url, { maxRetriesPerRequest: 0, retryStrategy: () => 50 })
-    client.on('error', () => undefined)
-    this.cleanUp(() => client.disconnect())
-    return client
-  }
-
-  cleanUp(act: () => unknown): void {
-    this.#cleanUps.push(act)
+export class Fleet extends TestFleet {
+  get prefix(): string {
+    return this.id
   }
 
   /** One that has joined, and not started. */
@@ -103,10 +92,6 @@ export class Fleet {
     const started = await Promise.all(members.map(({ share }) => share.start()))
     if (started.includes(false)) throw new Error('a share has not started')
     return members
-  }
-
-  async end(): Promise<void> {
-    for (const cleanUp of this.#cleanUps.splice(0).reverse()) await cleanUp()
   }
 }
 

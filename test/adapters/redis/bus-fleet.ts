@@ -1,5 +1,3 @@
-import { randomUUID } from 'node:crypto'
-import { Redis } from 'ioredis'
 import type { Invalidation, InvalidationLink } from 'spillway'
 import {
   type RedisClient,
@@ -9,6 +7,7 @@ import {
 } from 'spillway/redis'
 import { expect, vi } from 'vitest'
 import { CountingClock } from './counting-clock.ts'
+import { TestFleet } from './fleets.ts'
 
 type EventName = keyof RedisInvalidationBusEvents
 
@@ -30,20 +29,9 @@ export interface Rider extends End {
 }
 
 /** Makes buses that share one channel, and takes them apart again. */
-export class BusFleet {
-  readonly channel: string = `test:${randomUUID()}`
-  readonly #cleanUps: (() => unknown)[] = []
-
-  /** A client that the fleet ends. */
-  redis(url: string, options: object = {}): Redis {
-    const client = new Redis(url, { maxRetriesPerRequest: 0, retryStrategy: () => 50, ...options })
-    client.on('error', () => undefined)
-    this.cleanUp(() => client.disconnect())
-    return client
-  }
-
-  cleanUp(act: () => unknown): void {
-    this.#cleanUps.push(act)
+export class BusFleet extends TestFleet {
+  get channel(): string {
+    return `test:${this.id}`
   }
 
   bus(client: RedisClient, options: RedisInvalidationBusOptions = {}): RedisInvalidationBus {
@@ -69,10 +57,6 @@ export class BusFleet {
     const riders = Array.from({ length: count }, () => this.rider(connect(), options))
     await subscribed(riders)
     return riders
-  }
-
-  async end(): Promise<void> {
-    for (const cleanUp of this.#cleanUps.splice(0).reverse()) await cleanUp()
   }
 }
 

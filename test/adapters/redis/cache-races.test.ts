@@ -1,23 +1,16 @@
 import { type CacheOperations, MultiLevelCache } from 'spillway'
 import { RedisCacheStore, RedisInvalidationBus } from 'spillway/redis'
 import { seededRandom } from 'spillway/testing'
-import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { GateLoader } from '../../cache/support/caches.js'
 import { startRedis } from '../../servers/redis.ts'
 import { BusFleet, waitFor } from './bus-fleet.ts'
 import { singleClients } from './clients.ts'
+import { endedAfterEach } from './fleets.ts'
 
 const server = await startRedis()
 const url = server?.url ?? 'redis://127.0.0.1:1'
-let fleet: BusFleet
-
-beforeEach(() => {
-  fleet = new BusFleet()
-})
-afterEach(() => fleet.end())
-afterAll(async () => {
-  await server?.stop()
-})
+const fleet = endedAfterEach(new BusFleet(), server)
 
 type Cache = MultiLevelCache<string>
 

@@ -1,5 +1,3 @@
-import { randomUUID } from 'node:crypto'
-import { Redis } from 'ioredis'
 import {
   type RedisClient,
   type RedisLease,
@@ -9,6 +7,7 @@ import {
 } from 'spillway/redis'
 import { expect, vi } from 'vitest'
 import { CountingClock } from './counting-clock.ts'
+import { TestFleet } from './fleets.ts'
 
 type EventName = keyof RedisLockEvents
 
@@ -23,21 +22,11 @@ export interface Locker {
 }
 
 /** Makes locks that share one prefix, and takes them apart again. */
-export class LockFleet {
-  readonly prefix: string = `test:${randomUUID()}`
-  readonly #cleanUps: (() => unknown)[] = []
+export class LockFleet extends TestFleet {
   readonly #lockers: Locker[] = []
 
-  /** A client that the fleet ends. */
-  redis(url: string, options: object = {}): Redis {
-    const client = new Redis(url, { maxRetriesPerRequest: 0, retryStrategy: () => 50, ...options })
-    client.on('error', () => undefined)
-    this.cleanUp(() => client.disconnect())
-    return client
-  }
-
-  cleanUp(act: () => unknown): void {
-    this.#cleanUps.push(act)
+  get prefix(): string {
+    return `test:${this.id}`
   }
 
   locker(client: RedisClient, options: RedisLockOptions = {}): Locker {
@@ -55,9 +44,9 @@ export class LockFleet {
   }
 
   /** Ends all; every lock's books must balance, and none may have left a timer. */
-  async end(): Promise<void> {
+  override async end(): Promise<void> {
     try {
-      for (const { lock, timers } of this.#lockers) {
+      for (const { lock, timers } of this.#lockers.splice(0)) {
         const stats = lock.stats()
         const { offered, acquired, busy, failed, rejected, aborted, pending } = stats
         expect(offered).toBe(acquired + busy + failed + rejected + aborted + pending)
@@ -66,7 +55,7 @@ export class LockFleet {
         await waitFor(() => expect(timers()).toBe(0))
       }
     } finally {
-      for (const cleanUp of this.#cleanUps.splice(0).reverse()) await cleanUp()
+      await super.end()
     }
   }
 }

@@ -1,21 +1,13 @@
 import { Cluster } from 'ioredis'
 import type { RedisClient } from 'spillway/redis'
-import { afterAll, afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 import { startRedisCluster } from '../../servers/redis-cluster.ts'
 import { Fleet, type Member, saidBy } from './breaker-fleet.ts'
 import { clusterClients } from './clients.ts'
+import { endedAfterEach } from './fleets.ts'
 
 const cluster = await startRedisCluster()
-let fleet: Fleet
-
-beforeEach(() => {
-  fleet = new Fleet()
-})
-afterEach(() => fleet.end())
-afterAll(async () => {
-  await cluster?.stop()
-})
-
+const fleet = endedAfterEach(new Fleet(), cluster)
 const waitFor = <T>(check: () => T | Promise<T>): Promise<T> => vi.waitFor(check, { timeout: 15_000, interval: 5 })
 
 describe.skipIf(cluster === undefined).each(Object.entries(clusterClients))('RedisBreakerShare with %s', (_, open) => {

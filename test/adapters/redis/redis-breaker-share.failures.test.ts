@@ -4,36 +4,23 @@ import { promisify } from 'node:util'
 import { Redis } from 'ioredis'
 import { createClient } from 'redis'
 import { isSpillwayError } from 'spillway'
-import { afterAll, afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
+import { afterAll, afterEach, describe, expect, test, vi } from 'vitest'
 import { freePort } from '../../servers/free-port.ts'
 import { startRedis } from '../../servers/redis.ts'
 import { Fleet, type Member, saidBy } from './breaker-fleet.ts'
 import { startCuttingProxy } from './cutting-proxy.ts'
+import { endedAfterEach } from './fleets.ts'
 
 const server = await startRedis({ own: true })
 const url = server?.url ?? 'redis://127.0.0.1:1'
-const unhandled: unknown[] = []
-const onUnhandled = (reason: unknown): void => void unhandled.push(reason)
-process.on('unhandledRejection', onUnhandled)
 const warnings: unknown[] = []
 const onWarning = (warning: Error): void => void warnings.push(warning)
 process.on('warning', onWarning)
-let fleet: Fleet
+// Held after the fleet has ended: the hook that is set last runs first.
+afterEach(() => expect(warnings.filter((warning) => (warning as Error).name === 'SpillwayWarning')).toEqual([]))
+afterAll(() => void process.off('warning', onWarning))
 
-beforeEach(() => {
-  fleet = new Fleet()
-})
-afterEach(async () => {
-  await fleet.end()
-  expect(unhandled).toEqual([])
-  expect(warnings.filter((warning) => (warning as Error).name === 'SpillwayWarning')).toEqual([])
-})
-afterAll(async () => {
-  process.off('unhandledRejection', onUnhandled)
-  process.off('warning', onWarning)
-  await server?.stop()
-})
-
+const fleet = endedAfterEach(new Fleet(), server)
 const connect = (): Redis => fleet.redis(url)
 const waitFor = <T>(check: () => T | Promise<T>): Promise<T> => vi.waitFor(check, { timeout: 15_000, interval: 5 })
 

@@ -1,27 +1,12 @@
 import type { Redis } from 'ioredis'
-import { afterAll, afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 import { startRedis } from '../../servers/redis.ts'
 import { Fleet, type Member, type MemberOptions, SlowWay, saidBy } from './breaker-fleet.ts'
+import { endedAfterEach } from './fleets.ts'
 
 const server = await startRedis()
 const url = server?.url ?? 'redis://127.0.0.1:1'
-const unhandled: unknown[] = []
-const onUnhandled = (reason: unknown): void => void unhandled.push(reason)
-process.on('unhandledRejection', onUnhandled)
-let fleet: Fleet
-
-beforeEach(() => {
-  fleet = new Fleet()
-})
-afterEach(async () => {
-  await fleet.end()
-  expect(unhandled).toEqual([])
-})
-afterAll(async () => {
-  process.off('unhandledRejection', onUnhandled)
-  await server?.stop()
-})
-
+const fleet = endedAfterEach(new Fleet(), server)
 const connect = (): Redis => fleet.redis(url)
 const waitFor = <T>(check: () => T | Promise<T>): Promise<T> => vi.waitFor(check, { timeout: 10_000, interval: 2 })
 const leases = (): Promise<number> => connect().zcard(`{${fleet.prefix}:payments}:probes`)

@@ -1,28 +1,15 @@
 import { Redis } from 'ioredis'
 import { CircuitBreaker, isSpillwayError } from 'spillway'
-import { afterAll, afterEach, describe, expect, test, vi } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 import { startRedis } from '../../servers/redis.ts'
 import { Fleet, type Member, SlowWay, saidBy } from './breaker-fleet.ts'
 import { singleClients } from './clients.ts'
+import { endedAfterEach } from './fleets.ts'
 
 // One of its own: a test ends every subscription.
 const server = await startRedis({ own: true })
 const url = server?.url ?? 'redis://127.0.0.1:1'
-const unhandled: unknown[] = []
-const onUnhandled = (reason: unknown): void => void unhandled.push(reason)
-process.on('unhandledRejection', onUnhandled)
-let fleet = new Fleet()
-
-afterEach(async () => {
-  await fleet.end()
-  fleet = new Fleet()
-  expect(unhandled).toEqual([])
-})
-afterAll(async () => {
-  process.off('unhandledRejection', onUnhandled)
-  await server?.stop()
-})
-
+const fleet = endedAfterEach(new Fleet(), server)
 const connect = (): Redis => fleet.redis(url)
 const waitFor = <T>(check: () => T | Promise<T>): Promise<T> => vi.waitFor(check, { timeout: 10_000, interval: 5 })
 const states = (members: readonly Member[]): string[] => members.map(({ breaker }) => breaker.state)

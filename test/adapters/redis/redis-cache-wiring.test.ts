@@ -1,22 +1,15 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { MultiLevelCache } from 'spillway'
 import { RedisCacheStore, RedisInvalidationBus, RedisLock } from 'spillway/redis'
-import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { startRedis } from '../../servers/redis.ts'
 import { BusFleet, waitFor } from './bus-fleet.ts'
 import { singleClients } from './clients.ts'
+import { endedAfterEach } from './fleets.ts'
 
 const server = await startRedis()
 const url = server?.url ?? 'redis://127.0.0.1:1'
-let fleet: BusFleet
-
-beforeEach(() => {
-  fleet = new BusFleet()
-})
-afterEach(() => fleet.end())
-afterAll(async () => {
-  await server?.stop()
-})
+const fleet = endedAfterEach(new BusFleet(), server)
 
 describe.skipIf(server === undefined).each(Object.entries(singleClients))('caches over Redis with %s', (_, open) => {
   /** What one process has. */

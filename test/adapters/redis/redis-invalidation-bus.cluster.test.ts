@@ -1,19 +1,12 @@
 import type { RedisClient } from 'spillway/redis'
-import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { startRedisCluster } from '../../servers/redis-cluster.ts'
 import { BusFleet, keys, type Rider, saidBy, subscribed, waitFor } from './bus-fleet.ts'
 import { clusterClients } from './clients.ts'
+import { endedAfterEach } from './fleets.ts'
 
 const cluster = await startRedisCluster()
-let fleet: BusFleet
-
-beforeEach(() => {
-  fleet = new BusFleet()
-})
-afterEach(() => fleet.end())
-afterAll(async () => {
-  await cluster?.stop()
-})
+const fleet = endedAfterEach(new BusFleet(), cluster)
 
 describe.skipIf(cluster === undefined).each(Object.entries(clusterClients))('a bus with %s, a cluster', (_, open) => {
   const connect = async (): Promise<RedisClient> => {

@@ -5,33 +5,18 @@ import { Redis } from 'ioredis'
 import { createClient } from 'redis'
 import { isSpillwayError } from 'spillway'
 import type { RedisClient } from 'spillway/redis'
-import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { startRedis } from '../../servers/redis.ts'
 import { TcpProxy } from '../../servers/tcp-proxy.ts'
 import { BusFleet, endOf, expectBalance, keys, type Rider, saidBy, subscribed, waitFor } from './bus-fleet.ts'
 import { startCuttingProxy } from './cutting-proxy.ts'
+import { endedAfterEach } from './fleets.ts'
 import { startValve, type Valve } from './valve.ts'
 
 const server = await startRedis({ own: true })
 const port = server?.port ?? 1
 const url = server?.url ?? 'redis://127.0.0.1:1'
-const unhandled: unknown[] = []
-const onUnhandled = (reason: unknown): void => void unhandled.push(reason)
-process.on('unhandledRejection', onUnhandled)
-let fleet: BusFleet
-
-beforeEach(() => {
-  fleet = new BusFleet()
-})
-afterEach(async () => {
-  await fleet.end()
-  expect(unhandled).toEqual([])
-})
-afterAll(async () => {
-  process.off('unhandledRejection', onUnhandled)
-  await server?.stop()
-})
-
+const fleet = endedAfterEach(new BusFleet(), server)
 const connect = (): Redis => fleet.redis(url)
 
 /** A client that queues what it can't send. */

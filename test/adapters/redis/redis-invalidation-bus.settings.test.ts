@@ -1,19 +1,14 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { createClient } from 'redis'
 import { createClient as createClient5 } from 'redis5'
-import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { startRedis } from '../../servers/redis.ts'
 import { BusFleet, keys, type Rider, saidBy, subscribed, waitFor } from './bus-fleet.ts'
+import { endedAfterEach } from './fleets.ts'
 
 const server = await startRedis({ own: true, settings: ['--proto-max-bulk-len', '1mb'] })
 const url = server?.url ?? 'redis://127.0.0.1:1'
-let fleet: BusFleet
-
-beforeEach(() => {
-  fleet = new BusFleet()
-})
-afterEach(() => fleet.end())
-afterAll(() => server?.stop())
+const fleet = endedAfterEach(new BusFleet(), server)
 
 describe.skipIf(server === undefined)('RedisInvalidationBus', () => {
   describe.each([

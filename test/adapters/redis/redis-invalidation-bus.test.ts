@@ -2,30 +2,15 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import type { Redis } from 'ioredis'
 import { type Clock, systemClock } from 'spillway'
 import type { RedisInvalidationBusOptions } from 'spillway/redis'
-import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { startRedis } from '../../servers/redis.ts'
 import { BusFleet, endOf, expectBalance, key, keys, type Rider, saidBy, subscribed, waitFor } from './bus-fleet.ts'
 import { singleClients } from './clients.ts'
+import { endedAfterEach } from './fleets.ts'
 
 const server = await startRedis()
 const url = server?.url ?? 'redis://127.0.0.1:1'
-const unhandled: unknown[] = []
-const onUnhandled = (reason: unknown): void => void unhandled.push(reason)
-process.on('unhandledRejection', onUnhandled)
-let fleet: BusFleet
-
-beforeEach(() => {
-  fleet = new BusFleet()
-})
-afterEach(async () => {
-  await fleet.end()
-  expect(unhandled).toEqual([])
-})
-afterAll(async () => {
-  process.off('unhandledRejection', onUnhandled)
-  await server?.stop()
-})
-
+const fleet = endedAfterEach(new BusFleet(), server)
 const connect = (): Redis => fleet.redis(url)
 
 /** The messages on the channel, as they come. */

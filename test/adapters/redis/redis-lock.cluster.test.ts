@@ -1,20 +1,13 @@
 import type { RedisClient } from 'spillway/redis'
-import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { startRedisCluster } from '../../servers/redis-cluster.ts'
 import { clusterClients } from './clients.ts'
 import { slotOf, slotPlaces } from './cluster-slots.ts'
+import { endedAfterEach } from './fleets.ts'
 import { aborted, granted, type Locker, LockFleet } from './lock-fleet.ts'
 
 const cluster = await startRedisCluster()
-let fleet: LockFleet
-
-beforeEach(() => {
-  fleet = new LockFleet()
-})
-afterEach(() => fleet.end())
-afterAll(async () => {
-  await cluster?.stop()
-})
+const fleet = endedAfterEach(new LockFleet(), cluster)
 
 describe.skipIf(cluster === undefined).each(Object.entries(clusterClients))(
   'RedisLock with %s, a cluster',

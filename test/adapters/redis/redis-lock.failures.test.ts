@@ -1,32 +1,17 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Redis } from 'ioredis'
 import { isSpillwayError } from 'spillway'
-import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { startRedis } from '../../servers/redis.ts'
 import { startCuttingProxy } from './cutting-proxy.ts'
+import { endedAfterEach } from './fleets.ts'
 import { aborted, granted, type Locker, LockFleet, saidBy, waitFor } from './lock-fleet.ts'
 import { startValve, type Valve } from './valve.ts'
 
 const server = await startRedis({ own: true })
 const port = server?.port ?? 1
 const url = server?.url ?? 'redis://127.0.0.1:1'
-const unhandled: unknown[] = []
-const onUnhandled = (reason: unknown): void => void unhandled.push(reason)
-process.on('unhandledRejection', onUnhandled)
-let fleet: LockFleet
-
-beforeEach(() => {
-  fleet = new LockFleet()
-})
-afterEach(async () => {
-  await fleet.end()
-  expect(unhandled).toEqual([])
-})
-afterAll(async () => {
-  process.off('unhandledRejection', onUnhandled)
-  await server?.stop()
-})
-
+const fleet = endedAfterEach(new LockFleet(), server)
 const connect = (): Redis => fleet.redis(url)
 
 async function behindValve(options?: object): Promise<{ way: Valve; locker: Locker }> {

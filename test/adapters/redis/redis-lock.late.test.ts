@@ -1,20 +1,14 @@
 import type { Redis } from 'ioredis'
 import { RedisLock } from 'spillway/redis'
 import { FakeClock } from 'spillway/testing'
-import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { startRedis } from '../../servers/redis.ts'
+import { endedAfterEach } from './fleets.ts'
 import { granted, LockFleet, saidBy } from './lock-fleet.ts'
 
 const server = await startRedis()
 const url = server?.url ?? 'redis://127.0.0.1:1'
-let fleet: LockFleet
-
-beforeEach(() => {
-  fleet = new LockFleet()
-})
-afterEach(() => fleet.end())
-afterAll(() => server?.stop())
-
+const fleet = endedAfterEach(new LockFleet(), server)
 const connect = (): Redis => fleet.redis(url)
 
 /** Keeps this process busy. */

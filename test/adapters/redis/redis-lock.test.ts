@@ -2,30 +2,15 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { Redis } from 'ioredis'
 import { isSpillwayError } from 'spillway'
 import type { RedisClient, RedisLease } from 'spillway/redis'
-import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { startRedis } from '../../servers/redis.ts'
 import { singleClients } from './clients.ts'
+import { endedAfterEach } from './fleets.ts'
 import { aborted, granted, type Locker, LockFleet, saidBy, waitFor } from './lock-fleet.ts'
 
 const server = await startRedis()
 const url = server?.url ?? 'redis://127.0.0.1:1'
-const unhandled: unknown[] = []
-const onUnhandled = (reason: unknown): void => void unhandled.push(reason)
-process.on('unhandledRejection', onUnhandled)
-let fleet: LockFleet
-
-beforeEach(() => {
-  fleet = new LockFleet()
-})
-afterEach(async () => {
-  await fleet.end()
-  expect(unhandled).toEqual([])
-})
-afterAll(async () => {
-  process.off('unhandledRejection', onUnhandled)
-  await server?.stop()
-})
-
+const fleet = endedAfterEach(new LockFleet(), server)
 const connect = (): Redis => fleet.redis(url)
 
 describe.skipIf(server === undefined)('RedisLock', () => {
