@@ -13,6 +13,7 @@ import type {
 } from '../../core/ports.js'
 import { checkTexts, checkWrites } from './cache-arguments.js'
 import { CacheClock } from './cache-clock.js'
+import { CacheGatherer, type GatheredRead } from './cache-gatherer.js'
 import { CacheKeys } from './cache-keys.js'
 import { CacheLayout } from './cache-layout.js'
 import { type CachePart, type PartLimits, partsOf, runParts } from './cache-parts.js'
@@ -86,6 +87,9 @@ export class RedisCacheStore extends Component<RedisCacheStoreEvents, RedisCache
   readonly #clocks: CacheClock[] = []
   readonly #looks: (Promise<void> | undefined)[] = []
   readonly #layout: CacheLayout
+  readonly #gatherer = new CacheGatherer<CachedValue>(perRead.keys, (bucket, reads) =>
+    this.#readGathered(bucket, reads),
+  )
   readonly #counts = {
     ...{ reads: 0, hits: 0, misses: 0, unreadable: 0, readsFailed: 0 },
     ...{ writes: 0, written: 0, refused: 0, deleted: 0, writesFailed: 0 },
@@ -139,7 +143,8 @@ export class RedisCacheStore extends Component<RedisCacheStoreEvents, RedisCache
   }
 
   /**
-   * Reads keys, in one round trip: an MGET for each bucket and five hundred keys, sent together.
+   * Reads keys, in one round trip: an MGET for each bucket and five hundred keys, sent together. Calls for one key each that are made at the
+   * same time share one.
    *
    * @returns an answer for each key; an unreadable one has no value, and a version by which it can be replaced. Those of a part that failed are
    * `StoreError`s. Rejects with a `StoreError` where all of it failed.
@@ -147,9 +152,10 @@ export class RedisCacheStore extends Component<RedisCacheStoreEvents, RedisCache
   async getMany(asked: readonly string[]): Promise<readonly (CachedValue | Error)[]> {
     checkTexts('keys', asked)
     const keys = [...asked]
-    const answers: (CachedValue | Error)[] = new Array(keys.length)
     this.#layout.check()
     this.#counts.reads += keys.length
+    if (keys.length === 1) return [await this.#readOne(keys[0] as string)]
+    const answers: (CachedValue | Error)[] = new Array(keys.length)
     const parts = this.#partsOf(keys, perRead)
     const errors = await runParts(parts, (part) => this.#read(part, keys, answers))
     this.#spread('getMany', parts, errors, answers, 'readsFailed')
@@ -210,6 +216,37 @@ export class RedisCacheStore extends Component<RedisCacheStoreEvents, RedisCache
    */
   renewMarks(names: readonly string[]): Promise<readonly (CurrentMark | Error)[]> {
     return this.#touch('renewMarks', names, '1', 'marksRenewed')
+  }
+
+  async #readOne(key: string): Promise<CachedValue> {
+    try {
+      return await this.#gatherer.read(this.#keys.bucketOf(key), key)
+    } finally {
+      this.#layout.checkKnown()
+    }
+  }
+
+  /** Reads keys that were asked for one by one. Each has its own answer, as soon as it is there. */
+  #readGathered(bucket: number, reads: readonly GatheredRead<CachedValue>[]): void {
+    const clock = this.#clockOf(bucket)
+    const names = reads.map(({ key }) => this.#keys.value(bucket, key))
+    this.#call('getMany', false, async () => this.#fetch(clock, bucket, names)).then(
+      (raws) => {
+        const nowUs = clock.now()
+        for (let i = 0; i < reads.length; i++) {
+          const { key, resolve, reject } = reads[i] as GatheredRead<CachedValue>
+          try {
+            resolve(this.#open(key, raws[i] ?? undefined, nowUs) as CachedValue)
+          } catch (error) {
+            reject(error)
+          }
+        }
+      },
+      (error: unknown) => {
+        this.#counts.readsFailed += reads.length
+        for (const { reject } of reads) reject(error)
+      },
+    )
   }
 
   async #read(part: CachePart, keys: readonly string[], answers: (CachedValue | Error)[]): Promise<void> {

@@ -91,6 +91,60 @@ describe.skipIf(server === undefined)('where cached values lie', () => {
     )
   })
 
+  test('reads of one key each that are asked for together cost as one read of all of them', async () => {
+    const { store } = open()
+    const keys = Array.from({ length: 501 }, (_, i) => `k${i}`)
+    await store.setMany(keys.map((key) => writeOf(store, key, key)))
+    const read = async (key: string, hops: number): Promise<unknown> => {
+      // Promises settle one after the other: whoever asks late in one run of them asks at the same time all the same.
+      for (let i = 0; i < hops; i++) await undefined
+      return (await get(store, key)).value
+    }
+
+    expect(await costOf(() => Promise.all(keys.slice(0, 500).map((key, i) => read(key, i % 20))))).toEqual({ mget: 1 })
+    expect(await costOf(() => Promise.all(keys.map((key) => read(key, 0))))).toEqual({ mget: 2 })
+    expect(await Promise.all(['k3', 'none', 'k3', 'k4'].map((key) => read(key, 0)))).toEqual([
+      'k3',
+      undefined,
+      'k3',
+      'k4',
+    ])
+    expect(store.stats()).toMatchObject({ reads: 1005, hits: 1004, misses: 1, readsPending: 0 })
+  })
+
+  test('reads that share a command fail each for itself, are counted each, and wait for no other bucket', async () => {
+    const { store, prefix } = open({ buckets: 2 })
+    const asked: string[][] = []
+    const client = {
+      isCluster: false,
+      status: 'ready',
+      call: (command: string, args: string[]) => redis.call(command, args),
+      callBuffer: (command: string, args: string[]) => {
+        if (command !== 'MGET') return redis.callBuffer(command, args)
+        asked.push(args)
+        return args[0]?.endsWith('k:a') ? new Promise(() => undefined) : redis.callBuffer(command, args)
+      },
+    }
+    const split = new RedisCacheStore(client as never, { prefix, buckets: 2 })
+    const keys = Array.from({ length: 20 }, (_, i) => `k${i}`)
+    await store.setMany(keys.map((key) => writeOf(store, key, key)))
+
+    void get(split, 'a')
+    const answered = new Set<unknown>()
+    for (const key of keys) void get(split, key).then(({ value }) => answered.add(value))
+    await vi.waitFor(() => expect(answered.size).toBeGreaterThan(0))
+
+    expect(asked.length).toBe(2)
+    expect(answered.size).toBe(asked.find(([first]) => !first?.endsWith('k:a'))?.length)
+
+    const gone = new Redis({ lazyConnect: true, enableOfflineQueue: false, retryStrategy: () => null, port: 1 })
+    const failing = open({}, gone).store
+    const errors = await Promise.all([errorOf(get(failing, 'a')), errorOf(get(failing, 'b'))])
+    expect(errors.map(({ code }) => code)).toEqual(['ERR_STORE', 'ERR_STORE'])
+    expect(failing.stats()).toMatchObject({ reads: 2, readsFailed: 2, readsPending: 0 })
+    gone.disconnect()
+  })
+
   test('the clock of Redis is looked at once a second at the most, along with what is read', async () => {
     const { store } = open()
     await store.getMany(['a'])
@@ -99,7 +153,7 @@ describe.skipIf(server === undefined)('where cached values lie', () => {
       for (let i = 0; i < 100; i++) await store.getMany(['a'])
     })
     await delay(1010)
-    const later = await costOf(() => Promise.all([store.getMany(['a']), store.getMany(['b'])]))
+    const later = await costOf(() => Promise.all([store.getMany(['a']), store.getMany(['b', 'c'])]))
 
     expect(cost['mget']).toBe(100)
     expect(cost['evalsha'] ?? 0).toBeLessThanOrEqual(1)
@@ -255,8 +309,8 @@ describe.skipIf(server === undefined)('an answer that came while the machine sle
     wall += 5000
 
     const answer = call(store)
-    // It leaves in this turn.
-    for (let i = 0; i < 10; i++) await undefined
+    // It leaves in this turn, when those who ask at the same time have asked.
+    await new Promise<void>((resolve) => process.nextTick(resolve))
     // The monotonic clock of Linux doesn't count this.
     wall += 3_600_000
     await answer
