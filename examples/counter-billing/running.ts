@@ -1,3 +1,5 @@
+import { setTimeout as delay } from 'node:timers/promises'
+import type { FastifyInstance } from 'fastify'
 import type { Closable } from 'spillway/process'
 import type { Log } from './counters.ts'
 
@@ -11,6 +13,19 @@ export interface Running {
 
 export async function closeAll(parts: readonly Closable[]): Promise<void> {
   for (const part of parts) await part.close()
+}
+
+/** Answers what has been asked; a client that never finishes its request is cut off before the deadline. */
+export async function closeHttp(app: FastifyInstance, timeoutMs: number | undefined): Promise<void> {
+  const closed = app.close()
+  if (timeoutMs === undefined) return closed
+  const patience = new AbortController()
+  const cut = delay(timeoutMs * 0.9, undefined, { signal: patience.signal }).then(
+    () => app.server.closeAllConnections(),
+    () => undefined,
+  )
+  await Promise.race([closed, cut])
+  patience.abort()
 }
 
 export const logToStderr: Log = (level, message) => {

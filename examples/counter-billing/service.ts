@@ -1,4 +1,3 @@
-import { setTimeout as delay } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import type { CounterStore } from 'spillway'
 import type { Closable } from 'spillway/process'
@@ -18,7 +17,7 @@ import { type CounterServicesOptions, connectToCounterServices, serviceName } fr
 import { type Acknowledgement, Counters, type CountersOptions, type Log } from './counters.ts'
 import { createGateway } from './gateway.ts'
 import { startGrpcServer } from './grpc-server.ts'
-import { closeAll, defaultHost, logToStderr, type Running } from './running.ts'
+import { closeAll, closeHttp, defaultHost, logToStderr, type Running } from './running.ts'
 import { registerService } from './service-pool.ts'
 
 export const defaultPort = 8080
@@ -123,7 +122,7 @@ export async function startGateway(options: GatewayServiceOptions): Promise<Gate
     const reads = new CounterReads(counters, stores.listing, options.cache)
     const settings = { acknowledgement, services: services?.stats, billing, auth: access }
     const app = createGateway(counters, reads, log, settings)
-    const http: Closable = { name: 'gateway', close: ({ timeoutMs } = {}) => closeGateway(app, timeoutMs) }
+    const http: Closable = { name: 'gateway', close: ({ timeoutMs } = {}) => closeHttp(app, timeoutMs) }
     parts.unshift(http, reads.cache, ...partsOf(counters))
     const url = await listen(app, host, options.ports ?? [defaultPort], log)
     const verifier = access?.verifier
@@ -153,19 +152,6 @@ async function listen(app: FastifyInstance, host: string, ports: readonly number
     log('info', `port ${port} is taken, trying ${others[0]}`)
     return listen(app, host, others, log)
   }
-}
-
-/** Answers what has been asked; a client that never finishes its request is cut off before the deadline. */
-async function closeGateway(app: FastifyInstance, timeoutMs: number | undefined): Promise<void> {
-  const closed = app.close()
-  if (timeoutMs === undefined) return closed
-  const patience = new AbortController()
-  const cut = delay(timeoutMs * 0.9, undefined, { signal: patience.signal }).then(
-    () => app.server.closeAllConnections(),
-    () => undefined,
-  )
-  await Promise.race([closed, cut])
-  patience.abort()
 }
 
 function partsOf(counters: Counters): Closable[] {

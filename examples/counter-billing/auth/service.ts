@@ -1,8 +1,7 @@
-import { setTimeout as delay } from 'node:timers/promises'
 import Fastify, { type FastifyError, type FastifyInstance } from 'fastify'
 import type { Closable } from 'spillway/process'
 import { type Log, text } from '../counters.ts'
-import { closeAll, defaultHost, logToStderr, type Running } from '../running.ts'
+import { closeAll, closeHttp, defaultHost, logToStderr, type Running } from '../running.ts'
 import { type ClientSecrets, Clients } from './clients.ts'
 import { OAuthError } from './oauth-error.ts'
 import { SigningKeys } from './signing-keys.ts'
@@ -53,7 +52,7 @@ export async function startAuthService(options: AuthServiceOptions): Promise<Aut
   rotation.unref()
   const close = async ({ timeoutMs = 10_000 } = {}): Promise<void> => {
     clearInterval(rotation)
-    await closeServer(app, timeoutMs)
+    await closeHttp(app, timeoutMs)
   }
   const parts: Closable[] = [{ name: 'auth service', close }]
   return { url, issuer: name, keys, parts, close: () => closeAll(parts), stats: () => issuer.stats() }
@@ -96,16 +95,4 @@ function createAuthServer(issuer: TokenIssuer, keys: SigningKeys, log: Log): Fas
 
 function rotateKeys(keys: SigningKeys, log: Log): void {
   keys.rotate().catch((error: unknown) => log('error', `the key that signs stays the same: ${text(error)}`))
-}
-
-/** Clients keep connections open between their tokens: idle ones end at once, others at the deadline. */
-async function closeServer(app: FastifyInstance, timeoutMs: number): Promise<void> {
-  const closed = app.close()
-  const patience = new AbortController()
-  const cut = delay(timeoutMs * 0.9, undefined, { signal: patience.signal }).then(
-    () => app.server.closeAllConnections(),
-    () => undefined,
-  )
-  await Promise.race([closed, cut])
-  patience.abort()
 }
