@@ -12,7 +12,8 @@ import { serveSuite } from './harness/suite-process.ts'
 
 // A cache in memory, without a second tier: what a hit costs, read at once, awaited, or through the call that would load; a hundred keys
 // in one call; and a key that isn't there while a thousand callers want it. All hold the same small objects for five minutes, in room
-// for twice as many. Each contender has a loop of its own.
+// for twice as many. Each contender has a loop of its own, but for the two ways of bentocache and of cacheable, which share theirs: beside
+// what their hits take, what a loop of its own saves is little.
 //
 // By default bentocache keeps JSON, and parses it for each reader, and cacheable copies what it hands out; both can be told not to, which
 // is shown as well. lru-cache has its own time to live switched on only where its name says so.
@@ -151,6 +152,26 @@ const peeks: Contest['contenders'] = [
 
 // --- a hit, awaited
 
+const bentoGets = (name: string, aim: Aim | undefined, serialize: boolean): Contender =>
+  named(name, aim, async () => {
+    const cache = await filledBento(serialize)
+    return awaited(async (answers) => {
+      let sum = 0
+      for (const key of keys) sum += (await cache.get<Item>({ key })).id
+      answers.take(sum)
+    })
+  })
+
+const cacheableGets = (name: string, aim: Aim | undefined, useClone: boolean): Contender =>
+  named(name, aim, async () => {
+    const cache = await filledCacheable(useClone)
+    return awaited(async (answers) => {
+      let sum = 0
+      for (const key of keys) sum += (await cache.get<Item>(key))?.id ?? Number.NaN
+      answers.take(sum)
+    })
+  })
+
 const gets: Contest['contenders'] = [
   named('spillway, get', undefined, async () => {
     const cache = await filledSpillway()
@@ -176,38 +197,10 @@ const gets: Contest['contenders'] = [
       answers.take(sum)
     })
   }),
-  named('bentocache, get', muchFaster, async () => {
-    const cache = await filledBento(true)
-    return awaited(async (answers) => {
-      let sum = 0
-      for (const key of keys) sum += (await cache.get<Item>({ key })).id
-      answers.take(sum)
-    })
-  }),
-  named('bentocache, serialize false, get', undefined, async () => {
-    const cache = await filledBento(false)
-    return awaited(async (answers) => {
-      let sum = 0
-      for (const key of keys) sum += (await cache.get<Item>({ key })).id
-      answers.take(sum)
-    })
-  }),
-  named('cacheable, get', muchFaster, async () => {
-    const cache = await filledCacheable(true)
-    return awaited(async (answers) => {
-      let sum = 0
-      for (const key of keys) sum += (await cache.get<Item>(key))?.id ?? Number.NaN
-      answers.take(sum)
-    })
-  }),
-  named('cacheable, useClone false, get', undefined, async () => {
-    const cache = await filledCacheable(false)
-    return awaited(async (answers) => {
-      let sum = 0
-      for (const key of keys) sum += (await cache.get<Item>(key))?.id ?? Number.NaN
-      answers.take(sum)
-    })
-  }),
+  bentoGets('bentocache, get', muchFaster, true),
+  bentoGets('bentocache, serialize false, get', undefined, false),
+  cacheableGets('cacheable, get', muchFaster, true),
+  cacheableGets('cacheable, useClone false, get', undefined, false),
   named('cache-manager, get', slower, async () => {
     const cache = await filledManager()
     return awaited(async (answers) => {
@@ -219,6 +212,26 @@ const gets: Contest['contenders'] = [
 ]
 
 // --- a hit by the call that would load
+
+const bentoLoads = (name: string, aim: Aim | undefined, serialize: boolean): Contender =>
+  named(name, aim, async () => {
+    const cache = await filledBento(serialize)
+    return awaited(async (answers) => {
+      let sum = 0
+      for (const key of keys) sum += (await cache.getOrSet({ key, factory: neverLoad })).id
+      answers.take(sum)
+    })
+  })
+
+const cacheableLoads = (name: string, aim: Aim | undefined, useClone: boolean): Contender =>
+  named(name, aim, async () => {
+    const cache = await filledCacheable(useClone)
+    return awaited(async (answers) => {
+      let sum = 0
+      for (const key of keys) sum += (await cache.getOrSet(key, neverLoad))?.id ?? Number.NaN
+      answers.take(sum)
+    })
+  })
 
 const loads: Contest['contenders'] = [
   named('spillway, getOrLoad', undefined, async () => {
@@ -245,38 +258,10 @@ const loads: Contest['contenders'] = [
       answers.take(sum)
     })
   }),
-  named('bentocache, getOrSet', muchFaster, async () => {
-    const cache = await filledBento(true)
-    return awaited(async (answers) => {
-      let sum = 0
-      for (const key of keys) sum += (await cache.getOrSet({ key, factory: neverLoad })).id
-      answers.take(sum)
-    })
-  }),
-  named('bentocache, serialize false, getOrSet', undefined, async () => {
-    const cache = await filledBento(false)
-    return awaited(async (answers) => {
-      let sum = 0
-      for (const key of keys) sum += (await cache.getOrSet({ key, factory: neverLoad })).id
-      answers.take(sum)
-    })
-  }),
-  named('cacheable, getOrSet', muchFaster, async () => {
-    const cache = await filledCacheable(true)
-    return awaited(async (answers) => {
-      let sum = 0
-      for (const key of keys) sum += (await cache.getOrSet(key, neverLoad))?.id ?? Number.NaN
-      answers.take(sum)
-    })
-  }),
-  named('cacheable, useClone false, getOrSet', undefined, async () => {
-    const cache = await filledCacheable(false)
-    return awaited(async (answers) => {
-      let sum = 0
-      for (const key of keys) sum += (await cache.getOrSet(key, neverLoad))?.id ?? Number.NaN
-      answers.take(sum)
-    })
-  }),
+  bentoLoads('bentocache, getOrSet', muchFaster, true),
+  bentoLoads('bentocache, serialize false, getOrSet', undefined, false),
+  cacheableLoads('cacheable, getOrSet', muchFaster, true),
+  cacheableLoads('cacheable, useClone false, getOrSet', undefined, false),
   named('cache-manager, wrap', slower, async () => {
     const cache = await filledManager()
     return awaited(async (answers) => {
@@ -308,6 +293,16 @@ const loads: Contest['contenders'] = [
 const lots = Array.from({ length: count / together }, (_, lot) => keys.slice(lot * together, (lot + 1) * together))
 const add = (sum: number, item: Item | undefined | null): number => sum + (item?.id ?? Number.NaN)
 
+const cacheableMany = (name: string, aim: Aim | undefined, useClone: boolean): Contender =>
+  named(name, aim, async () => {
+    const cache = await filledCacheable(useClone)
+    return awaited(async (answers) => {
+      let sum = 0
+      for (const lot of lots) sum = (await cache.getMany<Item>(lot)).reduce(add, sum)
+      answers.take(sum)
+    })
+  })
+
 const many: Contest['contenders'] = [
   named('spillway, getMany', undefined, async () => {
     const cache = await filledSpillway()
@@ -333,22 +328,8 @@ const many: Contest['contenders'] = [
       answers.take(sum)
     })
   }),
-  named('cacheable, getMany', slower, async () => {
-    const cache = await filledCacheable(true)
-    return awaited(async (answers) => {
-      let sum = 0
-      for (const lot of lots) sum = (await cache.getMany<Item>(lot)).reduce(add, sum)
-      answers.take(sum)
-    })
-  }),
-  named('cacheable, useClone false, getMany', undefined, async () => {
-    const cache = await filledCacheable(false)
-    return awaited(async (answers) => {
-      let sum = 0
-      for (const lot of lots) sum = (await cache.getMany<Item>(lot)).reduce(add, sum)
-      answers.take(sum)
-    })
-  }),
+  cacheableMany('cacheable, getMany', slower, true),
+  cacheableMany('cacheable, useClone false, getMany', undefined, false),
   named('cache-manager, mget', slower, async () => {
     const cache = await filledManager()
     return awaited(async (answers) => {

@@ -98,73 +98,74 @@ const makeGoogle = (issuer: Issuer, expiresInMs: number): OAuth2Client => {
 
 // --- one key
 
+/** Proves that expired tokens are replaced, then makes the same with tokens of an hour, and counts the right ones of a turn with `count`. */
+async function hits<T>(
+  make: (issuer: Issuer, expiresInMs: number) => T,
+  get: (from: T) => Promise<string | null | undefined>,
+  count: (from: T, expected: string | null | undefined) => Promise<number>,
+): Promise<Turns> {
+  const proof = make(new Issuer(), 20)
+  await proveExpiry(() => get(proof), 20)
+  const issuer = new Issuer()
+  const from = make(issuer, hourMs)
+  const expected = await get(from)
+  const tally = new Tally(issuer, () => 1)
+  return turns(tally, async () => tally.take(await count(from, expected)))
+}
+
+const getGoogle = async (client: OAuth2Client): Promise<string | null | undefined> =>
+  (await client.getAccessToken()).token
+
 const spillwayHits: Contender = {
   name: 'spillway',
-  prepare: async () => {
-    const proof = makeSpillway(new Issuer(), 20)
-    await proveExpiry(() => proof.get(), 20)
-    const issuer = new Issuer()
-    const tokens = makeSpillway(issuer, hourMs)
-    const expected = await tokens.get()
-    const tally = new Tally(issuer, () => 1)
-    return turns(tally, async () => {
-      let right = 0
-      for (let i = 0; i < calls; i++) if ((await tokens.get()) === expected) right++
-      tally.take(right)
-    })
-  },
+  prepare: () =>
+    hits(
+      makeSpillway,
+      (tokens) => tokens.get(),
+      async (tokens, expected) => {
+        let right = 0
+        for (let i = 0; i < calls; i++) if ((await tokens.get()) === expected) right++
+        return right
+      },
+    ),
 }
 
 const handHits: Contender = {
   name: 'a token and its time by hand',
   aim: { atMost: 1.5 },
-  prepare: async () => {
-    const proof = makeHand(new Issuer(), 20)
-    await proveExpiry(() => proof.get(), 20)
-    const issuer = new Issuer()
-    const tokens = makeHand(issuer, hourMs)
-    const expected = await tokens.get()
-    const tally = new Tally(issuer, () => 1)
-    return turns(tally, async () => {
-      let right = 0
-      for (let i = 0; i < calls; i++) if ((await tokens.get()) === expected) right++
-      tally.take(right)
-    })
-  },
+  prepare: () =>
+    hits(
+      makeHand,
+      (tokens) => tokens.get(),
+      async (tokens, expected) => {
+        let right = 0
+        for (let i = 0; i < calls; i++) if ((await tokens.get()) === expected) right++
+        return right
+      },
+    ),
 }
 
 const googleHits: Contender = {
   name: 'google-auth-library OAuth2Client.getAccessToken',
   aim: slower,
-  prepare: async () => {
-    const proof = makeGoogle(new Issuer(), 20)
-    await proveExpiry(async () => (await proof.getAccessToken()).token, 20)
-    const issuer = new Issuer()
-    const client = makeGoogle(issuer, hourMs)
-    const expected = (await client.getAccessToken()).token
-    const tally = new Tally(issuer, () => 1)
-    return turns(tally, async () => {
+  prepare: () =>
+    hits(makeGoogle, getGoogle, async (client, expected) => {
       let right = 0
       for (let i = 0; i < calls; i++) if ((await client.getAccessToken()).token === expected) right++
-      tally.take(right)
-    })
-  },
+      return right
+    }),
 }
 
 const googleHeaders: Contender = {
   name: 'google-auth-library OAuth2Client.getRequestHeaders, a Headers each time',
   aim: slower,
-  prepare: async () => {
-    const issuer = new Issuer()
-    const client = makeGoogle(issuer, hourMs)
-    const expected = `Bearer ${(await client.getAccessToken()).token}`
-    const tally = new Tally(issuer, () => 1)
-    return turns(tally, async () => {
+  prepare: () =>
+    hits(makeGoogle, getGoogle, async (client, token) => {
+      const expected = `Bearer ${token}`
       let right = 0
       for (let i = 0; i < calls; i++) if ((await client.getRequestHeaders()).get('authorization') === expected) right++
-      tally.take(right)
-    })
-  },
+      return right
+    }),
 }
 
 // --- a hundred keys
