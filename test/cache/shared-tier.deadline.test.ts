@@ -3,21 +3,13 @@ import { describe, expect } from 'vitest'
 import { watch } from '../batcher/support/outcomes.js'
 import { inVirtualTime } from '../batcher/support/virtual-time.js'
 import { neverLoad } from './support/caches.js'
-import { at, down, hung, type Stage, sharedScene } from './support/staged-store.js'
+import { at, doneAfter, down, hung, type Stage, sharedScene } from './support/staged-store.js'
 
 const tags = ['t']
 
-/** Answers late. */
-function answerAfter(clock: FakeClock, ms: number): Stage {
-  return async (_, work) => {
-    await new Promise<void>((resolve) => clock.setTimer(resolve, ms))
-    return work()
-  }
-}
-
 /** Writes late, and never answers a read. */
 function slowAndHung(clock: FakeClock): Stage {
-  const slow = at('setMany', answerAfter(clock, 600))
+  const slow = at('setMany', doneAfter(clock, 600))
   return (call, work) => (call.operation === 'getMany' ? hung(call, work) : slow(call, work))
 }
 
@@ -70,7 +62,7 @@ describe('a read of the shared tier takes no longer than one call may', () => {
     await cache.set('b', 'B')
     const reader = open()
     store.stage = (call, work) => {
-      if (call.operation === 'getMany') return answerAfter(clock, 600)(call, work)
+      if (call.operation === 'getMany') return doneAfter(clock, 600)(call, work)
       return call.names.includes('cache:t:t') ? hung(call, work) : work()
     }
 
@@ -94,7 +86,7 @@ describe('a read of the shared tier takes no longer than one call may', () => {
     await cache.invalidateTags(tags)
     await cache.set('b', 'after', { tags })
     store.stage = (call, work) => {
-      if (call.operation === 'getMany') return answerAfter(clock, 700)(call, work)
+      if (call.operation === 'getMany') return doneAfter(clock, 700)(call, work)
       return call.operation === 'readMarks' ? hung(call, work) : work()
     }
     store.log()

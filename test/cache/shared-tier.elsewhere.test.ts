@@ -3,7 +3,7 @@ import { MemoryInvalidationBus } from 'spillway/testing'
 import { describe, expect } from 'vitest'
 import { watch } from '../batcher/support/outcomes.js'
 import { inVirtualTime } from '../batcher/support/virtual-time.js'
-import { at, down, hung, sharedScene } from './support/staged-store.js'
+import { answeredAfter, at, doneAfter, down, hung, sharedScene } from './support/staged-store.js'
 
 const tags = ['t']
 
@@ -40,11 +40,7 @@ describe('what is written after another process has invalidated', () => {
     await cache.set('before', 'old', { tags })
     await clock.advance(0)
     await cache.set('before', 'old', { tags })
-    store.stage = at('readMarks', async (_, work) => {
-      const answers = await work()
-      await new Promise<void>((resolve) => clock.setTimer(resolve, 50))
-      return answers
-    })
+    store.stage = at('readMarks', answeredAfter(clock, 50))
 
     await other.invalidateTags(tags)
     const written = watch(cache.set('a', 'new', { tags }))
@@ -83,10 +79,7 @@ describe('what is written after another process has invalidated', () => {
 
   inVirtualTime('but not what was written before this process invalidated itself, however often', async (clock) => {
     const { cache, open, store } = sharedScene(clock)
-    store.stage = at('readMarks', async (_, work) => {
-      await new Promise<void>((resolve) => clock.setTimer(resolve, 50))
-      return work()
-    })
+    store.stage = at('readMarks', doneAfter(clock, 50))
 
     void cache.set('a', 'old', { tags })
     void cache.invalidateTags(tags)

@@ -4,7 +4,7 @@ import { describe, expect, test } from 'vitest'
 import { watch } from '../batcher/support/outcomes.js'
 import { inVirtualTime } from '../batcher/support/virtual-time.js'
 import { neverLoad } from './support/caches.js'
-import { at, down, hung, sharedScene } from './support/staged-store.js'
+import { answeredAfter, at, down, hung, sharedScene } from './support/staged-store.js'
 
 const load = async (key: string): Promise<string> => `loaded ${key}`
 
@@ -35,11 +35,7 @@ describe('a shared tier that hangs', () => {
     const { store, cache, open } = sharedScene(clock)
     await cache.set('a', 'value')
     const reader = open()
-    store.stage = at('getMany', async (_, work) => {
-      const answers = await work()
-      await new Promise<void>((resolve) => clock.setTimer(resolve, 1500))
-      return answers
-    })
+    store.stage = at('getMany', answeredAfter(clock, 1500))
 
     const read = watch(reader.get('a'))
     await clock.advance(1000)

@@ -4,7 +4,7 @@ import { describe, expect } from 'vitest'
 import { watch } from '../batcher/support/outcomes.js'
 import { inVirtualTime } from '../batcher/support/virtual-time.js'
 import { neverLoad } from './support/caches.js'
-import { at, type StoreOperation, sharedScene } from './support/staged-store.js'
+import { answeredAfter, at, type StoreOperation, sharedScene } from './support/staged-store.js'
 
 const tags = ['t']
 
@@ -14,11 +14,7 @@ async function joiningScene(clock: FakeClock, slow: StoreOperation) {
   await writer.set('a', 'A', { tags })
   const bus = new MemoryInvalidationBus({ clock })
   const cache = new MultiLevelCache<string>({ clock, l2: store, bus, l2Breaker: false })
-  store.stage = at(slow, async (_, work) => {
-    const answers = await work()
-    await new Promise<void>((resolve) => clock.setTimer(resolve, 50))
-    return answers
-  })
+  store.stage = at(slow, answeredAfter(clock, 50))
   store.log()
   return { store, cache, writer, bus }
 }

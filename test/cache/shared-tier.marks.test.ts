@@ -3,7 +3,7 @@ import { describe, expect } from 'vitest'
 import { watch } from '../batcher/support/outcomes.js'
 import { inVirtualTime } from '../batcher/support/virtual-time.js'
 import { GateLoader } from './support/caches.js'
-import { at, down, sharedScene } from './support/staged-store.js'
+import { answeredAfter, at, doneAfter, down, sharedScene } from './support/staged-store.js'
 
 const tags = ['t']
 
@@ -128,11 +128,7 @@ describe('the times of a value', () => {
     const { store, cache, open } = sharedScene(clock, { ttlMs: 1000 })
     await cache.set('a', 'A', { tags })
     const reader = open()
-    store.stage = at(['getMany', 'readMarks'], async (_, work) => {
-      const answers = await work()
-      await new Promise<void>((resolve) => clock.setTimer(resolve, 200))
-      return answers
-    })
+    store.stage = at(['getMany', 'readMarks'], answeredAfter(clock, 200))
 
     const read = watch(reader.get('a'))
     await clock.advance(400)
@@ -184,10 +180,7 @@ describe('a mark that is renewed', () => {
   inVirtualTime('before a write is waited for, and does not touch it', async (clock) => {
     const { store, cache, open } = sharedScene(clock)
     await cache.set('a', 'old', { tags })
-    store.stage = at('renewMarks', async (_, work) => {
-      await new Promise<void>((resolve) => clock.setTimer(resolve, 50))
-      return work()
-    })
+    store.stage = at('renewMarks', doneAfter(clock, 50))
 
     const done = watch(Promise.all([cache.invalidateTags(tags), cache.set('a', 'new', { tags })]))
     await clock.advance(50)
@@ -200,10 +193,7 @@ describe('a mark that is renewed', () => {
     const { store, cache, open } = sharedScene(clock)
     await cache.set('a', 'old', { tags: ['other'] })
     // The tag isn't known yet, so that the write waits for it.
-    store.stage = at('readMarks', async (_, work) => {
-      await new Promise<void>((resolve) => clock.setTimer(resolve, 50))
-      return work()
-    })
+    store.stage = at('readMarks', doneAfter(clock, 50))
 
     void cache.set('a', 'new', { tags })
     void cache.invalidateTags(tags)
@@ -221,10 +211,7 @@ describe('a mark that is renewed', () => {
     await clock.advance(10)
     expect(await cache.get('a')).toBe('A')
     await clock.advance(10)
-    store.stage = at('renewMarks', async (_, work) => {
-      await new Promise<void>((resolve) => clock.setTimer(resolve, 100))
-      return work()
-    })
+    store.stage = at('renewMarks', doneAfter(clock, 100))
 
     const invalidated = watch(cache.invalidateTags(tags))
     const read = watch(cache.get('a'))
@@ -291,11 +278,7 @@ describe('a mark that is renewed', () => {
       // The namespace's mark is known again after the gap, so that only the tag's is read.
       await cache.get('warm')
       store.log()
-      store.stage = at('readMarks', async (_, work) => {
-        const answers = await work()
-        await new Promise<void>((resolve) => clock.setTimer(resolve, 100))
-        return answers
-      })
+      store.stage = at('readMarks', answeredAfter(clock, 100))
 
       const read = watch(cache.get('a'))
       await clock.advance(50)
@@ -313,11 +296,7 @@ describe('a mark that is renewed', () => {
   inVirtualTime('while it is being read is not taken for what it was', async (clock) => {
     const { store, cache, open } = sharedScene(clock)
     await open().set('a', 'A', { tags })
-    store.stage = at('readMarks', async (_, work) => {
-      const answers = await work()
-      await new Promise<void>((resolve) => clock.setTimer(resolve, 100))
-      return answers
-    })
+    store.stage = at('readMarks', answeredAfter(clock, 100))
 
     const read = watch(cache.get('a'))
     await clock.advance(50)

@@ -3,7 +3,7 @@ import { MemoryInvalidationBus } from 'spillway/testing'
 import { describe, expect } from 'vitest'
 import { watch } from '../batcher/support/outcomes.js'
 import { inVirtualTime } from '../batcher/support/virtual-time.js'
-import { at, down, hung, sharedScene, writing } from './support/staged-store.js'
+import { at, doneAfter, down, hung, sharedScene, writing } from './support/staged-store.js'
 
 describe('what a shared tier failed to write', () => {
   inVirtualTime('is neither read nor served until it is deleted there', async (clock) => {
@@ -274,10 +274,7 @@ describe('flush and close', () => {
     ])
     store.stage = at(writing, down)
     await cache.delete('a')
-    store.stage = at('deleteMany', async (_, work) => {
-      await new Promise<void>((resolve) => clock.setTimer(resolve, 300))
-      return work()
-    })
+    store.stage = at('deleteMany', doneAfter(clock, 300))
     void cache.delete('b')
 
     const closed = watch(cache.close())
@@ -305,10 +302,7 @@ describe('flush and close', () => {
 
   inVirtualTime('what lands after close sets off nothing', async (clock) => {
     const { store, cache } = sharedScene(clock)
-    store.stage = at('setMany', async (_, work) => {
-      await new Promise<void>((resolve) => clock.setTimer(resolve, 5000))
-      return work()
-    })
+    store.stage = at('setMany', doneAfter(clock, 5000))
     void cache.set('a', 'value')
     await clock.advance(1000)
     const closed = cache.close()

@@ -1,7 +1,7 @@
 import { describe, expect } from 'vitest'
 import { watch } from '../batcher/support/outcomes.js'
 import { inVirtualTime } from '../batcher/support/virtual-time.js'
-import { at, down, hung, type Stage, type StagedCall, sharedScene } from './support/staged-store.js'
+import { at, doneAfter, down, hung, type Stage, type StagedCall, sharedScene } from './support/staged-store.js'
 
 /** Holds calls until a test lets them go on, in whatever order. */
 function gate(): { stage: Stage; held: HeldCall[] } {
@@ -151,10 +151,7 @@ describe('a write that was given up', () => {
 
   inVirtualTime('and lands after its replay is deleted again', async (clock) => {
     const { store, cache, l2 } = sharedScene(clock)
-    store.stage = at('setMany', async (_, work) => {
-      await new Promise<void>((resolve) => clock.setTimer(resolve, 10_000))
-      return work()
-    })
+    store.stage = at('setMany', doneAfter(clock, 10_000))
 
     void cache.set('a', 'old')
     await clock.advance(3000)
@@ -231,10 +228,7 @@ describe('a write that was given up', () => {
 
   inVirtualTime('to load a key is kept out by its version while the store remembers', async (clock) => {
     const { store, cache, l2 } = sharedScene(clock)
-    store.stage = at('setMany', async (_, work) => {
-      await new Promise<void>((resolve) => clock.setTimer(resolve, 3000))
-      return work()
-    })
+    store.stage = at('setMany', doneAfter(clock, 3000))
 
     const read = watch(cache.getOrLoad('a', async () => 'loaded'))
     await clock.advance(1000)
@@ -249,10 +243,7 @@ describe('a write that was given up', () => {
 
   inVirtualTime('to load a key and lands when nobody remembers is deleted', async (clock) => {
     const { store, cache, l2 } = sharedScene(clock)
-    store.stage = at('setMany', async (_, work) => {
-      await new Promise<void>((resolve) => clock.setTimer(resolve, 90_000))
-      return work()
-    })
+    store.stage = at('setMany', doneAfter(clock, 90_000))
 
     void cache.getOrLoad('a', async () => 'loaded')
     await clock.advance(1000)
@@ -287,10 +278,7 @@ describe('what was loaded', () => {
 
   inVirtualTime('is deleted where the write itself outlasts what the store remembers', async (clock) => {
     const { store, cache, l2 } = sharedScene(clock, { l2TimeoutMs: 100_000 })
-    store.stage = at('setMany', async (_, work) => {
-      await new Promise<void>((resolve) => clock.setTimer(resolve, 70_000))
-      return work()
-    })
+    store.stage = at('setMany', doneAfter(clock, 70_000))
 
     void cache.getOrLoad('a', async () => 'old')
     await clock.advance(0)

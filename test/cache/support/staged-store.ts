@@ -73,6 +73,23 @@ export function at(operations: StoreOperation | readonly StoreOperation[], stage
   return (call, work) => (operations.includes(call.operation) ? stage(call, work) : work())
 }
 
+/** Does what it is asked only after a while. */
+export const doneAfter =
+  (clock: FakeClock, ms: number): Stage =>
+  async (_, work) => {
+    await new Promise<void>((resolve) => clock.setTimer(resolve, ms))
+    return work()
+  }
+
+/** Does what it is asked at once, and answers after a while. */
+export const answeredAfter =
+  (clock: FakeClock, ms: number): Stage =>
+  async (_, work) => {
+    const answers = await work()
+    await new Promise<void>((resolve) => clock.setTimer(resolve, ms))
+    return answers
+  }
+
 /** Every call that writes. */
 export const writing: readonly StoreOperation[] = ['setMany', 'deleteMany', 'renewMarks']
 
