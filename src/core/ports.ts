@@ -462,7 +462,7 @@ export interface LoadLease {
   /** Whether somebody else had it first, so that the value may be there by now. */
   readonly waited: boolean
   /** Gives it back. What it answers is of no concern. */
-  release(): void | PromiseLike<unknown>
+  release(): unknown
 }
 
 /** Lets one process at a time load a key, as far as that is possible: it saves work, and nothing depends on it. */
