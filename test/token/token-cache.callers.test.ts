@@ -1,22 +1,9 @@
 import { inspect } from 'node:util'
-import { isSpillwayError, TokenCache, type TokenCacheOptions, type TokenContext } from 'spillway'
+import { isSpillwayError, TokenCache, type TokenContext } from 'spillway'
 import { FakeClock } from 'spillway/testing'
 import { describe, expect, test } from 'vitest'
 import { always, Identity, minutes, stateOf } from './support/identity.js'
-
-function setUp(options: TokenCacheOptions<string> = {}) {
-  const identity = new Identity()
-  const tokens = new TokenCache(identity.fetchToken, { clock: identity.clock, random: always(0), ...options })
-  return { identity, clock: identity.clock, tokens }
-}
-
-async function withToken(options: TokenCacheOptions<string> = {}) {
-  const made = setUp(options)
-  const first = made.tokens.get()
-  await made.identity.last.give('t1', { expiresInMs: minutes(60) })
-  await first
-  return made
-}
+import { setUp, withToken } from './support/scenes.js'
 
 describe('a caller who gives up', () => {
   test('rejects alone, with the reason of its signal', async () => {

@@ -1,16 +1,16 @@
 import { isSpillwayError, TokenCache, type TokenCacheEvents, type TokenCacheOptions } from 'spillway'
 import { FakeClock } from 'spillway/testing'
 import { describe, expect, test } from 'vitest'
-import { always, Identity, minutes, stateOf } from './support/identity.js'
+import { minutes, stateOf } from './support/identity.js'
+import { setUp as setUpTokens } from './support/scenes.js'
 
 const start = 1_767_225_600_000
 
-function setUp(options: TokenCacheOptions<string> = {}) {
-  const identity = new Identity()
-  const tokens = new TokenCache(identity.fetchToken, { clock: identity.clock, random: always(0), ...options })
+function setUp(options?: TokenCacheOptions<string>) {
+  const made = setUpTokens(options)
   const refreshed: TokenCacheEvents<string>['refreshed'][] = []
-  tokens.on('refreshed', (event) => refreshed.push(event))
-  return { identity, clock: identity.clock, tokens, refreshed }
+  made.tokens.on('refreshed', (event) => refreshed.push(event))
+  return { ...made, refreshed }
 }
 
 /** Whether a token is served at once, and whether it needs no refresh. */

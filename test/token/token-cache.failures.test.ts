@@ -1,27 +1,19 @@
 import { isSpillwayError, TokenCache, type TokenCacheEvents, type TokenCacheOptions } from 'spillway'
 import { FakeClock } from 'spillway/testing'
 import { expect, test } from 'vitest'
-import { always, Identity, minutes, stateOf } from './support/identity.js'
+import { always, minutes, stateOf } from './support/identity.js'
+import { setUp as setUpTokens, withHour } from './support/scenes.js'
 
 function setUp(options: TokenCacheOptions<string> = {}) {
-  const identity = new Identity()
-  const tokens = new TokenCache(identity.fetchToken, {
-    clock: identity.clock,
-    random: always(0.5),
-    jitter: 0,
-    ...options,
-  })
+  const made = setUpTokens({ random: always(0.5), jitter: 0, ...options })
   const failures: TokenCacheEvents<string>['refreshFailed'][] = []
-  tokens.on('refreshFailed', (failure) => failures.push(failure))
-  return { identity, clock: identity.clock, tokens, failures }
+  made.tokens.on('refreshFailed', (failure) => failures.push(failure))
+  return { ...made, failures }
 }
 
 /** With a token of an hour of which ten minutes are left. */
-async function withOldToken(options: TokenCacheOptions<string> = {}) {
-  const made = setUp(options)
-  const first = made.tokens.get()
-  await made.identity.last.give('t1', { expiresInMs: minutes(60) })
-  await first
+async function withOldToken(options?: TokenCacheOptions<string>) {
+  const made = await withHour(setUp(options))
   await made.clock.advance(minutes(50))
   return made
 }

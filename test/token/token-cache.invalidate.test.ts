@@ -1,17 +1,14 @@
 import { TokenCache, type TokenCacheOptions, tokenAudienceKey } from 'spillway'
 import { FakeClock } from 'spillway/testing'
 import { expect, test } from 'vitest'
-import { always, Identity, minutes, stateOf } from './support/identity.js'
+import { minutes, stateOf } from './support/identity.js'
+import { setUp, withHour } from './support/scenes.js'
 
-async function withToken(options: TokenCacheOptions<string> = {}) {
-  const identity = new Identity()
-  const tokens = new TokenCache(identity.fetchToken, { clock: identity.clock, random: always(0), ...options })
+async function withToken(options?: TokenCacheOptions<string>) {
+  const made = setUp(options)
   const invalidated: string[] = []
-  tokens.on('invalidated', ({ key }) => invalidated.push(key))
-  const first = tokens.get()
-  await identity.last.give('t1', { expiresInMs: minutes(60) })
-  await first
-  return { identity, tokens, clock: identity.clock, invalidated }
+  made.tokens.on('invalidated', ({ key }) => invalidated.push(key))
+  return withHour({ ...made, invalidated })
 }
 
 test('a hundred requests that were refused with one token cost one fetch', async () => {

@@ -1,23 +1,8 @@
 import { TokenCache } from 'spillway'
 import { FakeClock } from 'spillway/testing'
 import { expect, test } from 'vitest'
-import { always, Identity, minutes, stateOf } from './support/identity.js'
-
-/** A cache on an identity provider that waits for the test, without jitter unless options say so. */
-function setUp(options: ConstructorParameters<typeof TokenCache<string>>[1] = {}) {
-  const identity = new Identity()
-  const tokens = new TokenCache(identity.fetchToken, { clock: identity.clock, random: always(0), ...options })
-  return { identity, clock: identity.clock, tokens }
-}
-
-/** The same with a token of an hour in it. */
-async function withToken(options: ConstructorParameters<typeof TokenCache<string>>[1] = {}) {
-  const made = setUp(options)
-  const first = made.tokens.get()
-  await made.identity.last.give('t1', { expiresInMs: minutes(60) })
-  expect(await first).toBe('t1')
-  return made
-}
+import { always, minutes, stateOf } from './support/identity.js'
+import { setUp, withToken } from './support/scenes.js'
 
 test('a thousand callers who come while a token is fetched get the same one from one fetch', async () => {
   const { identity, tokens, clock } = setUp()
