@@ -152,6 +152,16 @@ const peeks: Contest['contenders'] = [
 
 // --- a hit, awaited
 
+/** Reads and loads by the same call: it is in two contests, of which each has a process of its own. */
+const lruFetch = named('lru-cache, fetch', own, () => {
+  const cache = filledLru()
+  return awaited(async (answers) => {
+    let sum = 0
+    for (const key of keys) sum += (await cache.fetch(key))?.id ?? Number.NaN
+    answers.take(sum)
+  })
+})
+
 const bentoGets = (name: string, aim: Aim | undefined, serialize: boolean): Contender =>
   named(name, aim, async () => {
     const cache = await filledBento(serialize)
@@ -181,14 +191,7 @@ const gets: Contest['contenders'] = [
       answers.take(sum)
     })
   }),
-  named('lru-cache, fetch', own, () => {
-    const cache = filledLru()
-    return awaited(async (answers) => {
-      let sum = 0
-      for (const key of keys) sum += (await cache.fetch(key))?.id ?? Number.NaN
-      answers.take(sum)
-    })
-  }),
+  lruFetch,
   named('lru-cache, get, awaited', undefined, () => {
     const cache = filledLru()
     return awaited(async (answers) => {
@@ -242,14 +245,7 @@ const loads: Contest['contenders'] = [
       answers.take(sum)
     })
   }),
-  named('lru-cache, fetch', own, () => {
-    const cache = filledLru()
-    return awaited(async (answers) => {
-      let sum = 0
-      for (const key of keys) sum += (await cache.fetch(key))?.id ?? Number.NaN
-      answers.take(sum)
-    })
-  }),
+  lruFetch,
   named('lru-cache with a ttl, fetch', undefined, () => {
     const cache = filledLru({ ttl: ttlMs })
     return awaited(async (answers) => {

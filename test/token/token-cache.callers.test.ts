@@ -5,6 +5,16 @@ import { describe, expect, test } from 'vitest'
 import { always, Identity, minutes, stateOf } from './support/identity.js'
 import { setUp, withToken } from './support/scenes.js'
 
+/** With a refresh that was begun behind the callers and takes so long that one now waits for it. */
+async function withWaiting() {
+  const made = await withToken({ timeoutMs: minutes(20) })
+  await made.clock.advance(minutes(50))
+  await made.tokens.get()
+  await made.clock.advance(minutes(9))
+  const patience = new AbortController()
+  return { ...made, patience, waiting: made.tokens.get('', { signal: patience.signal }) }
+}
+
 describe('a caller who gives up', () => {
   test('rejects alone, with the reason of its signal', async () => {
     const { identity, tokens, clock } = setUp()
@@ -48,12 +58,7 @@ describe('a caller who gives up', () => {
   })
 
   test('doesn’t end a refresh that was begun behind the callers', async () => {
-    const { identity, tokens, clock } = await withToken({ timeoutMs: minutes(20) })
-    await clock.advance(minutes(50))
-    await tokens.get()
-    await clock.advance(minutes(9))
-    const patience = new AbortController()
-    const waiting = tokens.get('', { signal: patience.signal })
+    const { identity, tokens, patience, waiting } = await withWaiting()
 
     patience.abort('enough')
     await expect(waiting).rejects.toBe('enough')
@@ -64,12 +69,7 @@ describe('a caller who gives up', () => {
   })
 
   test('ends a refresh whose token nobody would keep', async () => {
-    const { identity, tokens, clock } = await withToken({ timeoutMs: minutes(20) })
-    await clock.advance(minutes(50))
-    await tokens.get()
-    await clock.advance(minutes(9))
-    const patience = new AbortController()
-    const waiting = tokens.get('', { signal: patience.signal })
+    const { identity, tokens, clock, patience, waiting } = await withWaiting()
     tokens.invalidate('t1')
     expect(identity.last.signal.aborted).toBe(false)
 
