@@ -25,6 +25,8 @@ interface Lane<O, R> {
 export class StoreLanes<O extends LaneOperation, R> {
   readonly #run: (operations: readonly O[]) => Promise<readonly R[]>
   readonly #lanes = new Map<string, Lane<O, R>>()
+  /** What begins at the end of this run of synchronous code. */
+  #gathered: Turn<O, R>[] | undefined
 
   /** @param run - makes operations on different keys, and says what became of each. It never rejects. */
   constructor(run: (operations: readonly O[]) => Promise<readonly R[]>) {
@@ -47,12 +49,25 @@ export class StoreLanes<O extends LaneOperation, R> {
     await Promise.all(Array.from(this.#lanes.keys(), (key) => this.ended(key)))
   }
 
-  /** Makes operations as soon as their keys are free. What can begin at once begins together. */
+  /** Makes operations as soon as their keys are free. What callers ask for one after the other, in one go, begins together. */
   submit(operations: readonly O[]): Promise<R[]> {
     const due: Turn<O, R>[] = []
     const outcomes = operations.map((operation) => this.#enter(operation, due))
-    if (due.length > 0) this.#start(due)
+    if (due.length > 0) this.#gather(due)
     return Promise.all(outcomes)
+  }
+
+  #gather(due: readonly Turn<O, R>[]): void {
+    if (this.#gathered !== undefined) {
+      this.#gathered.push(...due)
+      return
+    }
+    this.#gathered = [...due]
+    void Promise.resolve().then(() => {
+      const gathered = this.#gathered ?? []
+      this.#gathered = undefined
+      this.#start(gathered)
+    })
   }
 
   #enter(operation: O, due: Turn<O, R>[]): Promise<R> {

@@ -24,7 +24,9 @@ describe('writes of one key', () => {
     const { stage, held } = gate()
     store.stage = at(['setMany', 'deleteMany'], stage)
 
-    const writes = ['1', '2', '3', '4'].map((value) => watch(cache.set('a', value)))
+    const writes = [watch(cache.set('a', '1'))]
+    await clock.advance(0)
+    writes.push(...['2', '3', '4'].map((value) => watch(cache.set('a', value))))
     await clock.advance(0)
     expect(held).toHaveLength(1)
     await held[0]?.pass()
@@ -40,14 +42,39 @@ describe('writes of one key', () => {
     expect(l2().writes).toBe(2)
   })
 
+  inVirtualTime(
+    'that are asked for in one go leave in one call, of one key only the last, with all others',
+    async (clock) => {
+      const { store, cache, l2 } = sharedScene(clock)
+      await cache.get('warm')
+      store.log()
+
+      const writes = [
+        cache.set('a', '1'),
+        cache.set('b', '1'),
+        cache.delete('c'),
+        cache.set('a', '2'),
+        cache.set('c', '3'),
+      ]
+      await clock.advance(0)
+      await Promise.all(writes)
+
+      expect(store.log('setMany', 'deleteMany')).toEqual(['setMany a,b,c'])
+      expect(await Promise.all(['a', 'b', 'c'].map((key) => store.value(key)))).toEqual(['2', '1', '3'])
+      expect(l2().writes).toBe(3)
+    },
+  )
+
   inVirtualTime('keep their order, deletes among them', async (clock) => {
     const { store, cache } = sharedScene(clock)
     const { stage, held } = gate()
     store.stage = at(['setMany', 'deleteMany'], stage)
 
     void cache.set('a', '1')
+    await clock.advance(0)
     void cache.delete('a')
     void cache.set('b', '1')
+    await clock.advance(0)
     void cache.set('b', '2')
     void cache.delete('b')
     await clock.advance(0)
@@ -74,6 +101,7 @@ describe('writes of one key', () => {
     store.log()
 
     void cache.set('b', 'first')
+    await clock.advance(0)
     const bulk = watch(
       cache.setMany([
         ['a', 'A'],
@@ -119,7 +147,9 @@ describe('writes of one key', () => {
     let calls = 0
     store.stage = at('setMany', (call, work) => (calls++ === 0 ? hung(call, work) : work()))
 
-    const [first, second] = [watch(cache.set('a', '1')), watch(cache.set('a', '2'))]
+    const first = watch(cache.set('a', '1'))
+    await clock.advance(0)
+    const second = watch(cache.set('a', '2'))
     await clock.advance(1000)
 
     expect([first.status, second.status]).toEqual(['fulfilled', 'fulfilled'])
