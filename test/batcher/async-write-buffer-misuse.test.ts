@@ -1,21 +1,12 @@
-import { AsyncWriteBuffer, type AsyncWriteBufferOptions, isSpillwayError, type WriteFunction } from 'spillway'
+import { AsyncWriteBuffer, type AsyncWriteBufferOptions, type WriteFunction } from 'spillway'
 import { FakeClock } from 'spillway/testing'
 import { describe, expect, test } from 'vitest'
 import { add } from './async-write-buffer-sink.js'
+import { thrownBy } from './support/outcomes.js'
 
 type Options = AsyncWriteBufferOptions<string, number>
 
 const write = (): void => undefined
-
-function errorOf(make: () => unknown): Error & { field?: string } {
-  try {
-    make()
-  } catch (error) {
-    if (isSpillwayError(error, 'ERR_OPTION')) return error
-    throw error
-  }
-  throw new Error('nothing was thrown')
-}
 
 describe('a wrong option is an OptionError that names field, rule, value and type', () => {
   const count = 'must be a whole number between 1 and 2147483647'
@@ -49,7 +40,7 @@ describe('a wrong option is an OptionError that names field, rule, value and typ
     ['random', 0.5, 'random must be a function, got 0.5 (number)'],
     ['clock', {}, 'clock must have a method now, got {} (object)'],
   ])('%s, case %#', (field, value, message) => {
-    const error = errorOf(() => new AsyncWriteBuffer(write, { merge: add, [field]: value } as Options))
+    const error = thrownBy(() => new AsyncWriteBuffer(write, { merge: add, [field]: value } as Options))
 
     expect(error.message).toBe(message)
     expect(error.field).toBe(field)
@@ -61,7 +52,7 @@ describe('a wrong option is an OptionError that names field, rule, value and typ
     ['maxDelayMs', { maxDelayMs: 'long' }, `retry.maxDelayMs ${duration}, got "long" (string)`],
     ['retryable', { retryable: true }, 'retry.retryable must be a function, got true (boolean)'],
   ])('retry.%s', (field, retry, message) => {
-    const error = errorOf(() => new AsyncWriteBuffer(write, { merge: add, retry } as Options))
+    const error = thrownBy(() => new AsyncWriteBuffer(write, { merge: add, retry } as Options))
 
     expect(error.message).toBe(message)
     expect(error.field).toBe(`retry.${field}`)
@@ -70,16 +61,16 @@ describe('a wrong option is an OptionError that names field, rule, value and typ
   test('a missing write function or missing options', () => {
     const Loose = AsyncWriteBuffer as unknown as new (...args: unknown[]) => unknown
 
-    expect(errorOf(() => new Loose(undefined, { merge: add })).message).toBe(
+    expect(thrownBy(() => new Loose(undefined, { merge: add })).message).toBe(
       'write must be a function, got undefined (undefined)',
     )
-    expect(errorOf(() => new Loose(write)).message).toBe('merge must be a function, got undefined (undefined)')
-    expect(errorOf(() => new Loose(write, null)).message).toBe('options must be an object, got null (null)')
-    expect(errorOf(() => new Loose(write, 'fast')).message).toBe('options must be an object, got "fast" (string)')
+    expect(thrownBy(() => new Loose(write)).message).toBe('merge must be a function, got undefined (undefined)')
+    expect(thrownBy(() => new Loose(write, null)).message).toBe('options must be an object, got null (null)')
+    expect(thrownBy(() => new Loose(write, 'fast')).message).toBe('options must be an object, got "fast" (string)')
   })
 
   test('maxBatchSize over a smaller capacity', () => {
-    const error = errorOf(() => new AsyncWriteBuffer(write, { merge: add, capacity: 10, maxBatchSize: 11 }))
+    const error = thrownBy(() => new AsyncWriteBuffer(write, { merge: add, capacity: 10, maxBatchSize: 11 }))
 
     expect(error.message).toBe('maxBatchSize must be at most capacity (10), got 11 (number)')
   })
@@ -186,7 +177,7 @@ describe('a buffer', () => {
   test('refuses a listener that is no function, and says which argument', () => {
     const buffer = new AsyncWriteBuffer<string, number>(write, { merge: add })
 
-    expect(errorOf(() => buffer.on('written', 'log' as never)).message).toBe(
+    expect(thrownBy(() => buffer.on('written', 'log' as never)).message).toBe(
       'listener must be a function, got "log" (string)',
     )
   })

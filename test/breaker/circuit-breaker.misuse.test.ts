@@ -1,24 +1,8 @@
-import {
-  CircuitBreaker,
-  type CircuitBreakerOptions,
-  consecutive,
-  countWindow,
-  isSpillwayError,
-  timeWindow,
-} from 'spillway'
+import { CircuitBreaker, type CircuitBreakerOptions, consecutive, countWindow, timeWindow } from 'spillway'
 import { describe, expect, test } from 'vitest'
+import { thrownBy } from '../batcher/support/outcomes.js'
 import { unhandledDuring } from '../batcher/support/process-events.js'
 import { fail } from './support/calls.js'
-
-function errorOf(make: () => unknown): Error & { field?: string } {
-  try {
-    make()
-  } catch (error) {
-    if (isSpillwayError(error, 'ERR_OPTION')) return error
-    throw error
-  }
-  throw new Error('nothing was thrown')
-}
 
 const count = 'must be a whole number between 1 and 2147483647'
 const duration = 'must be a number between 1 and 2147483647'
@@ -62,7 +46,7 @@ describe('a wrong option is an OptionError that names field, rule, value and typ
     ['clock', {}, 'clock must have a method now, got {} (object)'],
     ['clock', null, 'clock must have a method now, got null (null)'],
   ])('%s, case %#', (field, value, message) => {
-    const error = errorOf(() => new CircuitBreaker({ [field]: value } as CircuitBreakerOptions))
+    const error = thrownBy(() => new CircuitBreaker({ [field]: value } as CircuitBreakerOptions))
 
     expect(error.message).toBe(message)
     expect(error.field).toBe(field)
@@ -79,14 +63,14 @@ describe('a wrong option is an OptionError that names field, rule, value and typ
     ['jitter', { jitter: -0.1 }, 'recovery.jitter must be a number between 0 and 1, got -0.1 (number)'],
     ['jitter', { jitter: null }, 'recovery.jitter must be a number between 0 and 1, got null (null)'],
   ])('recovery.%s, case %#', (field, recovery, message) => {
-    const error = errorOf(() => new CircuitBreaker({ recovery }))
+    const error = thrownBy(() => new CircuitBreaker({ recovery }))
 
     expect(error.message).toBe(message)
     expect(error.field).toBe(`recovery.${field}`)
   })
 
   test('trip and failureThreshold together', () => {
-    const error = errorOf(() => new CircuitBreaker({ trip: consecutive(3), failureThreshold: 3 }))
+    const error = thrownBy(() => new CircuitBreaker({ trip: consecutive(3), failureThreshold: 3 }))
 
     expect(error.message).toBe('failureThreshold must not be given with trip, got 3 (number)')
     expect(() => new CircuitBreaker({ trip: consecutive(3), failureThreshold: undefined })).not.toThrow()
@@ -95,7 +79,7 @@ describe('a wrong option is an OptionError that names field, rule, value and typ
 
   test('options that are none', () => {
     for (const options of [null, 5, 'fast']) {
-      expect(errorOf(() => new CircuitBreaker(options as never)).message).toMatch(/^options must be an object, got/)
+      expect(thrownBy(() => new CircuitBreaker(options as never)).message).toMatch(/^options must be an object, got/)
     }
   })
 })
@@ -106,7 +90,7 @@ describe('a wrong policy throws where it is made', () => {
     ['failures', undefined, `failures ${count}, got undefined (undefined)`],
     ['failures', null, `failures ${count}, got null (null)`],
   ])('consecutive: %s, case %#', (_, value, message) => {
-    expect(errorOf(() => consecutive(value as number)).message).toBe(message)
+    expect(thrownBy(() => consecutive(value as number)).message).toBe(message)
   })
 
   test.each<[object | null, string]>([
@@ -120,7 +104,7 @@ describe('a wrong policy throws where it is made', () => {
     [{ size: 5, minimumCalls: 6 }, 'minimumCalls must be a whole number between 1 and 5, got 6 (number)'],
     [null, 'options must be an object, got null (null)'],
   ])('countWindow, case %#', (options, message) => {
-    expect(errorOf(() => countWindow(options as object)).message).toBe(message)
+    expect(thrownBy(() => countWindow(options as object)).message).toBe(message)
   })
 
   test.each<[object | null, string]>([
@@ -137,7 +121,7 @@ describe('a wrong policy throws where it is made', () => {
     [{ slowCallMs: null, slowCallRate: 0.5 }, 'slowCallMs must be a number between 0 and 2147483647, got null (null)'],
     [null, 'options must be an object, got null (null)'],
   ])('timeWindow, case %#', (options, message) => {
-    expect(errorOf(() => timeWindow(options as object)).message).toBe(message)
+    expect(thrownBy(() => timeWindow(options as object)).message).toBe(message)
   })
 
   test('a count window smaller than the default minimum asks for no more than it holds', async () => {
@@ -181,10 +165,10 @@ describe('execute rejects and never throws', () => {
   test('wrap, on, open and a listener that is none throw at once', () => {
     const breaker = new CircuitBreaker()
 
-    expect(errorOf(() => breaker.wrap(undefined as never)).message).toMatch(/^fn must be a function, got/)
-    expect(errorOf(() => breaker.on('opened', null as never)).message).toMatch(/^listener must be a function, got/)
-    expect(errorOf(() => breaker.open(null as never)).message).toMatch(/^options must be an object, got null/)
-    expect(errorOf(() => breaker.open({ forMs: -1 })).field).toBe('forMs')
+    expect(thrownBy(() => breaker.wrap(undefined as never)).message).toMatch(/^fn must be a function, got/)
+    expect(thrownBy(() => breaker.on('opened', null as never)).message).toMatch(/^listener must be a function, got/)
+    expect(thrownBy(() => breaker.open(null as never)).message).toMatch(/^options must be an object, got null/)
+    expect(thrownBy(() => breaker.open({ forMs: -1 })).field).toBe('forMs')
     expect(breaker.state).toBe('closed')
   })
 })

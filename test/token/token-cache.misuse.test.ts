@@ -1,20 +1,11 @@
-import { isSpillwayError, TokenCache, tokenAudienceKey } from 'spillway'
+import { TokenCache, tokenAudienceKey } from 'spillway'
 import { FakeClock } from 'spillway/testing'
 import { describe, expect, test } from 'vitest'
+import { thrownBy } from '../batcher/support/outcomes.js'
 import { unhandledDuring } from '../batcher/support/process-events.js'
 import { Identity } from './support/identity.js'
 
 const fetchToken = async () => ({ token: 't' })
-
-function errorOf(make: () => unknown): Error & { field?: string } {
-  try {
-    make()
-  } catch (error) {
-    if (isSpillwayError(error, 'ERR_OPTION')) return error
-    throw error
-  }
-  throw new Error('nothing was thrown')
-}
 
 const duration = (min: number): string => `must be a number between ${min} and 2147483647`
 
@@ -36,20 +27,20 @@ describe('a wrong option is an OptionError that names field, rule, value and typ
     ['retry', 5, 'must be an object, got 5 (number)'],
     ['name', 7, 'must be a string, got 7 (number)'],
   ])('%s: %j', (field, value, rule) => {
-    const error = errorOf(() => new TokenCache(fetchToken, { [field]: value } as never))
+    const error = thrownBy(() => new TokenCache(fetchToken, { [field]: value } as never))
 
     expect(error.message).toBe(`${field} ${rule}`)
     expect(error.field).toBe(field)
   })
 
   test('retry names its own fields', () => {
-    const error = errorOf(() => new TokenCache(fetchToken, { retry: { delayMs: -1 } }))
+    const error = thrownBy(() => new TokenCache(fetchToken, { retry: { delayMs: -1 } }))
 
     expect(error.message).toBe(`retry.delayMs ${duration(0)}, got -1 (number)`)
   })
 
   test('fetchToken is required, and an explicit undefined means the default', () => {
-    expect(errorOf(() => new TokenCache(undefined as never)).message).toBe(
+    expect(thrownBy(() => new TokenCache(undefined as never)).message).toBe(
       'fetchToken must be a function, got undefined (undefined)',
     )
     const every = Object.fromEntries(Object.keys(TokenCache.defaults).map((option) => [option, undefined]))
@@ -82,7 +73,7 @@ describe('a wrong argument', () => {
 
     await expect(tokens.get({ id: 7 })).rejects.toMatchObject({ message: 'keyOf must give a string, got 7 (number)' })
     await expect(tokens.get(null as never)).rejects.toBeInstanceOf(TypeError)
-    expect(errorOf(() => tokens.forKey({ id: 7 })).field).toBe('keyOf')
+    expect(thrownBy(() => tokens.forKey({ id: 7 })).field).toBe('keyOf')
     expect(await tokens.get({ id: 'a' })).toBe('t')
     expect(tokens.stats()).toMatchObject({ offered: 3, rejected: 2, succeeded: 1 })
   })
@@ -90,11 +81,11 @@ describe('a wrong argument', () => {
   test('of invalidate throws without saying what it was', () => {
     const tokens = new TokenCache(fetchToken)
 
-    expect(errorOf(() => tokens.invalidate(undefined as never)).message).toBe('token must be a string, got undefined')
+    expect(thrownBy(() => tokens.invalidate(undefined as never)).message).toBe('token must be a string, got undefined')
   })
 
   test('of tokenAudienceKey is named', () => {
-    const of = (key: unknown) => errorOf(() => tokenAudienceKey(key as never)).message
+    const of = (key: unknown) => thrownBy(() => tokenAudienceKey(key as never)).message
 
     expect(of(undefined)).toBe('key must be an object, got undefined (undefined)')
     expect(of('api')).toBe('key must be an object, got "api" (string)')

@@ -1,4 +1,4 @@
-import type { BatchStats, OptionError } from 'spillway'
+import { type BatchStats, isSpillwayError, type OptionError } from 'spillway'
 import { expect } from 'vitest'
 
 /** What has become of a promise so far. */
@@ -57,12 +57,13 @@ export function expectBooks(component: { stats(): BatchStats }, expected: Partia
   expect(stats).toMatchObject(expected)
 }
 
-/** The error that a constructor throws. */
+/** The `OptionError` that a call throws. */
 export function thrownBy(make: () => unknown): OptionError {
   try {
     make()
   } catch (error) {
-    return error as OptionError
+    if (isSpillwayError(error, 'ERR_OPTION')) return error as OptionError
+    throw error
   }
   throw new Error('expected an OptionError, nothing was thrown')
 }
