@@ -84,7 +84,8 @@ process of its own and takes its contenders in turns; every contender's answers 
   --only TEXT    only contests whose name contains this text
   --smoke        a few turns each, to see that it works and answers right; no ratios
   --check        exit with 1 when an aim is missed
-  --docs         writes the contests that have an aim into docs/design/performance.md, a few of them into README.md
+  --docs         writes the contests that have an aim into docs/design/performance.md, a few of them into README.md; what
+                 stands there of other suites stays
   --json FILE    where the results go (default .cache/bench/results.json)
   --help         this text
 
@@ -173,12 +174,16 @@ function finish(facts: Facts, reports: readonly ContestReport[], failures: reado
   if (failures.length > 0 || reports.length === 0 || (check && missed > 0)) process.exitCode = 1
 }
 
-/** Puts the contests that have an aim between the marks of their page, and what stands for the rest into the README. */
+/**
+ * Puts the contests that have an aim between the marks of their page, and what stands for the rest into the README. What stands there of
+ * suites that weren't run stays.
+ */
 function writeDocs(facts: Facts, reports: readonly ContestReport[]): void {
   const all = reports.flatMap((report) =>
     report.verdicts.filter(({ aim }) => aim !== null).map((verdict) => ({ report, verdict })),
   )
-  const chosen = headlines.flatMap(({ suite, contest, peers }) =>
+  const shown = headlines.filter(({ suite }) => suites.includes(suite))
+  const chosen = shown.flatMap(({ suite, contest, peers }) =>
     peers.map((peer) => {
       const found = all.find(
         ({ report, verdict }) => report.suite === suite && report.name === contest && verdict.peer === peer,
@@ -187,27 +192,44 @@ function writeDocs(facts: Facts, reports: readonly ContestReport[]): void {
       return found
     }),
   )
-  writeTable('docs/design/performance.md', facts, all)
-  writeTable('README.md', facts, chosen)
+  writeTable('docs/design/performance.md', facts, all, suiteNames())
+  writeTable(
+    'README.md',
+    facts,
+    chosen,
+    headlines.map(({ suite }) => suite),
+  )
 }
 
 function writeTable(
   path: string,
   facts: Facts,
   standings: readonly { readonly report: ContestReport; readonly verdict: Verdict }[],
+  order: readonly string[],
 ): void {
-  const rows = standings.map(
+  const measured = standings.map(
     ({ report: { suite, name }, verdict }) => `| ${suite} | ${name} | ${verdict.peer} | ${standing(verdict)} |`,
   )
-  const marks = /(<!-- bench:begin -->\n)[\s\S]*(\n<!-- bench:end -->)/
+  const marks = /(<!-- bench:begin -->\n)([\s\S]*)(\n<!-- bench:end -->)/
+  const text = readFileSync(join(root, path), 'utf8')
+  const kept = (marks.exec(text)?.[2] ?? '').split('\n').filter((line) => {
+    const suite = suiteOf(line)
+    return order.includes(suite) && !suites.includes(suite)
+  })
+  const place = (row: string): number => order.indexOf(suiteOf(row))
+  const rows = [...kept, ...measured].sort((a, b) => place(a) - place(b))
   const table = ['| suite | contest | beside | spillway |', '| --- | --- | --- | ---: |', ...rows].join('\n')
   const note = `Node ${facts.node}, ${facts.cores} cores.`
-  const text = readFileSync(join(root, path), 'utf8')
   writeFileSync(
     join(root, path),
-    text.replace(marks, (_, begin, end) => `${begin}${table}\n\n${note}${end}`),
+    text.replace(marks, (_, begin, _old, end) => `${begin}${table}\n\n${note}${end}`),
   )
-  console.log(`wrote ${rows.length} rows into ${path}`)
+  console.log(`wrote ${measured.length} rows into ${path}, kept ${kept.length}`)
+}
+
+/** Which suite a row of a table is about. */
+function suiteOf(row: string): string {
+  return row.split('|')[1]?.trim() ?? ''
 }
 
 /** Bundles each suite with the harness; packages stay outside, so that node itself resolves them, spillway to its own dist. */
