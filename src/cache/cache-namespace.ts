@@ -9,7 +9,7 @@ import { checkWrites, clearPath, deleteKeys, invalidateTags, writeValues } from 
 import { type CacheEntry, judgeOld, refreshFrom } from './entry.js'
 import { KeyLoad, type ReadOutcome } from './flights.js'
 import type { LoadContext } from './load-context.js'
-import { LoadRun, type RunLoader, type RunPlan } from './load-run.js'
+import { LoadRun, type RunPlan } from './load-run.js'
 import { inOneBatch, oneByOne, wrapKey } from './loaders.js'
 import type { MemoryTier } from './memory-tier.js'
 import type { MultiLevelCacheEvents } from './multi-level-cache-events.js'
@@ -189,9 +189,7 @@ export class CacheNamespace<V extends NonNullable<unknown> | null> implements Ca
     } catch (error) {
       return this.#core.refuse(error)
     }
-    return this.#load(key, oneByOne(loader as Loader<unknown>), plan, options?.signal) as Promise<
-      V | Extract<R, undefined>
-    >
+    return this.#load(key, loader as Loader<unknown>, plan, options?.signal) as Promise<V | Extract<R, undefined>>
   }
 
   getOrLoadMany(keys: readonly string[], load: BatchLoader<V>, options?: LoadOptions): Promise<(V | undefined)[]> {
@@ -231,12 +229,7 @@ export class CacheNamespace<V extends NonNullable<unknown> | null> implements Ca
       }
       const entry = easy ? this.#find(key) : undefined
       if (entry !== undefined && this.#turn.now() < entry.easyUntil) return this.#hit(entry)
-      return this.#load(
-        key,
-        oneByOne(() => fn(...args)),
-        plan,
-        undefined,
-      ) as Promise<V | Extract<R, undefined>>
+      return this.#load(key, () => fn(...args), plan, undefined) as Promise<V | Extract<R, undefined>>
     }
     const invalidate = (...args: A): Promise<void> => {
       try {
@@ -352,33 +345,45 @@ export class CacheNamespace<V extends NonNullable<unknown> | null> implements Ca
     )
   }
 
-  #load(key: string, loader: RunLoader, plan: CallPlan, signal: AbortSignal | undefined): Promise<unknown> {
-    const refused = this.#refusal([key], () => checkKey(key), signal)
-    if (refused !== undefined) return refused
-    return this.#loadOne(key, { ...plan, loader, locked: this.#core.settings.loadLock !== undefined }, signal, false)
+  /** What all callers of a cold key come through, however many they are: a closure or a list each would cost more than the rest. */
+  #load(key: string, loader: Loader<unknown>, plan: CallPlan, signal: AbortSignal | undefined): Promise<unknown> {
+    const core = this.#core
+    if (typeof key !== 'string' || key === '' || core.closed || signal?.aborted) {
+      const refused = this.#refusal([key], () => checkKey(key), signal)
+      if (refused !== undefined) return refused
+    }
+    core.link.connect()
+    return this.#loadOne(key, loader, plan, signal, false)
   }
 
   /**
    * @param isAgain - whether the call has waited for a load that brought what was too old for it. What runs now has begun after that
    * one was left, and so after the call.
    */
-  #loadOne(key: string, plan: RunPlan, signal: AbortSignal | undefined, isAgain: boolean): Promise<unknown> {
+  #loadOne(
+    key: string,
+    loader: Loader<unknown>,
+    plan: CallPlan,
+    signal: AbortSignal | undefined,
+    isAgain: boolean,
+  ): Promise<unknown> {
     const memoryKey = this.#at.memory(key)
     const served = this.#serve(key, memoryKey, plan.settings)
     if (served !== undefined && !served.refresh) return this.#promiseOf(served.entry)
     const running = this.#core.flights.load(memoryKey)
     if (served === undefined && running !== undefined) {
-      const again = (): Promise<unknown> => {
+      if (isAgain || !running.fence.hasInvalidated) return running.join(signal)
+      return running.join(signal, () => {
         this.#books.leave(1)
-        return this.#loadOne(key, plan, signal, true)
-      }
-      return handled(running.join(signal, isAgain ? undefined : again))
+        return this.#loadOne(key, loader, plan, signal, true)
+      })
     }
-    const run = new LoadRun(this.#core, plan)
+    const locked = this.#core.settings.loadLock !== undefined
+    const run = new LoadRun(this.#core, { ...plan, loader: oneByOne(loader), locked })
     const load = this.#begin(key, memoryKey, served?.entry, run)
     const answer = served === undefined ? load.join(signal) : this.#promiseOf(served.entry)
     run.start([load])
-    return handled(answer)
+    return answer
   }
 
   /** {@link CacheNamespace.#loadOne} for several keys, with one load for those that nobody loads yet. */

@@ -204,7 +204,8 @@ export class KeyLoad {
   }
 
   /**
-   * Waits for the answer. Who has a signal of its own gives it, and takes its leave by it.
+   * Waits for the answer. Who has a signal of its own gives it, and takes its leave by it; the others share a promise. Either may be left
+   * alone.
    *
    * @param again - asks again, where the answer turns out to bear a tag that was invalidated after the load began and before this
    * call; without it any answer will do.
@@ -222,7 +223,7 @@ export class KeyLoad {
     const open = this.#open
     this.#owner.onJoined(this)
     if (signal === undefined) return open.promise
-    return new Promise((resolve, reject) => {
+    const answer = new Promise((resolve, reject) => {
       const stop = onAbort(signal, () => {
         if (this.#leave(open, signal.reason)) reject(signal.reason)
       })
@@ -232,6 +233,7 @@ export class KeyLoad {
       }
       open.promise.then(settle, settle)
     })
+    return handled(answer)
   }
 
   /**
