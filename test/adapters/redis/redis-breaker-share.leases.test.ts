@@ -25,7 +25,10 @@ async function halfOpen(count: number, options: MemberOptions = {}): Promise<Mem
     ...options,
     breaker: { recoveryTimeoutMs: 20, ...options.breaker },
   })
-  await members[0]?.trip()
+  const [first] = members
+  await first?.trip()
+  // Who asks before it knows of its own trip's number is told that, and gets no lease yet.
+  await waitFor(() => expect(first?.share.stats().pending).toBe(0))
   await waitFor(() => expect(members.map(({ breaker }) => breaker.state)).toEqual(members.map(() => 'half-open')))
   return members
 }
