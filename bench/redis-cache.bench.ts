@@ -7,13 +7,11 @@ import { memoryDriver } from 'bentocache/drivers/memory'
 import { redisDriver } from 'bentocache/drivers/redis'
 import { createCache as createManager } from 'cache-manager'
 import { Cacheable, createKeyv } from 'cacheable'
-import { Redis } from 'ioredis'
-import { createClient } from 'redis'
 import { MultiLevelCache } from 'spillway'
 import { RedisCacheStore } from 'spillway/redis'
-import { startRedis } from '../test/servers/redis.ts'
 import { ColdKeys, Hits, type Item, itemOf, keysOf, neverLoad } from './harness/cache-answers.ts'
 import type { Aim, Contender, Contest, Turns } from './harness/contest.ts'
+import { atEnd, finish, ioredis, nodeRedis, url } from './harness/redis-contest.ts'
 import { serveSuite } from './harness/suite-process.ts'
 
 // Caches on a real Redis: reads that memory can't answer, since it has room for one item of a thousand; a hundred keys in one call; a key
@@ -31,34 +29,6 @@ const ttlMs = 300_000
 const keys = keysOf(count)
 
 const slower: Aim = { atMost: 1 }
-
-type Server = NonNullable<Awaited<ReturnType<typeof startRedis>>>
-let server: Server | undefined
-const opened: (() => unknown)[] = []
-
-async function url(): Promise<string> {
-  server ??= await startRedis()
-  if (server === undefined) throw new Error('there is no Redis')
-  return server.url
-}
-
-const finish = async (): Promise<void> => {
-  for (const close of opened.reverse()) await close()
-  await server?.stop()
-}
-
-async function ioredis(keyPrefix = ''): Promise<Redis> {
-  const client = new Redis(await url(), { keyPrefix })
-  opened.push(() => client.disconnect())
-  return client
-}
-
-async function nodeRedis() {
-  const client = createClient({ url: await url() })
-  await client.connect()
-  opened.push(() => client.destroy())
-  return client
-}
 
 /** A library, with what it has for each contest. */
 interface Library {
@@ -81,7 +51,7 @@ async function spillwayOver(
 ): Promise<Library> {
   const l2 = new RedisCacheStore(client, { prefix: randomUUID() })
   const cache = new MultiLevelCache<Item>({ l1: { maxEntries, ttlMs }, l2, ttlMs })
-  opened.push(() => cache.close())
+  atEnd(() => cache.close())
   return {
     get: (key) => cache.get(key),
     getMany: (many) => cache.getMany(many),
@@ -118,7 +88,7 @@ const bento: Named = {
 
 async function redisKeyv() {
   const keyv = createRedisKeyv(await url(), { namespace: randomUUID() })
-  opened.push(() => keyv.disconnect())
+  atEnd(() => keyv.disconnect())
   return keyv
 }
 

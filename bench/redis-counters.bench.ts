@@ -1,44 +1,14 @@
 import { randomUUID } from 'node:crypto'
-import { Redis } from 'ioredis'
-import { createClient } from 'redis'
 import type { BatchContext, CounterIncrement } from 'spillway'
 import { RedisCounterStore } from 'spillway/redis'
-import { startRedis } from '../test/servers/redis.ts'
 import type { Aim, Contender, Contest } from './harness/contest.ts'
+import { finish, ioredis, nodeRedis } from './harness/redis-contest.ts'
 import { serveSuite } from './harness/suite-process.ts'
 
 // Increments of counters in a real Redis, from the first call of a turn until the last answer is there.
 
 const increments = 2000
 const callers = 100
-
-type Server = NonNullable<Awaited<ReturnType<typeof startRedis>>>
-let server: Server | undefined
-const opened: (() => unknown)[] = []
-
-async function url(): Promise<string> {
-  server ??= await startRedis()
-  if (server === undefined) throw new Error('there is no Redis')
-  return server.url
-}
-
-const finish = async (): Promise<void> => {
-  for (const close of opened) await close()
-  await server?.stop()
-}
-
-async function ioredis(): Promise<Redis> {
-  const client = new Redis(await url())
-  opened.push(() => client.disconnect())
-  return client
-}
-
-async function nodeRedis() {
-  const client = createClient({ url: await url() })
-  await client.connect()
-  opened.push(() => client.destroy())
-  return client
-}
 
 /** The names of the counters, and how far each must be after so many turns. */
 class Keys {

@@ -1,10 +1,8 @@
 import { randomUUID } from 'node:crypto'
-import { Redis } from 'ioredis'
-import { createClient } from 'redis'
 import type { UsageBatch, UsageEvent, UsageSink } from 'spillway'
 import { RedisUsageStream, RedisUsageWorker } from 'spillway/redis'
-import { startRedis } from '../test/servers/redis.ts'
 import type { Aim, Contender, Contest } from './harness/contest.ts'
+import { atEnd, finish, ioredis, nodeRedis } from './harness/redis-contest.ts'
 import { serveSuite } from './harness/suite-process.ts'
 
 // Usage through a stream in a real Redis, published by callers that each wait until Redis has their event. Two things are timed: until
@@ -17,34 +15,6 @@ const events = 5000
 const callers = 100
 const users = 1000
 const count = 500
-
-type Server = NonNullable<Awaited<ReturnType<typeof startRedis>>>
-let server: Server | undefined
-const opened: (() => unknown)[] = []
-
-async function url(): Promise<string> {
-  server ??= await startRedis()
-  if (server === undefined) throw new Error('there is no Redis')
-  return server.url
-}
-
-const finish = async (): Promise<void> => {
-  for (const close of opened.reverse()) await close()
-  await server?.stop()
-}
-
-async function ioredis(): Promise<Redis> {
-  const client = new Redis(await url())
-  opened.push(() => client.disconnect())
-  return client
-}
-
-async function nodeRedis() {
-  const client = createClient({ url: await url() })
-  await client.connect()
-  opened.push(() => client.destroy())
-  return client
-}
 
 /** Each caller publishes one event after the other. */
 async function publishAll(publish: (event: UsageEvent) => Promise<unknown>): Promise<void> {
@@ -152,7 +122,7 @@ const accounted: Contender = {
     // Between turns it would pause for ever longer, which is no work.
     const worker = new RedisUsageWorker(new RedisUsageStream(there, { prefix }), sums, { pollMs: 10 })
     await worker.start()
-    opened.push(() => worker.close())
+    atEnd(() => worker.close())
     return {
       async: true,
       turn: async () => {
@@ -188,7 +158,7 @@ const byHand = (acknowledges: 'together' | 'one by one', aim?: Aim): Contender =
       else await Promise.all(ids.map((id) => there.xack(key, 'group', id)))
     }
     let reading = true
-    opened.push(() => {
+    atEnd(() => {
       reading = false
     })
     const loop = async (): Promise<void> => {
