@@ -37,7 +37,7 @@ import {
   type RedisCacheStoreStats,
 } from './redis-cache-store-options.js'
 import { byteFace, type RedisClient, type RedisFace } from './redis-client.js'
-import { partlyFailed, redisError } from './redis-error.js'
+import { partlyFailed, redisError, wrapped } from './redis-error.js'
 import type { ScriptArgument } from './redis-script.js'
 
 /** How much one command reads or writes, so that none holds up a server. */
@@ -473,14 +473,8 @@ export class RedisCacheStore extends Component<RedisCacheStoreEvents, RedisCache
     return redisError(reply, { name: this.name, operation, writes: true, closed: false, resent: false })
   }
 
-  async #call<T>(operation: string, writes: boolean, send: () => Promise<T>): Promise<T> {
-    const { closed, epoch } = this.#face
-    try {
-      return await send()
-    } catch (error) {
-      const resent = this.#face.epoch !== epoch
-      throw redisError(error, { name: this.name, operation, writes, closed, resent })
-    }
+  #call<T>(operation: string, writes: boolean, send: () => Promise<T>): Promise<T> {
+    return wrapped(this.#face, { name: this.name, operation, writes }, send)
   }
 }
 

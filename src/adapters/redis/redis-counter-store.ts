@@ -6,7 +6,7 @@ import { invalidIncrement, refusal, validSums } from '../../internal/counter-bat
 import { bucketOf } from './counter-bucket.js'
 import { applyBatch, fixLayout, notCounter, outOfRange } from './counter-scripts.js'
 import { type RedisClient, type RedisFace, redisFace } from './redis-client.js'
-import { partlyFailed, redisError } from './redis-error.js'
+import { partlyFailed, wrapped } from './redis-error.js'
 
 /** Options of {@link RedisCounterStore}. */
 export interface RedisCounterStoreOptions {
@@ -295,14 +295,8 @@ export class RedisCounterStore implements CounterStore {
     this.#layoutFixed = true
   }
 
-  async #call(operation: string, writes: boolean, send: () => Promise<unknown>): Promise<unknown> {
-    const { closed, epoch } = this.#face
-    try {
-      return await send()
-    } catch (error) {
-      const resent = this.#face.epoch !== epoch
-      throw redisError(error, { name: this.name, operation, writes, closed, resent })
-    }
+  #call(operation: string, writes: boolean, send: () => Promise<unknown>): Promise<unknown> {
+    return wrapped(this.#face, { name: this.name, operation, writes }, send)
   }
 }
 

@@ -1,4 +1,5 @@
 import { isSpillwayError, type SpillwayError, StoreError } from '../../core/errors.js'
+import type { RedisFace } from './redis-client.js'
 
 /** What a failed call was, beyond its error. */
 export interface FailedCall {
@@ -59,6 +60,20 @@ export function redisError(error: unknown, call: FailedCall): SpillwayError {
   const text = error instanceof Error ? error.message : String(error)
   const options = { cause: error, ...verdict(error, text, call) }
   return new StoreError(`${call.name}: ${call.operation} failed: ${text}`, options)
+}
+
+/** Makes a call, and wraps what it rejects with. */
+export async function wrapped<T>(
+  face: RedisFace,
+  call: Pick<FailedCall, 'name' | 'operation' | 'writes'>,
+  send: () => Promise<T>,
+): Promise<T> {
+  const { closed, epoch } = face
+  try {
+    return await send()
+  } catch (error) {
+    throw redisError(error, { ...call, closed, resent: face.epoch !== epoch })
+  }
 }
 
 /**

@@ -31,7 +31,7 @@ import {
   writeUsage,
 } from './quota-scripts.js'
 import { type RedisClient, type RedisFace, redisFace } from './redis-client.js'
-import { partlyFailed, redisError } from './redis-error.js'
+import { partlyFailed, wrapped } from './redis-error.js'
 import type { RedisScript } from './redis-script.js'
 
 /** Options of {@link RedisQuotaStore}. */
@@ -385,23 +385,19 @@ export class RedisQuotaStore implements QuotaStore {
   }
 
   /** Runs a script; as often as it takes, where it first clears away what has expired. */
-  async #send(
+  #send(
     operation: string,
     writes: boolean,
     script: RedisScript,
     keys: readonly string[],
     args: readonly string[],
   ): Promise<unknown> {
-    const { closed, epoch } = this.#face
-    try {
+    return wrapped(this.#face, { name: this.name, operation, writes }, async () => {
       let answer: unknown
       do answer = await script.run(this.#face, keys, args)
       while (answer === again)
       return answer
-    } catch (error) {
-      const resent = this.#face.epoch !== epoch
-      throw redisError(error, { name: this.name, operation, writes, closed, resent })
-    }
+    })
   }
 }
 
