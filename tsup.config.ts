@@ -10,6 +10,7 @@ export default defineConfig({
     file: 'src/adapters/file/index.ts',
     grpc: 'src/adapters/grpc/index.ts',
     http: 'src/adapters/http/index.ts',
+    metrics: 'src/adapters/metrics/index.ts',
     postgres: 'src/adapters/postgres/index.ts',
     process: 'src/adapters/process/index.ts',
     redis: 'src/adapters/redis/index.ts',

@@ -297,16 +297,45 @@ export interface UsageJournal {
   close(): PromiseLike<void>
 }
 
-/** Where log lines go. */
+/** Where log lines go. Calls come one at a time, but for `writeSync`, which may come while a `write` isn't settled. */
 export interface LogSink {
-  /** Writes whole lines; resolves once they are handed over. */
-  write(chunk: string): PromiseLike<void>
-  /** The same, synchronously, for a process that is about to end. */
-  writeSync?(chunk: string): void
+  /**
+   * Writes a chunk of whole lines.
+   *
+   * @returns when it is handed over; rejects when it isn't, and won't be.
+   */
+  write(chunk: string): void | PromiseLike<void>
+  /**
+   * The same, synchronously, for a process that is about to end. Whatever `write` was given and hasn't settled comes first: both
+   * are handed over when this returns, each byte once, and that `write` settles as it would have.
+   *
+   * @returns nothing when all is handed over; a promise of what couldn't be handed over now, which the sink goes on with as it does
+   * with a `write`.
+   * @throws when the chunk isn't handed over and won't be.
+   */
+  writeSync?(chunk: string): void | PromiseLike<void>
   /** Opens the target anew, after it was rotated away. */
-  reopen?(): PromiseLike<void>
-  /** Releases the target. */
-  close?(): PromiseLike<void>
+  reopen?(): void | PromiseLike<void>
+  /** Releases the target. Whoever made the sink calls it, after closing what writes to it. */
+  close?(): void | PromiseLike<void>
+}
+
+/** A batch, as it is traced. */
+export interface TracedBatch {
+  /** The name of the component that sends it. */
+  readonly component: string
+  /** How many items it has: keys where writes are merged by key. */
+  readonly size: number
+  /** What {@link BatchTracer.enter} answered as its items were accepted, for the first of them; at most 128, what OpenTelemetry keeps of links. */
+  readonly origins: readonly unknown[]
+}
+
+/** Sees batches in the light of a trace: where their items came from, and what became of them. `batchTracer` of `spillway/metrics` is one. */
+export interface BatchTracer {
+  /** Called in the context of whoever brings an item; answers what leads back there, or `undefined` where nothing does. */
+  enter(): unknown
+  /** Runs an attempt at a batch. It calls `attempt` once and answers what that answers. */
+  run<T>(batch: TracedBatch, attempt: () => T): T
 }
 
 /** Instances that change while one watches. */
