@@ -2,7 +2,7 @@ import { ClosableComponent, type ComponentOptions, type FlushReport } from '../c
 import { BatchResultError, type SpillwayError } from '../core/errors.js'
 import { warn } from '../core/events.js'
 import { checkFunction, checkOptionalFunction, checkSignal, failOption, type Overflow } from '../core/options.js'
-import type { BatchContext } from '../core/ports.js'
+import type { BatchContext, BatchTracer } from '../core/ports.js'
 import type { RetryOptions } from '../core/retry.js'
 import type { BatchStats } from '../core/stats.js'
 import { onAbort } from '../internal/abort.js'
@@ -10,6 +10,7 @@ import { type Batch, type Entry, noCohort } from '../internal/batch.js'
 import type { Cohort } from '../internal/batch-books.js'
 import { resolveBatchOptions } from '../internal/batch-options.js'
 import { type BatchFace, BatchQueue } from '../internal/batch-queue.js'
+import { checkTracer } from '../internal/batch-tracing.js'
 import { type Deferred, handled, openPromise, rejected } from '../internal/deferred.js'
 import type { ListNode } from '../internal/linked-list.js'
 import type { RoomWaiter } from '../internal/room.js'
@@ -81,6 +82,8 @@ export interface AsyncBatcherOptions<Item> extends ComponentOptions {
    * @defaultValue false
    */
   idempotent?: boolean | undefined
+  /** Sees each batch in the light of a trace, for instance `batchTracer` of `spillway/metrics`. The default is none. */
+  tracer?: BatchTracer | undefined
 }
 
 /** Events of {@link AsyncBatcher}. */
@@ -174,7 +177,13 @@ export class AsyncBatcher<Item, Result> extends ClosableComponent<AsyncBatcherEv
     const policy = resolveBatchOptions(options, AsyncBatcher.defaults, { keyed, sized })
     this.#plain = !keyed && !sized && this.#groupBy === undefined && policy.overflow !== 'drop-oldest'
     this.#queue = new BatchQueue(
-      { name: this.name, clock: this.clock, random: this.random, seeded: options.random !== undefined },
+      {
+        name: this.name,
+        clock: this.clock,
+        random: this.random,
+        seeded: options.random !== undefined,
+        tracer: checkTracer(options.tracer),
+      },
       policy,
       this.#face(process, keyed),
     )
@@ -212,8 +221,9 @@ export class AsyncBatcher<Item, Result> extends ClosableComponent<AsyncBatcherEv
     } catch (error) {
       return rejected(error)
     }
+    const origin = this.#queue.origin()
     return new ManyCalls<Item, Result>(items, options?.signal, {
-      offer: (call) => this.#offer(call, undefined, true),
+      offer: (call) => this.#offer(call, undefined, true, origin),
       abort: (call, reason) => void this.#queue.abort(call, reason),
       abortUnaccepted: () => this.#queue.abortUnaccepted(),
       reject: () => this.#queue.reject(),
@@ -262,7 +272,12 @@ export class AsyncBatcher<Item, Result> extends ClosableComponent<AsyncBatcherEv
     return call.promise
   }
 
-  #offer(call: FullCall<Item, Result>, signal: AbortSignal | undefined, fromLine = false): Refusal | undefined {
+  #offer(
+    call: FullCall<Item, Result>,
+    signal: AbortSignal | undefined,
+    fromLine = false,
+    origin?: unknown,
+  ): Refusal | undefined {
     let group: unknown
     try {
       if (checkSignal(signal)?.aborted) {
@@ -276,7 +291,7 @@ export class AsyncBatcher<Item, Result> extends ClosableComponent<AsyncBatcherEv
       this.#queue.reject()
       return new Refusal(error)
     }
-    const error = this.#queue.offer(call, group, fromLine)
+    const error = this.#queue.offer(call, group, fromLine, origin)
     if (error !== undefined) return new Refusal(error)
     if (signal !== undefined && !call.done) {
       const abort = (): void => {

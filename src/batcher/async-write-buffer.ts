@@ -1,12 +1,13 @@
 import { ClosableComponent, type ComponentOptions, type FlushReport } from '../core/component.js'
 import { checkFunction, checkOptionalFunction, type Overflow } from '../core/options.js'
-import type { BatchContext } from '../core/ports.js'
+import type { BatchContext, BatchTracer } from '../core/ports.js'
 import type { RetryOptions } from '../core/retry.js'
 import type { BatchStats } from '../core/stats.js'
 import { type Batch, type EarlierUnits, type Entry, type MergingEntry, noCohort } from '../internal/batch.js'
 import type { Cohort } from '../internal/batch-books.js'
 import { resolveBatchOptions } from '../internal/batch-options.js'
 import { type BatchFace, BatchQueue } from '../internal/batch-queue.js'
+import { checkTracer } from '../internal/batch-tracing.js'
 import type { ListNode } from '../internal/linked-list.js'
 
 /** Options of {@link AsyncWriteBuffer}. */
@@ -63,6 +64,8 @@ export interface AsyncWriteBufferOptions<K, V> extends ComponentOptions {
    * @defaultValue false
    */
   idempotent?: boolean | undefined
+  /** Sees each batch in the light of a trace, for instance `batchTracer` of `spillway/metrics`. The default is none. */
+  tracer?: BatchTracer | undefined
   /** A key's group, for instance a shard: a batch never mixes groups, and groups take turns. */
   groupBy?: ((key: K) => unknown) | undefined
 }
@@ -159,7 +162,13 @@ export class AsyncWriteBuffer<K, V> extends ClosableComponent<AsyncWriteBufferEv
     this.#groupBy = checkOptionalFunction('groupBy', options.groupBy)
     const policy = resolveBatchOptions(options, AsyncWriteBuffer.defaults, { keyed: false, sized: false })
     this.#queue = new BatchQueue(
-      { name: this.name, clock: this.clock, random: this.random, seeded: options.random !== undefined },
+      {
+        name: this.name,
+        clock: this.clock,
+        random: this.random,
+        seeded: options.random !== undefined,
+        tracer: checkTracer(options.tracer),
+      },
       policy,
       this.#face(write, policy.concurrency > 1),
     )

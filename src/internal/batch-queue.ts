@@ -1,19 +1,22 @@
 import type { Clock } from '../core/clock.js'
 import type { FlushReport } from '../core/component.js'
 import { ClosedError, FullError, type SpillwayError, TooLargeError } from '../core/errors.js'
-import type { BatchContext } from '../core/ports.js'
+import type { BatchContext, BatchTracer } from '../core/ports.js'
 import { type ContextRunner, captureContext } from './async-context.js'
-import { Batch, type Entry, Group, type MergingEntry } from './batch.js'
+import { Batch, type Entry, Group, type GrowingEntry, type MergingEntry } from './batch.js'
 import { Books, type Cohort } from './batch-books.js'
 import { batchId } from './batch-id.js'
 import type { BatchPolicy } from './batch-options.js'
 import { BatchRun, Portion, type RunHost } from './batch-run.js'
+import { BatchTracing } from './batch-tracing.js'
 import { LinkedList } from './linked-list.js'
 import { Room } from './room.js'
 import { TurnClock } from './turn-clock.js'
 
 /** What a face of the engine supplies: what running a batch means, and how one entry is settled. */
 export interface BatchFace<E extends Entry> {
+  /** All offers of an entry came in one turn, so that each has its age, and a batch is as large as they are many. */
+  readonly alike?: boolean
   /** Hands entries to the user's function, in the async context in which the component was made. */
   call(entries: readonly E[], context: BatchContext): unknown
   /** The id of entries that have been a batch before. */
@@ -48,6 +51,8 @@ export interface QueueSetting {
   readonly random: () => number
   /** Whether `random` was given by the user, so that ids must come from it too. */
   readonly seeded: boolean
+  /** Who sees the batches in the light of a trace. */
+  readonly tracer?: BatchTracer | undefined
 }
 
 /**
@@ -72,6 +77,7 @@ export class BatchQueue<E extends Entry> {
   readonly #inContext: ContextRunner = captureContext()
   readonly #host: RunHost<E>
   readonly #room: Room
+  readonly #tracing: BatchTracing | undefined
 
   /** The group of all that has no key. */
   readonly #solo: Group<E> = new Group(undefined)
@@ -98,6 +104,10 @@ export class BatchQueue<E extends Entry> {
   #straight = 0
   #straightTurn = 0
   #straightBatch: Batch<E> | undefined
+  /** The entry that offers of this turn may join, the batch that it's in, and how many bytes that has room for. */
+  #growing: E | undefined
+  #growingBatch: Batch<E> | undefined
+  #growingRoom = 0
   #cancelTimer: (() => void) | undefined
   #pumpScheduled = false
   #endOfTurnScheduled = false
@@ -111,7 +121,12 @@ export class BatchQueue<E extends Entry> {
     this.#policy = policy
     this.#face = face
     this.#turnClock = TurnClock.of(setting.clock)
-    this.#simple = !policy.keyed && policy.maxBatchBytes === Number.POSITIVE_INFINITY && face.entered === undefined
+    this.#tracing = setting.tracer === undefined ? undefined : new BatchTracing(setting.name, setting.tracer)
+    this.#simple =
+      !policy.keyed &&
+      policy.maxBatchBytes === Number.POSITIVE_INFINITY &&
+      face.entered === undefined &&
+      this.#tracing === undefined
     this.#line = policy.overflow === 'drop-oldest' ? new LinkedList() : undefined
     this.#room = new Room(
       () => policy.capacity - this.#depth,
@@ -142,12 +157,18 @@ export class BatchQueue<E extends Entry> {
 
   // ── accept ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
+  /** What leads back to whoever calls now, for an offer that comes later from the line. */
+  origin(): unknown {
+    return this.#tracing?.origin()
+  }
+
   /**
    * Accepts an entry, or returns why not. Either way it is in the books.
    *
    * @param fromLine - it comes from the line of those who wait for room, to none of whom this room was promised.
+   * @param origin - of one from the line, what `origin` answered when it got into line.
    */
-  offer(entry: E, groupKey?: unknown, fromLine = false): SpillwayError | undefined {
+  offer(entry: E, groupKey?: unknown, fromLine = false, origin?: unknown): SpillwayError | undefined {
     // What most entries find: the same turn, and room in the batch of the one before. It is most of what accepting costs.
     if (this.#straight > 0 && groupKey === undefined && this.#straightTurn === this.#turnClock.turn) {
       this.#straight--
@@ -161,10 +182,10 @@ export class BatchQueue<E extends Entry> {
       ;(this.#straightBatch as Batch<E>).append(entry)
       return undefined
     }
-    return this.#offer(entry, groupKey, fromLine)
+    return this.#offer(entry, groupKey, fromLine, origin)
   }
 
-  #offer(entry: E, groupKey: unknown, fromLine: boolean): SpillwayError | undefined {
+  #offer(entry: E, groupKey: unknown, fromLine: boolean, origin: unknown): SpillwayError | undefined {
     if (this.#closed) return this.#refuse(this.closedError())
     if (entry.bytes > this.#policy.maxBatchBytes) return this.#refuse(this.#tooLargeError(entry.bytes))
     let dropped: E | undefined
@@ -183,7 +204,11 @@ export class BatchQueue<E extends Entry> {
     cohort.epoch.pending++
     entry.cohort = cohort
     if (this.#line !== undefined) entry.place = this.#line.push(entry)
-    this.#place(entry, groupKey === undefined ? this.#solo : this.#groupOf(groupKey))
+    const group = groupKey === undefined ? this.#solo : this.#groupOf(groupKey)
+    this.#place(entry, group)
+    if (this.#tracing !== undefined) {
+      this.#tracing.note(group.batches.last as Batch<E>, fromLine ? origin : this.#tracing.origin())
+    }
     this.#face.entered?.(entry)
     // Told last: a listener that offers something finds the room taken that this made.
     if (dropped !== undefined) this.#tellDropped(dropped)
@@ -235,6 +260,62 @@ export class BatchQueue<E extends Entry> {
       entry.cohort = { at: cohort.at, epoch: books.epoch }
     }
     entry.units++
+    if (this.#tracing !== undefined && entry.batch !== undefined) {
+      this.#tracing.note(entry.batch, this.#tracing.origin())
+    }
+  }
+
+  /**
+   * Counts one more offer that becomes part of the entry that was offered last, if that came in this turn, waits for nothing but its
+   * turn's end, and has room for so many bytes; else the offer needs an entry of its own.
+   */
+  join(entry: (E & GrowingEntry) | undefined, bytes: number): boolean {
+    if (entry === undefined || entry !== this.#growing || bytes > this.#growingRoom) return false
+    if (this.#straightTurn !== this.#turnClock.turn) return false
+    const batch = this.#growingBatch as Batch<E>
+    this.#growingRoom -= bytes
+    batch.bytes += bytes
+    entry.bytes += bytes
+    entry.units++
+    const { books } = this
+    books.offered++
+    books.queued++
+    entry.cohort.epoch.pending++
+    if (this.#growingRoom === 0) this.#becomeDue(batch)
+    return true
+  }
+
+  /** Lets offers of this turn join this entry, which was offered last and isn't due. */
+  grow(entry: E & GrowingEntry): void {
+    const batch = entry.batch as unknown as Batch<E>
+    if (batch.due || this.#closed) return
+    this.#growing = entry
+    this.#growingBatch = batch
+    this.#growingRoom = this.#policy.maxBatchBytes - batch.bytes
+    this.#straightTurn = this.#turnClock.turn
+  }
+
+  /** Counts one offer of an entry that hasn't left as dropped, to make room. */
+  dropOne(entry: E & GrowingEntry, bytes: number): void {
+    const batch = entry.batch as unknown as Batch<E>
+    if (entry.units === 1) {
+      entry.done = true
+      this.#unqueue(entry, batch)
+      this.#settle(entry, 'dropped')
+      return
+    }
+    entry.units--
+    entry.bytes -= bytes
+    batch.bytes -= bytes
+    if (entry === this.#growing) this.#growingRoom += bytes
+    this.books.queued--
+    this.books.settle(entry.cohort.epoch, 'dropped', 1)
+  }
+
+  /** Counts an offer that the face itself drops for want of room. */
+  dropNewcomer(): void {
+    this.books.offered++
+    this.books.droppedAtEntry++
   }
 
   /** Counts an offer that the face itself refuses. */
@@ -271,7 +352,7 @@ export class BatchQueue<E extends Entry> {
   // ── let go ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
   flush(): Promise<FlushReport> {
-    this.#straight = 0
+    this.#endShortWays()
     if (this.books.queued + this.books.inFlight === 0) {
       return Promise.resolve({ succeeded: 0, failed: 0, dropped: 0 })
     }
@@ -283,7 +364,7 @@ export class BatchQueue<E extends Entry> {
   /** Refuses more, lets all go, and resolves once every entry is settled and every slot free. */
   drain(): Promise<void> {
     this.#closed = true
-    this.#straight = 0
+    this.#endShortWays()
     return new Promise((resolve) => {
       this.#drained = resolve
       this.#room.refuseAll(() => this.closedError())
@@ -300,7 +381,7 @@ export class BatchQueue<E extends Entry> {
   /** Fails all that is left, and says how much that was. */
   abandon(): number {
     this.#closed = true
-    this.#straight = 0
+    this.#endShortWays()
     const message = `${this.#setting.name} was closed before this could finish`
     const neverDone = new ClosedError(message)
     const maybeDone = new ClosedError(message, { outcomeUnknown: true })
@@ -334,8 +415,24 @@ export class BatchQueue<E extends Entry> {
     return abandoned
   }
 
+  /** Lets all go within this call, whichever slots are taken: for a process that is about to end. */
+  expel(): void {
+    this.#endShortWays()
+    this.#inContext(() => {
+      for (const run of [...this.#runs]) run.hurry()
+      this.#letAllGo()
+      for (let batch = this.#nextReady(); batch !== undefined; batch = this.#nextReady()) this.#dispatch(batch)
+    })
+  }
+
   closedError(): ClosedError {
     return new ClosedError(`${this.#setting.name} is closed`)
+  }
+
+  /** What comes next takes the long way in, which looks at everything. */
+  #endShortWays(): void {
+    this.#straight = 0
+    this.#growing = undefined
   }
 
   #letAllGo(): void {
@@ -400,11 +497,16 @@ export class BatchQueue<E extends Entry> {
   /** @param pump - false where the caller pumps right after. */
   #becomeDue(batch: Batch<E>, pump = true): void {
     batch.due = true
-    if (batch === this.#straightBatch) this.#straight = 0
+    this.#leaveShortWay(batch)
     this.#stopWaiting(batch)
     const { group } = batch
     if (group.ready === undefined && group.batches.first === batch) group.ready = this.#ready.push(group)
     if (pump) this.#schedulePump()
+  }
+
+  #leaveShortWay(batch: Batch<E>): void {
+    if (batch === this.#straightBatch) this.#straight = 0
+    if (batch === this.#growingBatch) this.#growing = undefined
   }
 
   #stopWaiting(batch: Batch<E>): void {
@@ -456,13 +558,8 @@ export class BatchQueue<E extends Entry> {
     this.#pumping = true
     try {
       while (this.#runs.size < this.#policy.concurrency) {
-        const group = this.#ready.shift()
-        if (group === undefined) break
-        group.ready = undefined
-        const batch = group.batches.shift() as Batch<E>
-        batch.inGroup = undefined
-        // To the end of the line: one group's backlog never starves another.
-        if (group.batches.first?.due) group.ready = this.#ready.push(group)
+        const batch = this.#nextReady()
+        if (batch === undefined) break
         this.#dispatch(batch)
         this.#room.admit()
       }
@@ -471,6 +568,18 @@ export class BatchQueue<E extends Entry> {
       this.#pumping = false
     }
     this.#checkDrained()
+  }
+
+  /** Takes the next due batch out of its group. */
+  #nextReady(): Batch<E> | undefined {
+    const group = this.#ready.shift()
+    if (group === undefined) return undefined
+    group.ready = undefined
+    const batch = group.batches.shift() as Batch<E>
+    batch.inGroup = undefined
+    // To the end of the line: one group's backlog never starves another.
+    if (group.batches.first?.due) group.ready = this.#ready.push(group)
+    return batch
   }
 
   #dispatch(batch: Batch<E>): void {
@@ -483,7 +592,7 @@ export class BatchQueue<E extends Entry> {
     this.books.queued -= units
     this.books.inFlight += units
     this.books.batches++
-    this.books.batchSizes.record(this.#policy.keyed ? size : entries.length)
+    this.books.batchSizes.record(this.#policy.keyed ? size : this.#face.alike ? units : entries.length)
     this.#latestSize = entries.length
     batch.group.running++
     const run = new BatchRun(this.#host, batch, entries, this.#turnClock.now())
@@ -595,7 +704,11 @@ export class BatchQueue<E extends Entry> {
   #creditMerged(entry: E, success: boolean, now: number): void {
     this.books.inFlight -= entry.units
     this.#settle(entry, success ? 'succeeded' : 'failed')
-    this.books.latencyUs.record((now - entry.cohort.at) * 1000)
+    this.#recordLatency(entry, now)
+  }
+
+  #recordLatency(entry: E, now: number): void {
+    this.books.latencyUs.record((now - entry.cohort.at) * 1000, this.#face.alike ? entry.units : 1)
   }
 
   #recordFailure(portion: Portion<E>, error: unknown): void {
@@ -609,7 +722,7 @@ export class BatchQueue<E extends Entry> {
       units += entry.units
       this.books.inFlight -= entry.units
       this.#settle(entry, 'failed')
-      this.books.latencyUs.record((now - entry.cohort.at) * 1000)
+      this.#recordLatency(entry, now)
       this.#face.fail(entry, error)
     }
     if (failed.length === 0) return
@@ -663,7 +776,7 @@ export class BatchQueue<E extends Entry> {
     this.#face.left?.(entry)
     batch.withdraw(entry)
     if (batch.live > 0) return
-    if (batch === this.#straightBatch) this.#straight = 0
+    this.#leaveShortWay(batch)
     const { group } = batch
     this.#stopWaiting(batch)
     if (batch.inGroup !== undefined) group.batches.remove(batch.inGroup)
@@ -745,6 +858,7 @@ export class BatchQueue<E extends Entry> {
     const { clock, random, seeded, name } = this.#setting
     const { timeoutMs, timeoutGraceMs, retry, idempotent, bisect, keyed } = this.#policy
     const face = this.#face
+    const tracing = this.#tracing
     const books = this.books
     const isClosed = (): boolean => this.#closed
     return {
@@ -757,10 +871,11 @@ export class BatchQueue<E extends Entry> {
         return isClosed()
       },
       newBatchId: (entries) => face.idOf?.(entries) ?? batchId(clock.wallNow(), seeded ? random : undefined),
-      call: (entries, context) => {
+      call: (entries, context, batch) => {
         this.#calling++
         try {
-          return face.call(entries, context)
+          if (tracing === undefined) return face.call(entries, context)
+          return tracing.run(batch, entries.length, () => face.call(entries, context))
         } finally {
           this.#calling--
         }

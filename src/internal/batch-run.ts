@@ -28,8 +28,8 @@ export interface RunHost<E extends Entry> {
   /** Whether the queue is closing, so that nothing should wait longer than it must. */
   readonly closing: boolean
   newBatchId(entries: readonly E[]): string
-  /** Hands entries to the user's function. */
-  call(entries: readonly E[], context: BatchContext): unknown
+  /** Hands entries of a batch to the user's function. */
+  call(entries: readonly E[], context: BatchContext, batch: Batch<E>): unknown
   /** What is wrong with an answer as a whole. */
   check(entries: readonly E[], answer: unknown): Error | undefined
   recordTimeout(): void
@@ -152,7 +152,7 @@ export class BatchRun<E extends Entry> {
     }
     let work: Promise<unknown>
     try {
-      work = Promise.resolve(this.#host.call(portion.entries, attempt))
+      work = Promise.resolve(this.#host.call(portion.entries, attempt, this.batch))
     } catch (error) {
       work = Promise.reject(error)
     }

@@ -37,6 +37,11 @@ export interface MergingEntry extends Entry {
   earlier: EarlierUnits[] | undefined
 }
 
+/** An entry that takes in further offers of its own turn, and grows with each. */
+export interface GrowingEntry extends MergingEntry {
+  bytes: number
+}
+
 /** How many of an entry's units belong to an epoch that a flush has ended. */
 export interface EarlierUnits {
   readonly epoch: Epoch
@@ -87,6 +92,8 @@ export class Batch<E extends Entry> {
   readonly #shared: Map<unknown, SharedItem> | undefined
   /** Set once it has left. */
   run: Forsakable | undefined
+  /** Where its items came from, as a tracer tells it. */
+  origins: unknown[] | undefined
   /** Its place among the batches of its group. */
   inGroup: ListNode<Batch<E>> | undefined
   /** Its place among the batches that wait to become due. */

@@ -1,6 +1,6 @@
 import type { ComponentOptions } from '../core/component.js'
 import type { Overflow } from '../core/options.js'
-import type { QuotaKey, QuotaPeriod, UsageJournal } from '../core/ports.js'
+import type { BatchTracer, QuotaKey, QuotaPeriod, UsageJournal } from '../core/ports.js'
 import type { RetryOptions } from '../core/retry.js'
 import type { UsageFailure } from './quota-consumer-events.js'
 
@@ -85,4 +85,6 @@ export interface QuotaConsumerOptions extends ComponentOptions {
    * that is reported as a warning of the process.
    */
   onApplied?: ((keys: readonly QuotaKey[]) => void | PromiseLike<void>) | undefined
+  /** Sees each batch in the light of a trace, for instance `batchTracer` of `spillway/metrics`. The default is none. */
+  tracer?: BatchTracer | undefined
 }

@@ -17,6 +17,7 @@ import type { JournalRemains, QuotaPeriod, UsageEvent, UsageJournal, UsageSink, 
 import { onAbort, orAbort } from '../internal/abort.js'
 import { type BatchPolicy, resolveBatchOptions } from '../internal/batch-options.js'
 import { type BatchFace, BatchQueue } from '../internal/batch-queue.js'
+import { checkTracer } from '../internal/batch-tracing.js'
 import { deferred, handled, rejected } from '../internal/deferred.js'
 import { LazySignal } from '../internal/lazy-signal.js'
 import { Tasks } from '../internal/tasks.js'
@@ -170,7 +171,13 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
     this.#turnClock = TurnClock.of(this.clock)
     this.#Use = this.#keeper !== undefined || policy.overflow === 'drop-oldest' ? TrackedUse : PlainUse
     this.#queue = new BatchQueue(
-      { name: this.name, clock: this.clock, random: this.random, seeded: options.random !== undefined },
+      {
+        name: this.name,
+        clock: this.clock,
+        random: this.random,
+        seeded: options.random !== undefined,
+        tracer: checkTracer(options.tracer),
+      },
       policy,
       this.#face(),
     )
@@ -241,7 +248,7 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
     }
     const { room } = this.#queue
     if (wait && !room.open && !this.#queue.closed) return this.#publishInLine(event, entry, signal)
-    const refusal = this.#enter(entry, wait)
+    const refusal = this.#enter(entry, wait, this.#queue.origin())
     if (refusal !== undefined) {
       this.#recordRefusal(event, refusal)
       return rejected(refusal)
@@ -336,21 +343,22 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
   }
 
   /** Gives an entry its place, or returns why not. */
-  #enter(entry: UsageEntry, fromLine = false): unknown {
+  #enter(entry: UsageEntry, fromLine = false, origin?: unknown): unknown {
     if (this.#policy.overflow !== 'drop-oldest') {
-      const refusal = this.#queue.offer(entry, undefined, fromLine)
+      const refusal = this.#queue.offer(entry, undefined, fromLine, origin)
       if (refusal === undefined) entry.cell.add(entry.value)
       return refusal
     }
     // Before it has its place: a listener of 'dropped' may see to it that it loses it again at once.
     entry.cell.add(entry.value)
-    const refusal = this.#queue.offer(entry, undefined, fromLine)
+    const refusal = this.#queue.offer(entry, undefined, fromLine, origin)
     if (refusal !== undefined) entry.cell.remove(entry.value)
     return refusal
   }
 
   #publishInLine(event: UsageEvent, entry: UsageEntry, signal: AbortSignal | undefined): Promise<void> {
     const wait = deferred<void>()
+    const origin = this.#queue.origin()
     let stopListening: (() => void) | undefined
     const leave = this.#queue.room.join({
       signal,
@@ -358,7 +366,7 @@ export class QuotaConsumer extends ClosableComponent<QuotaConsumerEvents, QuotaC
         stopListening?.()
         // While it waited, the cell that it had may have been taken away as idle.
         entry.cell = this.#pending.cellIn(entry.userId, entry.cell.quotaType, entry.cell.period)
-        const refusal = this.#enter(entry, true)
+        const refusal = this.#enter(entry, true, origin)
         if (refusal !== undefined) {
           this.#recordRefusal(event, refusal)
           wait.reject(refusal)
