@@ -112,6 +112,7 @@ export {
   BatchResultError,
   CircuitOpenError,
   ClosedError,
+  CursorError,
   FullError,
   InvalidEventError,
   isSpillwayError,

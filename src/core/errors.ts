@@ -12,6 +12,7 @@ export type SpillwayErrorCode =
   | 'ERR_INVALID_EVENT'
   | 'ERR_STORE'
   | 'ERR_TOKEN'
+  | 'ERR_CURSOR'
   | 'ERR_OPTION'
 
 /** What the constructor of a {@link SpillwayError} takes beside its message. */
@@ -221,6 +222,34 @@ export class TokenError extends SpillwayError {
   }
   override get name(): string {
     return 'TokenError'
+  }
+}
+
+/**
+ * `ERR_CURSOR`: what was given as the cursor of a page is none that this listing can have made. Cursors come back from clients, so it
+ * is the client's mistake: an HTTP service answers it with 400. The message never holds what was given.
+ */
+export class CursorError extends SpillwayError {
+  /** Where it was given. */
+  readonly field: 'after' | 'before'
+  /**
+   * What is wrong with it: it is no cursor, or a damaged one; no secret has signed it so; it was made under another listing, order or
+   * condition; or its values are none that the columns can have.
+   */
+  readonly reason: 'malformed' | 'signature' | 'listing' | 'value'
+
+  constructor(
+    message: string,
+    field: 'after' | 'before',
+    reason: 'malformed' | 'signature' | 'listing' | 'value',
+    options?: SpillwayErrorOptions,
+  ) {
+    super('ERR_CURSOR', message, options)
+    this.field = field
+    this.reason = reason
+  }
+  override get name(): string {
+    return 'CursorError'
   }
 }
 

@@ -2,6 +2,7 @@ import { inspect } from 'node:util'
 import {
   BatchResultError,
   ClosedError,
+  CursorError,
   FullError,
   isSpillwayError,
   OptionError,
@@ -34,6 +35,12 @@ const kinds = [
   },
   { error: new StoreError('store down', { cause }), name: 'StoreError', code: 'ERR_STORE', retryable: true },
   { error: new TokenError('token', 'no token', { cause }), name: 'TokenError', code: 'ERR_TOKEN', retryable: false },
+  {
+    error: new CursorError('no cursor', 'after', 'malformed', { cause }),
+    name: 'CursorError',
+    code: 'ERR_CURSOR',
+    retryable: false,
+  },
 ] as const
 
 describe.each(kinds)('$name', ({ error, name, code, retryable }) => {
