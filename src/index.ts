@@ -134,6 +134,12 @@ export type { Overflow } from './core/options.js'
 export type * from './core/ports.js'
 export type { RetryOptions } from './core/retry.js'
 export type * from './core/stats.js'
+export { AsyncLogBuffer } from './log/async-log-buffer.js'
+export type {
+  AsyncLogBufferEvents,
+  AsyncLogBufferOptions,
+  AsyncLogBufferStats,
+} from './log/async-log-buffer-options.js'
 export type { HealthReason } from './quota/consumer-health.js'
 export type { JournalAction } from './quota/journal-keeper.js'
 export { MemoryQuotaStore, type MemoryQuotaStoreOptions } from './quota/memory-quota-store.js'

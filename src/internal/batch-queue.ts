@@ -102,7 +102,7 @@ export class BatchQueue<E extends Entry> {
   readonly #simple: boolean
   /** How many simple entries can go straight into `#straightBatch`, with nothing else to look at, in this turn. */
   #straight = 0
-  #straightTurn = 0
+  #shortWayTurn = 0
   #straightBatch: Batch<E> | undefined
   /** The entry that offers of this turn may join, the batch that it's in, and how many bytes that has room for. */
   #growing: E | undefined
@@ -170,7 +170,7 @@ export class BatchQueue<E extends Entry> {
    */
   offer(entry: E, groupKey?: unknown, fromLine = false, origin?: unknown): SpillwayError | undefined {
     // What most entries find: the same turn, and room in the batch of the one before. It is most of what accepting costs.
-    if (this.#straight > 0 && groupKey === undefined && this.#straightTurn === this.#turnClock.turn) {
+    if (this.#straight > 0 && groupKey === undefined && this.#shortWayTurn === this.#turnClock.turn) {
       this.#straight--
       this.#depth++
       const { books } = this
@@ -223,7 +223,7 @@ export class BatchQueue<E extends Entry> {
     // The one that fills the batch goes the long way.
     this.#straight = Math.min(this.#policy.maxBatchSize - batch.size - 1, this.#policy.capacity - this.#depth)
     this.#straightBatch = batch
-    this.#straightTurn = this.#turnClock.turn
+    this.#shortWayTurn = this.#turnClock.turn
   }
 
   /** Accepts entries that were accepted before, in an earlier life: as one batch, due at once, whatever the limits say. */
@@ -271,7 +271,7 @@ export class BatchQueue<E extends Entry> {
    */
   join(entry: (E & GrowingEntry) | undefined, bytes: number): boolean {
     if (entry === undefined || entry !== this.#growing || bytes > this.#growingRoom) return false
-    if (this.#straightTurn !== this.#turnClock.turn) return false
+    if (this.#shortWayTurn !== this.#turnClock.turn) return false
     const batch = this.#growingBatch as Batch<E>
     this.#growingRoom -= bytes
     batch.bytes += bytes
@@ -292,7 +292,7 @@ export class BatchQueue<E extends Entry> {
     this.#growing = entry
     this.#growingBatch = batch
     this.#growingRoom = this.#policy.maxBatchBytes - batch.bytes
-    this.#straightTurn = this.#turnClock.turn
+    this.#shortWayTurn = this.#turnClock.turn
   }
 
   /** Counts one offer of an entry that hasn't left as dropped, to make room. */
