@@ -1,107 +1,185 @@
 import { type Clock, systemClock } from '../core/clock.js'
 import { StoreError } from '../core/errors.js'
+import {
+  checkDuration,
+  checkFunction,
+  checkOptionalFunction,
+  checkOptions,
+  failOption,
+  valueOr,
+} from '../core/options.js'
+import { onAbort } from '../internal/abort.js'
+import { dice, type FaultOdds } from './fault-condition.js'
 
 /** A function whose calls can be made to fail. */
 export type Faultable<A extends unknown[], R> = (...args: A) => R | PromiseLike<R>
 
-/** Options of {@link flaky}. */
-export interface FlakyOptions {
-  /** The share of calls that fail, from 0 to 1. */
-  failureRate: number
-  /** Where chance comes from; a `seededRandom` makes a run repeatable. The default is `Math.random`. */
-  random?: (() => number) | undefined
-  /** The error of a failing call; it gets the number of the call, counted from 1. */
+/** Options of {@link flaky} and {@link commitThenDrop}. */
+export interface FlakyOptions extends FaultOdds {
+  /** The share of calls that fail, from 0 to 1. The default is 1. */
+  failureRate?: number | undefined
+  /** The error of a failing call; it gets the number of the call, counted from 1. The default is a `StoreError`. */
   error?: ((call: number) => unknown) | undefined
 }
 
-/** Makes some calls reject without doing anything. */
-export function flaky<A extends unknown[], R>(fn: Faultable<A, R>, options: FlakyOptions): (...args: A) => Promise<R> {
-  const random = options.random ?? Math.random
-  let calls = 0
+/**
+ * Makes some calls reject without doing anything.
+ *
+ * @throws OptionError when an option is wrong.
+ */
+export function flaky<A extends unknown[], R>(
+  fn: Faultable<A, R>,
+  options: FlakyOptions = {},
+): (...args: A) => Promise<R> {
+  const strikes = flakyDice(fn, options)
+  const { error = injectedFailure } = options
   return async (...args) => {
-    const call = ++calls
-    if (random() < options.failureRate)
-      throw options.error?.(call) ?? new StoreError(`injected failure of call ${call}`)
+    const struck = strikes()
+    if (struck > 0) throw error(struck)
     return fn(...args)
+  }
+}
+
+/**
+ * Does the work and then loses the answer, as a connection that breaks after COMMIT does: the outcome is unknown to the caller.
+ *
+ * @throws OptionError when an option is wrong.
+ */
+export function commitThenDrop<A extends unknown[], R>(
+  fn: Faultable<A, R>,
+  options: FlakyOptions = {},
+): (...args: A) => Promise<R> {
+  const strikes = flakyDice(fn, options)
+  const { error = injectedLoss } = options
+  return async (...args) => {
+    const struck = strikes()
+    const answer = await fn(...args)
+    if (struck > 0) throw error(struck)
+    return answer
   }
 }
 
 /** Options of {@link slow} and {@link late}. */
-export interface DelayOptions {
+export interface DelayOptions extends FaultOdds {
   /** How long a call takes beyond its own time, in milliseconds; a function is asked at each call. */
   delayMs: number | (() => number)
+  /** The share of calls that are delayed, from 0 to 1. The default is 1. */
+  rate?: number | undefined
   /** Where time comes from. The default is `systemClock`. */
   clock?: Clock | undefined
 }
 
-/** Makes every call start later. A call whose last argument has a `signal` rejects when that aborts, as a good client does. */
+/**
+ * Makes calls start later. A call whose last argument has a `signal` rejects when that aborts, as a good client does.
+ *
+ * @throws OptionError when an option is wrong.
+ */
 export function slow<A extends unknown[], R>(fn: Faultable<A, R>, options: DelayOptions): (...args: A) => Promise<R> {
+  const strikes = delayDice(fn, options)
   return async (...args) => {
-    await wait(options, signalOf(args))
+    if (strikes() > 0) await wait(options, signalOf(args))
     return fn(...args)
   }
 }
 
-/** Does the work at once and answers late, whatever the signal says: the answer that comes after everyone has gone. */
+/**
+ * Does the work at once and answers late, whatever the signal says: the answer that comes after everyone has gone.
+ *
+ * @throws OptionError when an option is wrong.
+ */
 export function late<A extends unknown[], R>(fn: Faultable<A, R>, options: DelayOptions): (...args: A) => Promise<R> {
+  const strikes = delayDice(fn, options)
   return async (...args) => {
+    const struck = strikes()
     try {
       return await fn(...args)
     } finally {
-      await wait(options, undefined)
+      if (struck > 0) await wait(options, undefined)
     }
   }
 }
 
 /** Options of {@link hanging}. */
-export interface HangingOptions {
+export interface HangingOptions extends FaultOdds {
   /** The share of calls that never settle, from 0 to 1. The default is 1. */
   rate?: number | undefined
-  /** Where chance comes from. The default is `Math.random`. */
-  random?: (() => number) | undefined
 }
 
-/** Makes calls never settle, whatever their signal says. */
+/**
+ * Makes calls never settle, whatever their signal says, without doing anything.
+ *
+ * @throws OptionError when an option is wrong.
+ */
 export function hanging<A extends unknown[], R>(
   fn: Faultable<A, R>,
   options: HangingOptions = {},
 ): (...args: A) => Promise<R> {
-  const { rate = 1, random = Math.random } = options
-  return async (...args) => (random() < rate ? new Promise<never>(() => {}) : fn(...args))
+  checkFunction('fn', fn)
+  checkOptions('options', options)
+  const strikes = dice('rate', valueOr(options.rate, 1), options)
+  return async (...args) => (strikes() > 0 ? never() : fn(...args))
 }
 
-/** Does the work and then loses the answer, as a connection that breaks after COMMIT does: the outcome is unknown to the caller. */
-export function commitThenDrop<A extends unknown[], R>(
-  fn: Faultable<A, R>,
-  options: FlakyOptions,
-): (...args: A) => Promise<R> {
-  const random = options.random ?? Math.random
-  let calls = 0
-  return async (...args) => {
-    const call = ++calls
-    const answer = await fn(...args)
-    if (random() >= options.failureRate) return answer
-    throw (
-      options.error?.(call) ?? new StoreError(`injected loss of the answer to call ${call}`, { outcomeUnknown: true })
-    )
-  }
+/** The error of a call that did nothing. */
+export function injectedFailure(call: number): StoreError {
+  return new StoreError(`injected failure of call ${call}`)
 }
 
-function wait({ delayMs, clock = systemClock }: DelayOptions, signal: AbortSignal | undefined): Promise<void> {
+/** The error of a call whose answer was lost. */
+export function injectedLoss(call: number): StoreError {
+  return new StoreError(`injected loss of the answer to call ${call}`, { outcomeUnknown: true })
+}
+
+/** The answer that nobody gets. */
+export function never(): Promise<never> {
+  return new Promise(() => {})
+}
+
+/** Checks a delay, or the function that is asked for it. */
+export function checkDelay(value: number | (() => number)): void {
+  if (typeof value !== 'function') checkDuration('delayMs', value)
+}
+
+/** Waits in the time of a clock; rejects with the signal's reason when that aborts. */
+export function wait(
+  { delayMs, clock = systemClock }: Pick<DelayOptions, 'delayMs' | 'clock'>,
+  signal: AbortSignal | undefined,
+): Promise<void> {
   return new Promise((resolve, reject) => {
     if (signal?.aborted) return reject(signal.reason)
-    const give = (settle: () => void) => (): void => {
-      cancel()
-      signal?.removeEventListener('abort', abort)
-      settle()
-    }
-    const abort = give(() => reject(signal?.reason))
-    const cancel = clock.setTimer(give(resolve), typeof delayMs === 'function' ? delayMs() : delayMs)
-    signal?.addEventListener('abort', abort)
+    const cancel = clock.setTimer(
+      () => {
+        stop?.()
+        resolve()
+      },
+      typeof delayMs === 'function' ? delayMs() : delayMs,
+    )
+    const stop =
+      signal &&
+      onAbort(signal, () => {
+        cancel()
+        reject(signal.reason)
+      })
   })
 }
 
-function signalOf(args: readonly unknown[]): AbortSignal | undefined {
+/** The signal of a call, where its last argument has one. */
+export function signalOf(args: readonly unknown[]): AbortSignal | undefined {
   const signal = (args.at(-1) as { signal?: unknown } | null | undefined)?.signal
   return signal instanceof AbortSignal ? signal : undefined
+}
+
+function flakyDice(fn: unknown, options: FlakyOptions): () => number {
+  checkFunction('fn', fn)
+  checkOptions('options', options)
+  checkOptionalFunction('error', options.error)
+  return dice('failureRate', valueOr(options.failureRate, 1), options)
+}
+
+function delayDice(fn: unknown, options: DelayOptions): () => number {
+  checkFunction('fn', fn)
+  if (options === undefined) failOption('options', 'must be an object', options)
+  checkOptions('options', options)
+  checkDelay(options.delayMs)
+  return dice('rate', valueOr(options.rate, 1), options)
 }

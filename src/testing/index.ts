@@ -6,6 +6,8 @@ export { type QuotaStoreHarness, quotaStoreContract } from './contracts/quota-st
 export { type UsageJournalHarness, type UsageJournalPlace, usageJournalContract } from './contracts/usage-journal.js'
 export { type UsageSinkHarness, usageSinkContract } from './contracts/usage-sink.js'
 export { FakeClock, type FakeClockOptions } from './fake-clock.js'
+export { everyNth, type FaultCondition, type FaultOdds, type OutageOptions, outage } from './fault-condition.js'
+export { type FaultMode, FaultSwitch, type FaultSwitchOptions } from './fault-switch.js'
 export {
   commitThenDrop,
   type DelayOptions,
@@ -17,6 +19,16 @@ export {
   late,
   slow,
 } from './faults.js'
+export {
+  type FaultKind,
+  type FaultPlan,
+  type FaultyCall,
+  type FaultyOptions,
+  faulty,
+  faultyDefaults,
+  type MethodOf,
+  type PlannedFault,
+} from './faulty.js'
 export { MemoryCacheStore, type MemoryCacheStoreOptions } from './memory-cache-store.js'
 export { MemoryCounterStore, type MemoryCounterStoreOptions } from './memory-counter-store.js'
 export { MemoryInvalidationBus, type MemoryInvalidationBusOptions } from './memory-invalidation-bus.js'
