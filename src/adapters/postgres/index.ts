@@ -16,6 +16,15 @@ export type {
   PostgresQuery,
   PostgresResult,
 } from './database.js'
+export { type ExplainedStatement, type ExplainOptions, explain, explainDefaults } from './explain.js'
+export type { PlanBuffers, PlanConditions, PlanNode, PlanSort } from './explain-node.js'
+export type { PlanFinding, WorstNodes } from './explain-worst.js'
+export type { OrderColumn } from './keyset-order.js'
+export type { CursorSecret } from './page-cursor.js'
+export type { PageCondition, PageOperators, PageValue, PageWhere } from './page-where.js'
+export { type PaginateOptions, paginate } from './paginate.js'
+export { Paginator } from './paginator.js'
+export type { Page, PageRequest, PaginatorEvents, PaginatorOptions, PaginatorStats } from './paginator-options.js'
 export {
   PostgresCounterStore,
   type PostgresCounterStoreEvents,
@@ -32,6 +41,7 @@ export {
   type QueryBatcherOptions,
   type QueryBatcherStats,
 } from './query-batcher.js'
+export { type PlanTrigger, planNodes, type QueryPlan, readPlan } from './query-plan.js'
 export type {
   PostgresQuotaStoreEvents,
   PostgresQuotaStoreOptions,

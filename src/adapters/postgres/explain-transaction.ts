@@ -1,0 +1,109 @@
+import { onAbort, orAbort } from '../../internal/abort.js'
+import { isPGlite, type PGliteLike, type PostgresDatabase, type PostgresPoolLike, withClient } from './database.js'
+
+/** Runs one statement by the extended protocol, which refuses several in one. */
+export type RunStatement = <Row>(text: string, values?: readonly unknown[]) => Promise<readonly Row[]>
+
+/** What a transaction that leaves nothing behind is like. */
+export interface PassingTransactionOptions {
+  /** Whether the server refuses what writes. */
+  readonly readOnly: boolean
+  /** How long one statement may take, in milliseconds. */
+  readonly timeoutMs: number
+  /** Gives it up: what runs in the server is cancelled. */
+  readonly signal: AbortSignal | undefined
+}
+
+/** Does some work in a transaction that is always rolled back. When the signal aborts it rejects at once, with the signal's reason. */
+export function inPassingTransaction<T>(
+  database: PostgresDatabase,
+  options: PassingTransactionOptions,
+  work: (run: RunStatement) => Promise<T>,
+): Promise<T> {
+  const { signal } = options
+  if (signal?.aborted) return Promise.reject(signal.reason)
+  return orAbort(isPGlite(database) ? inPGlite(database, options, work) : inPool(database, options, work), signal)
+}
+
+async function inPGlite<T>(
+  database: PGliteLike,
+  { readOnly, timeoutMs, signal }: PassingTransactionOptions,
+  work: (run: RunStatement) => Promise<T>,
+): Promise<T> {
+  // It commits unless something is thrown.
+  const done: { answer?: T } = {}
+  try {
+    await database.transaction(async (transaction) => {
+      signal?.throwIfAborted()
+      const run: RunStatement = async <Row>(text: string, values: readonly unknown[] = []) =>
+        (await transaction.query<Row>(text, [...values])).rows
+      if (readOnly) await run('SET TRANSACTION READ ONLY')
+      await run(limitTime, [limitOf(timeoutMs)])
+      done.answer = await work(run)
+      throw done
+    })
+  } catch (error) {
+    if (error !== done) throw error
+  }
+  return done.answer as T
+}
+
+async function inPool<T>(
+  pool: PostgresPoolLike,
+  { readOnly, timeoutMs, signal }: PassingTransactionOptions,
+  work: (run: RunStatement) => Promise<T>,
+): Promise<T> {
+  return withClient(pool, async (client) => {
+    // The wait for a connection may have been long.
+    signal?.throwIfAborted()
+    const run: RunStatement = async <Row>(text: string, values: readonly unknown[] = []) =>
+      (await client.query({ text, values: [...values], queryMode: 'extended' })).rows as readonly Row[]
+    await client.query({ text: readOnly ? 'BEGIN READ ONLY' : 'BEGIN' })
+    let cancellation: Cancellation | undefined
+    try {
+      const [session] = await run<{ pid: number }>(limitTime, [limitOf(timeoutMs)])
+      signal?.throwIfAborted()
+      cancellation = new Cancellation(pool, session?.pid ?? 0, signal)
+      return await work(run)
+    } finally {
+      await cancellation?.end()
+      const rollBack = (): Promise<unknown> => client.query({ text: 'ROLLBACK' })
+      // A cancellation that came late may have met the first; if the second fails too, so has the connection.
+      await rollBack()
+        .catch(rollBack)
+        .catch(() => undefined)
+    }
+  })
+}
+
+const limitTime = `SELECT set_config('statement_timeout', $1, true), pg_backend_pid() AS pid`
+
+function limitOf(timeoutMs: number): string {
+  return String(Math.ceil(timeoutMs))
+}
+
+/** Cancels what a session runs, when a signal aborts, by another connection of the pool. */
+class Cancellation {
+  readonly #stop: (() => void) | undefined
+  #ended = false
+  #sent: Promise<unknown> | undefined
+
+  constructor(pool: PostgresPoolLike, pid: number, signal: AbortSignal | undefined) {
+    if (signal === undefined) return
+    this.#stop = onAbort(signal, () => {
+      withClient(pool, async (client) => {
+        // By the time that there was a connection, the session may be somebody else's.
+        if (this.#ended) return
+        this.#sent = client.query({ text: 'SELECT pg_cancel_backend($1)', values: [pid] })
+        await this.#sent
+      }).catch(() => undefined)
+    })
+  }
+
+  /** Resolves when nothing can hit the session any more. One that waits for a connection isn't waited for: that may be this one. */
+  async end(): Promise<void> {
+    this.#ended = true
+    this.#stop?.()
+    await this.#sent?.catch(() => undefined)
+  }
+}
