@@ -62,7 +62,8 @@ export interface FileSinkOptions extends ComponentOptions {
    */
   maxRetryDelayMs?: number | undefined
   /**
-   * How long `writeSync` waits, in milliseconds, for a write that is in flight, for a slow reader and for space. 0 doesn't wait.
+   * How long `writeSync` waits, in milliseconds, for a write that is in flight, for a slow reader and for space; all calls of one turn
+   * of the event loop together. 0 doesn't wait.
    * @defaultValue 2000
    */
   syncTimeoutMs?: number | undefined

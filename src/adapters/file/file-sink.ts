@@ -129,12 +129,12 @@ export class FileSink extends Component<FileSinkEvents, FileSinkStats> implement
 
   /**
    * The same, synchronously, for a process that is about to end: what earlier calls of `write` haven't written comes first, also when
-   * it is in flight in the thread pool. It waits for that, for a reader and for space, up to `syncTimeoutMs`. It never rotates.
+   * it is in flight in the thread pool. It waits for that, for a reader and for space, up to `syncTimeoutMs`. It never rotates, and an
+   * empty chunk only brings to an end what came before.
    *
    * @returns nothing when all is written; otherwise a promise, as of `write`: it goes on with what is left.
    * @throws StoreError when the chunk failed for good, as `write` rejects; ClosedError after `close`; OptionError for what is no string.
    */
-  // biome-ignore lint/suspicious/noConfusingVoidType: the port's answer is nothing or a promise.
   writeSync(chunk: string): void | Promise<void> {
     const write = this.#accept(chunk)
     this.#writer.writeOut()

@@ -1,3 +1,4 @@
+export { type AsWritableOptions, asWritable, asWritableDefaults, type LineBuffer } from './as-writable.js'
 export type { DeadLetter } from './dead-letter-file.js'
 export { FileJournal, type FileJournalEvents, type FileJournalOptions, type FileJournalStats } from './file-journal.js'
 export { FileSink } from './file-sink.js'

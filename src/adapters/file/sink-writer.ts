@@ -76,6 +76,8 @@ export class SinkWriter {
   /** Set while the first write waits before another try. */
   #cancelRetry: (() => void) | undefined
   #retry = 0
+  /** How long synchronous writes still wait in this turn of the event loop. */
+  #patience: BlockingWait | undefined
   /** Whether a loop over the writes is running: what its listeners call must begin no second one. */
   #looping = false
 
@@ -139,7 +141,7 @@ export class SinkWriter {
     this.#looping = true
     this.#cancelRetry?.()
     this.#cancelRetry = undefined
-    const wait = new BlockingWait(this.#policy.syncTimeoutMs)
+    const wait = this.#patienceOfTurn()
     const flight = this.#flight
     if (flight === undefined || flight.taken !== undefined || this.#takeOver(flight, wait)) this.#writeAll(wait)
     this.#looping = nested
@@ -287,6 +289,16 @@ export class SinkWriter {
     }, delay)
     this.#face.waiting()
     this.#face.blocked(error)
+  }
+
+  #patienceOfTurn(): BlockingWait {
+    if (this.#patience === undefined) {
+      this.#patience = new BlockingWait(this.#policy.syncTimeoutMs)
+      this.#clock.defer(() => {
+        this.#patience = undefined
+      })
+    }
+    return this.#patience
   }
 
   /** Waits until a write in the thread pool is done, and notes what became of it. @returns whether it is. */
