@@ -5,7 +5,7 @@ export { type InvalidationBusHarness, invalidationBusContract } from './contract
 export { type QuotaStoreHarness, quotaStoreContract } from './contracts/quota-store.js'
 export { type UsageJournalHarness, type UsageJournalPlace, usageJournalContract } from './contracts/usage-journal.js'
 export { type UsageSinkHarness, usageSinkContract } from './contracts/usage-sink.js'
-export { FakeClock, type FakeClockOptions } from './fake-clock.js'
+export { FakeClock, type FakeClockOptions, StuckError, type UntilOptions, untilDefaults } from './fake-clock.js'
 export { everyNth, type FaultCondition, type FaultOdds, type OutageOptions, outage } from './fault-condition.js'
 export { type FaultMode, FaultSwitch, type FaultSwitchOptions } from './fault-switch.js'
 export {
@@ -34,3 +34,6 @@ export { MemoryCounterStore, type MemoryCounterStoreOptions } from './memory-cou
 export { MemoryInvalidationBus, type MemoryInvalidationBusOptions } from './memory-invalidation-bus.js'
 export { type JournalOperation, MemoryUsageJournal, type MemoryUsageJournalOptions } from './memory-usage-journal.js'
 export { seededRandom } from './seeded-random.js'
+export { type Scenario, type SimulateOptions, type SimulationReport, simulate, simulateDefaults } from './simulate.js'
+export { SimulationError } from './simulation-error.js'
+export type { SimulationWorld } from './simulation-run.js'
