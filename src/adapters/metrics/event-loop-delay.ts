@@ -31,15 +31,19 @@ export const eventLoopMetrics: readonly Metric[] = delays.map(([metric]) => metr
 export class EventLoopDelay {
   readonly #histogram = monitorEventLoopDelay({ resolution: resolutionMs })
 
+  #last: readonly (readonly [Metric, number])[] = []
+
   constructor() {
     this.#histogram.enable()
   }
 
-  /** Reads what was measured since the last time, nothing where that is nothing. */
+  /** Reads what was measured since the last time; where that is nothing yet, the same as then. */
   collect(observe: Observe): void {
-    if (this.#histogram.count === 0) return
-    for (const [metric, read] of delays) observe(metric, read(this.#histogram) / 1e9, {})
-    this.#histogram.reset()
+    if (this.#histogram.count > 0) {
+      this.#last = delays.map(([metric, read]) => [metric, read(this.#histogram) / 1e9])
+      this.#histogram.reset()
+    }
+    for (const [metric, seconds] of this.#last) observe(metric, seconds, {})
   }
 
   /** Measures no more. */

@@ -2,6 +2,7 @@ import type { ComponentKind } from './component-kind.js'
 import { counter, gauge, sum, summary } from './metric.js'
 import { connectionState, poolConnections, poolMax, poolWaiting } from './shared-metrics.js'
 import {
+  flag,
   group,
   isObject,
   latency,
@@ -37,6 +38,25 @@ const fileJournal: StatsRules = {
   segments: value(sum('spillway.journal.segments', '{segment}', 'How many segments there are.')),
   tornTailCuts: journal('torn_tail_cuts', '{cut}', 'Incomplete writes that were cut off.'),
   failures: journal('failures', '{failure}', 'What failed: groups of calls, removals, dead letters.'),
+}
+
+const chunks = counter('spillway.log.sink.chunks', '{chunk}', 'Chunks of lines that came to a file, by outcome.')
+const sink = (rest: string, unit: string, description: string) =>
+  value(counter(`spillway.log.sink.${rest}`, unit, description))
+const fileSink: StatsRules = {
+  name,
+  offered: total('spillway.log.sink.chunks and spillway.log.sink.pending_chunks'),
+  ...outcomes(chunks, ['succeeded', 'failed', 'rejected']),
+  pending: value(sum('spillway.log.sink.pending_chunks', '{chunk}', "Chunks that aren't settled.")),
+  pendingBytes: value(sum('spillway.log.sink.pending', 'By', 'What is left to write of those.')),
+  writtenBytes: sink('written', 'By', 'What was written.'),
+  shortWrites: sink('short_writes', '{write}', 'Writes of which the system took a part.'),
+  retries: sink('retries', '{wait}', 'Waits before another try.'),
+  stalled: flag(gauge('spillway.log.sink.stalled', '{sink}', 'Whether nothing can be written.')),
+  opens: sink('opens', '{open}', 'Times that the file was opened, or opened anew.'),
+  rotations: sink('rotations', '{rotation}', 'Rotations.'),
+  failures: sink('failures', '{failure}', 'What failed for good: writes, opening, rotations.'),
+  fileBytes: value(sum('spillway.log.sink.size', 'By', 'How long the current file is.')),
 }
 
 const grpcCalls = counter('spillway.grpc.calls', '{call}', 'Calls over channels, by outcome.')
@@ -80,7 +100,7 @@ const ackedStream: StatsRules = {
   offered: total('spillway.stream.messages and spillway.stream.pending_messages'),
   ...outcomes(messages, four),
   pending: value(sum('spillway.stream.pending_messages', '{message}', "Messages that aren't acknowledged yet.")),
-  state: state(gauge('spillway.stream.state', '{stream}', 'The state of a stream: 1 for the one that it is in.'), [
+  state: state(sum('spillway.stream.state', '{stream}', 'The state of a stream: 1 for the one that it is in.'), [
     'open',
     'idle',
     'waiting',
@@ -143,13 +163,14 @@ const consulRegistration: StatsRules = {
   name,
   id: leftOut('it is unbounded: each start of a process may have another one'),
   state: state(
-    gauge('spillway.consul.state', '{registration}', 'The state of a registration: 1 for the one that it is in.'),
+    sum('spillway.consul.state', '{registration}', 'The state of a registration: 1 for the one that it is in.'),
     ['idle', 'registering', 'registered', 'closing', 'closed'],
   ),
-  status: state(
-    gauge('spillway.consul.status', '{registration}', 'The health that was reported last: 1 for that one.'),
-    ['passing', 'warning', 'critical'],
-  ),
+  status: state(sum('spillway.consul.status', '{registration}', 'The health that was reported last: 1 for that one.'), [
+    'passing',
+    'warning',
+    'critical',
+  ]),
   ...outcomes(registrations, { registrations: 'succeeded', registerFailures: 'failed' }),
   ...outcomes(heartbeats, { heartbeats: 'succeeded', heartbeatFailures: 'failed' }),
   forgotten: value(counter('spillway.consul.forgotten', '{time}', 'How often the agent had forgotten the service.')),
@@ -176,6 +197,7 @@ function originsOf(agent: object): Readonly<Record<string, Readonly<Record<strin
 /** The adapters that carry calls, and the pools of other packages. */
 export const adapterKinds: readonly ComponentKind[] = [
   { classes: ['FileJournal'], knownBy: ['tornTailCuts', 'segments', 'syncs'], rules: fileJournal },
+  { classes: ['FileSink'], knownBy: ['shortWrites', 'rotations', 'fileBytes'], rules: fileSink },
   {
     classes: ['GrpcBalancedPool'],
     knownBy: ['attempts', 'instances', 'draining'],

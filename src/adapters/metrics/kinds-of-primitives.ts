@@ -24,7 +24,7 @@ const breakerCalls = counter('spillway.breaker.calls', '{call}', 'Calls of circu
 const breaker: StatsRules = {
   name,
   state: state(
-    gauge('spillway.breaker.state', '{breaker}', 'The state of a circuit breaker: 1 for the one that it is in.'),
+    sum('spillway.breaker.state', '{breaker}', 'The state of a circuit breaker: 1 for the one that it is in.'),
     breakerStates,
   ),
   offered: total('spillway.breaker.calls and spillway.breaker.pending_calls'),
@@ -81,11 +81,7 @@ const multiLevelCache: StatsRules = {
     timeouts: cache('store.timeouts', '{call}', 'Calls of the shared tier that took longer than they may.'),
     rejected: cache('store.rejected_calls', '{call}', "Calls that the shared tier's breaker turned away."),
     state: state(
-      gauge(
-        'spillway.cache.store.state',
-        '{breaker}',
-        "The state of the shared tier's breaker: 1 for the one it is in.",
-      ),
+      sum('spillway.cache.store.state', '{breaker}', "The state of the shared tier's breaker: 1 for the one it is in."),
       breakerStates,
     ),
     replay: group({

@@ -47,6 +47,15 @@ const counterStore: StatsRules = {
   refused: pg('refused_increments', '{increment}', 'Increments and sums that were refused alone.'),
 }
 
+const pages = counter('spillway.postgres.pages', '{page}', 'Pages that were asked for, by outcome.')
+const paginator: StatsRules = {
+  name,
+  ...outcomes(pages, { pages: 'succeeded', refused: 'refused', failed: 'failed', aborted: 'aborted' }),
+  rows: pg('paged_rows', '{row}', 'Rows of pages that were read.'),
+  pending: value(sum('spillway.postgres.pending_pages', '{page}', "Pages that aren't read yet.")),
+  catalogReads: pg('catalog_reads', '{call}', 'How often the catalog was read.'),
+}
+
 const bus = (rest: string, unit: string, description: string) =>
   value(counter(`spillway.redis.bus.${rest}`, unit, description))
 const busInvalidations = counter(
@@ -56,7 +65,7 @@ const busInvalidations = counter(
 )
 const invalidationBus: StatsRules = {
   name,
-  subscribed: flag(gauge('spillway.redis.bus.subscribed', '{bus}', 'Whether messages come.')),
+  subscribed: flag(gauge('spillway.redis.bus.subscribed', '{bus}', 'Whether messages come.', 'min')),
   links: value(sum('spillway.redis.bus.links', '{link}', 'Links that are open.')),
   offered: total('spillway.redis.bus.invalidations and spillway.redis.bus.pending_invalidations'),
   ...outcomes(busInvalidations, ['published', 'merged', 'lost']),
@@ -143,8 +152,8 @@ const news = counter('spillway.redis.breakers.news', '{message}', 'Messages of o
 const leases = counter('spillway.redis.breakers.leases', '{lease}', 'Leases of probes that were asked for, by outcome.')
 const breakerShare: StatsRules = {
   name,
-  connected: flag(gauge('spillway.redis.breakers.connected', '{share}', 'Whether Redis answers.')),
-  subscribed: flag(gauge('spillway.redis.breakers.subscribed', '{share}', 'Whether messages come.')),
+  connected: flag(gauge('spillway.redis.breakers.connected', '{share}', 'Whether Redis answers.', 'min')),
+  subscribed: flag(gauge('spillway.redis.breakers.subscribed', '{share}', 'Whether messages come.', 'min')),
   circuits: value(sum('spillway.redis.breakers.circuits', '{breaker}', 'Breakers that have joined.')),
   offered: total('spillway.redis.breakers.publications and spillway.redis.breakers.pending_publications'),
   ...outcomes(publications, ['succeeded', 'failed']),
@@ -193,6 +202,7 @@ export const storeKinds: readonly ComponentKind[] = [
   { classes: ['PostgresQuotaStore'], knownBy: ['applied', 'partitionsMade', 'holdsRemoved'], rules: quotaStore },
   { classes: ['PostgresUsageSink'], knownBy: ['applied', 'counted', 'partitionsMade'], rules: usageSink },
   { classes: ['PostgresCounterStore'], knownBy: ['applied', 'walked', 'cleanUpFailures'], rules: counterStore },
+  { classes: ['Paginator'], knownBy: ['pages', 'rows', 'catalogReads'], rules: paginator },
   { classes: ['RedisInvalidationBus'], knownBy: ['published', 'heard', 'senders'], rules: invalidationBus },
   {
     classes: ['RedisUsageWorker'],

@@ -2,8 +2,10 @@ import { counter, gauge, histogram, type Metric, sum } from './metric.js'
 
 // What components of several kinds tell.
 
-/** 5 ms to 10 s: OpenTelemetry's advice for durations of HTTP and database calls. */
-const durationBuckets = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10] as const
+/** 1 ms to 10 s: what OpenTelemetry's conventions advise for calls of databases, with their finer steps for those of HTTP. */
+const durationBuckets = [
+  0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10,
+] as const
 const sizeBuckets = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000] as const
 
 /** How long batches took. */
@@ -27,6 +29,7 @@ export const healthy: Metric = gauge(
   'spillway.component.healthy',
   '{component}',
   'Whether the component says that it is well.',
+  'min',
 )
 
 /** Connections of a pool. */
