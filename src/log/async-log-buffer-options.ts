@@ -49,11 +49,15 @@ export interface AsyncLogBufferOptions extends ComponentOptions {
   /**
    * The line that the log itself gets after lines were lost, be it for want of room or with a chunk that failed. The default is JSON as
    * pino writes it: `{"level":40,"time":1767225600000,"name":"async-log-buffer","dropped":42,"msg":"42 log lines were dropped"}`.
+   * An empty text writes none. If it throws or answers no string, the default is written, and a warning says so once.
    */
   onDropLine?: ((count: number) => string) | undefined
 }
 
-/** Events of `AsyncLogBuffer`. */
+/**
+ * Events of `AsyncLogBuffer`. A listener may write to the same log; such lines are written in chunks of their own and have no events,
+ * so that a failing sink isn't told of itself for ever. What a listener writes later, after an `await`, is a line like any other.
+ */
 export interface AsyncLogBufferEvents {
   /** A chunk was handed over to the sink. */
   written: { readonly lines: number; readonly attempts: number; readonly durationMs: number }
@@ -61,7 +65,7 @@ export interface AsyncLogBufferEvents {
   retried: { readonly attempt: number; readonly delayMs: number; readonly error: unknown }
   /** A chunk failed for good, or was given up by `close`. These lines are in nobody's hands now. */
   failed: { readonly lines: readonly string[]; readonly attempts: number; readonly error: unknown }
-  /** A line was dropped for want of room. Lines that a listener writes while it is told may be dropped without an event. */
+  /** A line was dropped for want of room. */
   dropped: { readonly line: string; readonly reason: 'drop-newest' | 'drop-oldest' }
   /** A line was refused: the buffer is full or closed, or it was no string. */
   rejected: { readonly line: unknown; readonly error: unknown }
@@ -71,6 +75,6 @@ export interface AsyncLogBufferEvents {
 export interface AsyncLogBufferStats extends BatchStats {
   /** Lines in the log that say how many were lost. They are in none of the other counts. */
   readonly dropLines: number
-  /** Lines that were lost and of which the log doesn't tell yet. */
+  /** Lines that were dropped or failed and of which the log doesn't tell yet. */
   readonly untoldDrops: number
 }

@@ -1,6 +1,6 @@
 import { ClosableComponent, type FlushReport } from '../core/component.js'
 import { FullError, InvalidEventError, StoreError } from '../core/errors.js'
-import { warn } from '../core/events.js'
+import { describeError, isThenable, warn } from '../core/events.js'
 import {
   checkFunction,
   checkOptionalFunction,
@@ -10,8 +10,10 @@ import {
   valueOr,
 } from '../core/options.js'
 import type { LogSink } from '../core/ports.js'
+import { type ContextRunner, captureContext } from '../internal/async-context.js'
 import { resolveBatchOptions } from '../internal/batch-options.js'
 import { type BatchFace, BatchQueue } from '../internal/batch-queue.js'
+import { leaveAlone } from '../internal/deferred.js'
 import type { AsyncLogBufferEvents, AsyncLogBufferOptions, AsyncLogBufferStats } from './async-log-buffer-options.js'
 import { ended, LogChunk, linesOf, textOf } from './log-chunk.js'
 import { WaitingLines } from './waiting-lines.js'
@@ -51,7 +53,11 @@ export class AsyncLogBuffer extends ClosableComponent<AsyncLogBufferEvents, Asyn
     retry: { attempts: 1, delayMs: 100, maxDelayMs: 30_000 },
   } as const
 
+  /** By this, `pino(log)` knows a destination from options. */
+  readonly writable = true
+
   readonly #sink: LogSink
+  readonly #inContext: ContextRunner = captureContext()
   readonly #queue: BatchQueue<LogChunk>
   readonly #capacity: number
   readonly #maxBatchBytes: number
@@ -60,11 +66,18 @@ export class AsyncLogBuffer extends ClosableComponent<AsyncLogBufferEvents, Asyn
   readonly #waiting: WaitingLines
   /** The chunk that lines of this turn join. */
   #open: LogChunk | undefined
-  /** Lines that were lost and of which the log doesn't tell yet. */
+  /** How many chunks there were. */
+  #order = 0
+  /** Lost lines of which no line tells yet that is on its way. */
   #lost = 0
-  /** The chunk after which the first of them was lost; undefined where the next chunk is to tell of them first. */
-  #lostAfter: LogChunk | undefined
+  /** Behind which chunk the first of them was lost, by its order. */
+  #lostBehind = 0
+  /** Lost lines of which the log tells. */
+  #told = 0
   #dropLines = 0
+  /** Whether the sink is writing a line of these that came with no chunk. */
+  #tellingLast = false
+  /** Whether listeners are being told of lines. */
   #telling = false
   #dropLineReported = false
   /** A synchronous flush in progress. */
@@ -142,12 +155,14 @@ export class AsyncLogBuffer extends ClosableComponent<AsyncLogBufferEvents, Asyn
   override flush(callback?: (error?: Error) => void): Promise<FlushReport> {
     const flushed = this.#queue.flush()
     if (typeof callback === 'function') {
+      const report = (error: unknown): void =>
+        warn(`${this.name}: the callback of flush threw: ${describeError(error)}`)
       void flushed.then(({ failed }) => {
         try {
-          if (failed > 0) callback(this.#failureOf(failed))
-          else callback()
+          const returned: unknown = failed > 0 ? callback(this.#failureOf(failed)) : callback()
+          if (isThenable(returned)) returned.then(undefined, report)
         } catch (error) {
-          warn(`${this.name}: the callback of flush threw: ${String(error)}`)
+          report(error)
         }
       })
     }
@@ -159,19 +174,17 @@ export class AsyncLogBuffer extends ClosableComponent<AsyncLogBufferEvents, Asyn
    * goes on accepting.
    *
    * @throws StoreError when the sink can't write synchronously, or hasn't taken all of it yet: it goes on trying with what is left, as
-   * long as the process lives. What it threw is thrown as it is; those lines failed.
+   * long as the process lives. What it threw is thrown as it is; those lines failed, or are tried again where `retry` says so.
    */
   flushSync(): void {
-    const queue = this.#queue
+    const { books } = this.#queue
     // Called from within the sink's own synchronous write, it would come in between.
-    if (this.#sync !== undefined || queue.books.queued + queue.books.inFlight + this.#lost === 0) return
+    if (this.#sync !== undefined) return
+    if (books.queued + books.inFlight + this.#lost === 0 && !this.#tellingLast) return
     const sync = this.#writerSync()
     this.#sync = sync
     try {
-      queue.expel()
-      if (this.#lost > 0) this.#tellSync(sync)
-      // Nothing was waiting, but a write in flight must come to its end too.
-      else if (sync.calls === 0) sync.write('')
+      this.#inContext(() => this.#expel(sync))
     } finally {
       this.#sync = undefined
     }
@@ -193,22 +206,14 @@ export class AsyncLogBuffer extends ClosableComponent<AsyncLogBufferEvents, Asyn
     return {
       ...this.#queue.books.stats(this.name, this.#queue.running),
       dropLines: this.#dropLines,
-      untoldDrops: this.#lost,
+      untoldDrops: this.#untoldDrops,
     }
   }
 
   protected override async drain(): Promise<void> {
     await this.#queue.drain()
     // What was lost with the last chunk has no other line to come with.
-    if (this.#lost === 0) return
-    const count = this.#lost
-    this.#lost = 0
-    try {
-      await this.#sink.write(this.#dropLine(count))
-      this.#dropLines++
-    } catch {
-      this.#lost += count
-    }
+    if (this.#lost > 0) await this.#inContext(() => this.#tellLast((line) => this.#sink.write(line)))
   }
 
   protected override abandon(): number {
@@ -225,15 +230,13 @@ export class AsyncLogBuffer extends ClosableComponent<AsyncLogBufferEvents, Asyn
     if (this.#queue.books.queued < this.#capacity) return this.#accept(line)
     if (this.#overflow === 'reject') return this.#reject(line, this.#fullError())
     const loser = this.#waiting.giveWay(line)
-    this.#lost++
+    // The first of them says where in the log they would have been.
+    if (this.#lost++ === 0) this.#lostBehind = loser === undefined ? this.#order : loser.chunk.order - 1
     if (loser === undefined) {
       this.#queue.dropNewcomer()
-      // The first of them says where in the log they would have been.
-      if (this.#lost === 1) this.#lostAfter = this.#waiting.last
       this.#tellDropped(line, 'drop-newest')
       return false
     }
-    if (this.#lost === 1) this.#lostAfter = undefined
     this.#queue.dropOne(loser.chunk, this.#bytesOf(loser.line))
     const accepted = this.#accept(line)
     this.#tellDropped(loser.line, this.#overflow)
@@ -247,7 +250,7 @@ export class AsyncLogBuffer extends ClosableComponent<AsyncLogBufferEvents, Asyn
       this.#waiting.rank(this.#open)
       return true
     }
-    const chunk = new LogChunk(line, bytes)
+    const chunk = new LogChunk(line, bytes, ++this.#order, this.#telling)
     const refusal = this.#queue.offer(chunk)
     if (refusal !== undefined) return this.#recordRejected(line, refusal)
     this.#open = chunk
@@ -268,23 +271,33 @@ export class AsyncLogBuffer extends ClosableComponent<AsyncLogBufferEvents, Asyn
   }
 
   #recordRejected(line: unknown, error: unknown): false {
-    if (this.events.has('rejected')) this.#tell(() => this.events.emit('rejected', { line, error }))
+    if (!this.#telling && this.events.has('rejected')) this.#tell(() => this.events.emit('rejected', { line, error }))
     return false
   }
 
   #tellDropped(line: string, reason: 'drop-newest' | 'drop-oldest'): void {
-    if (this.events.has('dropped')) this.#tell(() => this.events.emit('dropped', { line, reason }))
+    if (!this.#telling && this.events.has('dropped')) this.#tell(() => this.events.emit('dropped', { line, reason }))
   }
 
-  /** A listener that logs what it is told finds the same full buffer: it isn't told of that again. */
+  /**
+   * Whoever logs what he is told writes to the log that he is told of. Those lines are echoes: kept apart from others, and without
+   * events of their own, or a sink that fails would be told to itself for ever.
+   */
   #tell(emit: () => void): void {
-    if (this.#telling) return
+    const outer = this.#telling
+    const open = this.#open
     this.#telling = true
+    this.#open = undefined
     try {
       emit()
     } finally {
-      this.#telling = false
+      this.#telling = outer
+      this.#open = open
     }
+  }
+
+  #tellOf(event: keyof AsyncLogBufferEvents, chunks: readonly LogChunk[], emit: () => void): void {
+    if (this.events.has(event) && !chunks.every((chunk) => chunk.echo)) this.#tell(emit)
   }
 
   #fullError(): FullError {
@@ -310,53 +323,87 @@ export class AsyncLogBuffer extends ClosableComponent<AsyncLogBufferEvents, Asyn
         return this.#sync === undefined ? this.#sink.write(first.text) : this.#sync.write(first.text)
       },
       complete: (chunk) => {
-        if (chunk.told > 0) this.#dropLines++
+        if (chunk.told > 0) this.#recordTold(chunk.told)
         return true
       },
       fail: (chunk) => {
         this.#lost += chunk.units + chunk.told
       },
       left: (chunk) => {
-        chunk.gone = true
         this.#waiting.remove(chunk)
         if (this.#open === chunk) this.#open = undefined
       },
-      onRetried: (_portion, attempt, delayMs, error) => {
-        if (events.has('retried')) events.emit('retried', { attempt, delayMs, error })
+      onRetried: ({ entries }, attempt, delayMs, error) => {
+        this.#tellOf('retried', entries, () => events.emit('retried', { attempt, delayMs, error }))
       },
-      onSettled: (portion, lines, _failed, durationMs) => {
-        if (lines > 0 && events.has('written'))
-          events.emit('written', { lines, attempts: portion.attempts, durationMs })
+      onSettled: ({ entries, attempts }, lines, _failed, durationMs) => {
+        if (lines > 0) this.#tellOf('written', entries, () => events.emit('written', { lines, attempts, durationMs }))
       },
-      onFailed: (portion, chunks, error) => {
+      onFailed: ({ attempts }, chunks, error) => {
         this.#latestFailure = error
-        if (events.has('failed')) events.emit('failed', { lines: linesOf(chunks), attempts: portion.attempts, error })
+        this.#tellOf('failed', chunks, () => events.emit('failed', { lines: linesOf(chunks), attempts, error }))
       },
     }
   }
 
   /** What the sink gets for chunks: their lines, and where it belongs the line that tells how many were lost. */
   #textOf(first: LogChunk, chunks: readonly LogChunk[]): string {
-    const text = textOf(chunks)
-    if (this.#lost === 0) return text
-    const after = this.#lostAfter
+    const behind = this.#lostBehind
     // They were lost behind a chunk that comes later.
-    if (after !== undefined && !after.gone) return text
-    const count = this.#lost
+    if (this.#lost === 0 || (chunks.at(-1) as LogChunk).order < behind) return textOf(chunks)
+    const count = this.#takeLost()
     const line = this.#dropLine(count)
+    if (line === '') this.#told += count
+    else first.told = count
+    const later = chunks.findIndex((chunk) => chunk.order > behind)
+    if (later === -1) return textOf(chunks) + line
+    return textOf(chunks.slice(0, later)) + line + textOf(chunks.slice(later))
+  }
+
+  #takeLost(): number {
+    const count = this.#lost
     this.#lost = 0
-    this.#lostAfter = undefined
-    first.told = count
-    return after === undefined ? line + text : text + line
+    this.#lostBehind = 0
+    return count
+  }
+
+  #recordTold(count: number): void {
+    this.#told += count
+    this.#dropLines++
+  }
+
+  /** Derived from the books, so that it counts what is on its way too. */
+  get #untoldDrops(): number {
+    const { accepted, droppedAtEntry } = this.#queue.books
+    return accepted.dropped + droppedAtEntry + accepted.failed - this.#told
+  }
+
+  /** Writes the line that tells of what was lost, where no chunk comes that it could go with. Never throws. */
+  async #tellLast(write: (line: string) => void | PromiseLike<void>): Promise<void> {
+    const count = this.#takeLost()
+    const line = this.#dropLine(count)
+    if (line === '') {
+      this.#told += count
+      return
+    }
+    this.#tellingLast = true
+    try {
+      await write(line)
+      this.#recordTold(count)
+    } catch {
+      this.#lost += count
+    } finally {
+      this.#tellingLast = false
+    }
   }
 
   #dropLine(count: number): string {
     try {
       const line = this.#onDropLine?.(count)
-      if (typeof line === 'string') return ended(line)
+      if (typeof line === 'string') return line === '' ? '' : ended(line)
       if (this.#onDropLine !== undefined) this.#reportDropLine(`answered ${describeValue(line)} and no string`)
     } catch (error) {
-      this.#reportDropLine(`threw: ${String(error)}`)
+      this.#reportDropLine(`threw: ${describeError(error)}`)
     }
     const lines = count === 1 ? '1 log line was dropped' : `${count} log lines were dropped`
     const { name } = this
@@ -379,16 +426,11 @@ export class AsyncLogBuffer extends ClosableComponent<AsyncLogBufferEvents, Asyn
     return new SyncFlush((text) => sink.writeSync?.(text))
   }
 
-  #tellSync(sync: SyncFlush): void {
-    const count = this.#lost
-    this.#lost = 0
-    this.#lostAfter = undefined
-    try {
-      sync.write(this.#dropLine(count))
-      this.#dropLines++
-    } catch {
-      this.#lost += count
-    }
+  #expel(sync: SyncFlush): void {
+    this.#queue.expel()
+    if (this.#lost > 0) void this.#tellLast((line) => sync.write(line))
+    // Nothing was waiting, but a write in flight must come to its end too.
+    else if (sync.calls === 0) leaveAlone(sync.write(''))
   }
 
   #failureOf(failed: number): Error {

@@ -3,21 +3,33 @@ import type { Cohort } from '../internal/batch-books.js'
 import type { ListNode } from '../internal/linked-list.js'
 
 const newline = 10
+/** How many gaps a chunk keeps before it closes them. */
+const gapsAllowed = 64
+
+/** Where a line is, and how important it is. */
+export interface LinePlace {
+  readonly chunk: LogChunk
+  index: number
+  readonly level: number
+}
 
 /** Lines that came in one turn and leave together. */
 export class LogChunk implements GrowingEntry {
   /** In their order; where one was dropped, nothing. */
-  readonly lines: (string | undefined)[]
+  lines: (string | undefined)[]
   /** Lines before this one were dropped. */
   head = 0
-  /** How important each line is, once somebody asked. */
-  levels: number[] | undefined = undefined
+  /** The place of each line, once somebody asked how important it is. */
+  places: (LinePlace | undefined)[] | undefined = undefined
+  /** Its place among all chunks of its buffer. */
+  readonly order: number
+  /** Whether listeners wrote it while they were told of other lines. */
+  readonly echo: boolean
   /** What the sink got for it and the chunks that left with it; only the first of them has it. */
   text: string | undefined = undefined
   /** How many lost lines that text tells of. */
   told = 0
-  /** Whether it has left the queue. */
-  gone = false
+  #gaps = 0
   cohort: Cohort = noCohort
   batch: Batch<Entry> | undefined = undefined
   done = false
@@ -26,13 +38,42 @@ export class LogChunk implements GrowingEntry {
   bytes: number
   place: ListNode<Entry> | undefined = undefined
 
-  constructor(line: string, bytes: number) {
+  constructor(line: string, bytes: number, order: number, echo: boolean) {
     this.lines = [line]
     this.bytes = bytes
+    this.order = order
+    this.echo = echo
   }
 
   get key(): undefined {
     return undefined
+  }
+
+  /** Takes out a line. */
+  drop(index: number): string {
+    const line = this.lines[index] as string
+    this.lines[index] = undefined
+    if (this.places !== undefined) this.places[index] = undefined
+    if (++this.#gaps > gapsAllowed && this.#gaps * 2 > this.lines.length) this.#closeGaps()
+    return line
+  }
+
+  /** Without it, a chunk whose lines go as fast as they come would remember each of them. */
+  #closeGaps(): void {
+    const { lines, places } = this
+    this.lines = []
+    this.places = places && []
+    for (let index = 0; index < lines.length; index++) {
+      if (lines[index] === undefined) continue
+      const place = places?.[index]
+      if (place !== undefined) {
+        place.index = this.lines.length
+        ;(this.places as LinePlace[])[place.index] = place
+      }
+      this.lines.push(lines[index])
+    }
+    this.head = 0
+    this.#gaps = 0
   }
 }
 
@@ -48,8 +89,7 @@ export function linesOf(chunks: readonly LogChunk[]): string[] {
  * into a rope copies it.
  */
 export function textOf(chunks: readonly LogChunk[]): string {
-  const first = chunks[0] as LogChunk
-  const lines = chunks.length === 1 ? first.lines : chunks.flatMap((chunk) => chunk.lines)
+  const lines = chunks.length === 1 ? (chunks[0] as LogChunk).lines : chunks.flatMap((chunk) => chunk.lines)
   const text = lines.join('')
   let end = 0
   for (const line of lines) {

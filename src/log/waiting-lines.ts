@@ -1,18 +1,18 @@
-import type { LogChunk } from './log-chunk.js'
+import type { LinePlace, LogChunk } from './log-chunk.js'
 
 /** How many empty places a rank keeps before it closes the gap. */
 const gapAllowed = 256
 
-/** A line and where it is. */
-interface Place {
+/** A line that made room for a newer one. */
+export interface Loser {
   readonly chunk: LogChunk
-  readonly index: number
+  readonly line: string
 }
 
 /** Lines of one level, oldest first. */
 interface Rank {
   readonly level: number
-  readonly places: Place[]
+  readonly places: LinePlace[]
   /** How many of the first places are empty. */
   head: number
 }
@@ -20,8 +20,8 @@ interface Rank {
 /**
  * The chunks that wait, and which of their lines goes first when there is no room.
  *
- * Levels are asked for when the first line has to go, and kept as long as no chunk leaves: while there is room, and that is nearly
- * always, a level costs nothing.
+ * Levels are asked for when the first line has to go, and the ranks are kept as long as no chunk leaves: while there is room, and that
+ * is nearly always, a level costs nothing.
  */
 export class WaitingLines {
   readonly #levelOf: ((line: string) => number) | undefined
@@ -29,6 +29,10 @@ export class WaitingLines {
   readonly #chunks = new Set<LogChunk>()
   /** The least important first; made when it is needed. */
   #ranks: Rank[] | undefined
+  /** The level of the line that comes next, where it is known. */
+  #levelOfNewcomer: number | undefined
+  /** Whether `levelOf` is on the stack: what it writes is dropped, or as important as anything. */
+  #asking = false
 
   constructor(levelOf: ((line: string) => number) | undefined, oldestFirst: boolean) {
     this.#levelOf = levelOf
@@ -40,51 +44,47 @@ export class WaitingLines {
     return this.#ranks !== undefined
   }
 
-  /** The chunk that was added last, of those that wait. */
-  last: LogChunk | undefined
-
   add(chunk: LogChunk): void {
     this.#chunks.add(chunk)
-    this.last = chunk
   }
 
   remove(chunk: LogChunk): void {
     this.#chunks.delete(chunk)
-    if (this.last === chunk) this.last = undefined
     // Of a chunk that lost its last line, no place is left.
     if (chunk.units > 1 || chunk.lines.some((line) => line !== undefined)) this.#ranks = undefined
   }
 
   /** A line joined a chunk, as its last one. */
   rank(chunk: LogChunk): void {
-    if (this.#ranks !== undefined) this.#rank(this.#ranks, chunk, chunk.lines.length - 1)
+    const level = this.#levelOfNewcomer
+    this.#levelOfNewcomer = undefined
+    const index = chunk.lines.length - 1
+    if (level !== undefined) placesOf(chunk)[index] = { chunk, index, level }
+    if (this.#ranks !== undefined) this.#rank(this.#ranks, chunk, index)
   }
 
-  /** Takes out the line that makes room for a newer one; undefined where the newer one itself is to go. */
-  giveWay(newcomer: string): { readonly chunk: LogChunk; readonly line: string } | undefined {
-    const place = this.#levelOf === undefined ? this.#plainPlace() : this.#leastImportant(newcomer)
-    if (place === undefined) return undefined
-    const { chunk, index } = place
-    const line = chunk.lines[index] as string
-    chunk.lines[index] = undefined
-    return { chunk, line }
+  /** Takes out the line that makes room for a newer one, which is ranked next; undefined where the newer one itself is to go. */
+  giveWay(newcomer: string): Loser | undefined {
+    if (this.#asking) return undefined
+    return this.#levelOf === undefined ? this.#oldest() : this.#leastImportant(newcomer)
   }
 
-  #plainPlace(): Place | undefined {
+  #oldest(): Loser | undefined {
     if (!this.#oldestFirst) return undefined
     for (const chunk of this.#chunks) {
       while (chunk.head < chunk.lines.length) {
         const index = chunk.head++
-        if (chunk.lines[index] !== undefined) return { chunk, index }
+        if (chunk.lines[index] !== undefined) return { chunk, line: chunk.drop(index) }
       }
     }
     return undefined
   }
 
-  #leastImportant(newcomer: string): Place | undefined {
+  #leastImportant(newcomer: string): Loser | undefined {
     this.#ranks ??= this.#rankAll()
-    const ranks = this.#ranks
     const level = this.#level(newcomer)
+    // Whoever answers for levels may have let everything go meanwhile.
+    const ranks = this.#ranks ?? []
     for (let least = ranks[0]; least !== undefined; least = ranks[0]) {
       if (level < least.level || (level === least.level && !this.#oldestFirst)) return undefined
       const place = this.#oldestFirst ? least.places[least.head++] : least.places.pop()
@@ -93,7 +93,9 @@ export class WaitingLines {
         least.places.splice(0, least.head)
         least.head = 0
       }
-      if (place !== undefined) return place
+      if (place === undefined || !this.#chunks.has(place.chunk)) continue
+      this.#levelOfNewcomer = level
+      return { chunk: place.chunk, line: place.chunk.drop(place.index) }
     }
     return undefined
   }
@@ -109,9 +111,10 @@ export class WaitingLines {
   }
 
   #rank(ranks: Rank[], chunk: LogChunk, index: number): void {
-    chunk.levels ??= []
-    chunk.levels[index] ??= this.#level(chunk.lines[index] as string)
-    const level = chunk.levels[index] as number
+    const places = placesOf(chunk)
+    places[index] ??= { chunk, index, level: this.#level(chunk.lines[index] as string) }
+    const place = places[index] as LinePlace
+    const { level } = place
     let low = 0
     let high = ranks.length
     while (low < high) {
@@ -120,17 +123,26 @@ export class WaitingLines {
       else high = middle
     }
     const rank = ranks[low]
-    if (rank?.level === level) rank.places.push({ chunk, index })
-    else ranks.splice(low, 0, { level, places: [{ chunk, index }], head: 0 })
+    if (rank?.level === level) rank.places.push(place)
+    else ranks.splice(low, 0, { level, places: [place], head: 0 })
   }
 
   /** What can't be told is as important as anything. */
   #level(line: string): number {
+    if (this.#asking) return Number.POSITIVE_INFINITY
+    this.#asking = true
     try {
       const level = this.#levelOf?.(line)
       return typeof level === 'number' && !Number.isNaN(level) ? level : Number.POSITIVE_INFINITY
     } catch {
       return Number.POSITIVE_INFINITY
+    } finally {
+      this.#asking = false
     }
   }
+}
+
+function placesOf(chunk: LogChunk): (LinePlace | undefined)[] {
+  chunk.places ??= []
+  return chunk.places
 }
