@@ -264,10 +264,11 @@ export class BatchRun<E extends Entry> {
     const host = this.#host
     const { policy, random, closing } = host
     const delayMs = closing ? 0 : backoffMs(this.#portion.attempts, policy.retry, random)
-    this.#host.recordRetry(this.#portion, this.#portion.attempts + 1, delayMs, error)
-    if (this.#over || this.#forsaken) return this.#next()
-    if (delayMs <= 0 || host.closing) return this.start()
+    // Listeners may abort, hurry or close: they find it waiting already.
     this.#backingOff = true
+    this.#host.recordRetry(this.#portion, this.#portion.attempts + 1, delayMs, error)
+    if (this.#over || !this.#backingOff) return
+    if (delayMs <= 0 || host.closing) return this.hurry()
     this.#cancelTimer = host.setTimer(() => this.hurry(), delayMs)
   }
 
