@@ -47,6 +47,15 @@ export type {
   PostgresQuotaStoreOptions,
   PostgresQuotaStoreStats,
 } from './quota-store-options.js'
+export {
+  type IndexReport,
+  type SkippedQuery,
+  type StaleTable,
+  type SuggestIndexesOptions,
+  suggestIndexes,
+  suggestIndexesDefaults,
+} from './suggest-indexes.js'
+export type { IndexSuggestion, IndexSuggestionKind } from './suggest-indexes-suggestion.js'
 export type {
   PostgresUsageSinkEvents,
   PostgresUsageSinkOptions,
