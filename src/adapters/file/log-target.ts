@@ -58,7 +58,6 @@ export class LogTarget {
   /** Opens the path anew, and gives back what was open. */
   async reopen(): Promise<void> {
     if (this.#policy.path === undefined) return this.open()
-    this.#movedAway = false
     await this.#replace(await this.#openNow())
   }
 
@@ -89,11 +88,7 @@ export class LogTarget {
         await shiftFiles(fs, path, rotation.maxFiles)
         this.#movedAway = true
       }
-      const next = await this.#openNow()
-      const { size } = file
-      await this.#replace(next)
-      if (this.#movedAway) this.#face.rotated(`${path}.1`, size)
-      this.#movedAway = false
+      await this.#replace(await this.#openNow())
     } catch (error) {
       this.#rotatesFrom = this.#clock.now() + maxRetryDelayMs
       throw error
@@ -125,6 +120,10 @@ export class LogTarget {
     this.#use(next)
     if (file === undefined) return
     this.#face.moved(file, next)
+    if (this.#movedAway) {
+      this.#movedAway = false
+      this.#face.rotated(`${this.#policy.path}.1`, file.size)
+    }
     await this.#release(file)
   }
 

@@ -24,8 +24,8 @@ export class PendingWrite implements Deferred<void> {
   offset = 0
   length = 0
   readonly #chunk: string
-  /** Whether some of its lines are in the target that was before this one. */
-  #continued = false
+  /** What is left of it, from the beginning of a line, where some of it is in the file that was before this one. */
+  #rest: Buffer | undefined
 
   constructor(chunk: string, order: number) {
     this.#chunk = chunk
@@ -39,35 +39,35 @@ export class PendingWrite implements Deferred<void> {
 
   /** Whether a part of it is in a file. */
   get begun(): boolean {
-    return this.#continued || this.offset > 0
+    return this.#rest !== undefined || this.offset > 0
   }
 
   /** How many bytes it still has to write. */
   get leftBytes(): number {
-    return this.bytes === undefined ? Buffer.byteLength(this.#chunk) : this.length - this.offset
+    if (this.bytes !== undefined) return this.length - this.offset
+    return this.#rest?.length ?? Buffer.byteLength(this.#chunk)
   }
 
   /** Turns it into bytes. Behind a torn line it begins with the newline which that lacks. */
   encode(encoder: ChunkEncoder, torn: boolean): void {
     if (this.bytes !== undefined) return
-    this.length = encoder.encode(torn ? newlineText + this.#chunk : this.#chunk)
-    this.bytes = encoder.bytes
+    const rest = this.#rest
+    if (rest === undefined) {
+      this.length = encoder.encode(torn ? newlineText + this.#chunk : this.#chunk)
+      this.bytes = encoder.bytes
+    } else {
+      this.bytes = torn ? Buffer.concat([Buffer.of(newline), rest]) : rest
+      this.length = this.bytes.length
+    }
   }
 
   /** The target was opened anew: where that is another file, it goes on there with the line that was begun in the one before. */
-  moveTo({ sameFile, torn }: { readonly sameFile: boolean; readonly torn: boolean }): void {
+  moveTo(sameFile: boolean): void {
     const { bytes, offset } = this
-    if (bytes === undefined) return
-    if (offset === 0) {
-      this.bytes = undefined
-    } else if (!sameFile) {
-      const lineAt = bytes.lastIndexOf(newline, offset - 1) + 1
-      const rest = Buffer.from(bytes.subarray(lineAt, this.length))
-      this.bytes = torn ? Buffer.concat([Buffer.of(newline), rest]) : rest
-      this.length = this.bytes.length
-      this.offset = 0
-      this.#continued = true
-    }
+    if (bytes === undefined || (sameFile && offset > 0)) return
+    if (offset > 0) this.#rest = Buffer.from(bytes.subarray(bytes.lastIndexOf(newline, offset - 1) + 1, this.length))
+    this.bytes = undefined
+    this.offset = 0
   }
 
   /** Whether it stopped within a line. */

@@ -160,7 +160,7 @@ export class SinkWriter {
 
   /** The target has become another file. */
   moved(from: LogFile, to: LogFile): void {
-    this.#first?.moveTo({ sameFile: to.isSame(from), torn: to.torn })
+    this.#first?.moveTo(to.isSame(from))
   }
 
   /** @returns whether another step may follow at once. */
