@@ -3,7 +3,8 @@ import { counter, sum, summary } from './metric.js'
 import { batchDuration, batchSize, healthy } from './shared-metrics.js'
 import { flag, latency, leftOut, outcomes, type StatsRules, value } from './stats-rule.js'
 
-// Everything that accepts, holds, lets go in batches and settles has the engine's stats, and so the same metrics.
+// Everything that accepts, holds, lets go in batches and settles has the engine's stats, and so the same metrics. Nobody listens to `failed`
+// here: it says what was lost, and some warn unless somebody takes it.
 
 const items = counter(
   'spillway.batch.items',
@@ -39,17 +40,6 @@ const batch: StatsRules = {
 
 const duration = recorded(batchDuration, 'durationMs', 1 / 1000)
 
-/** The size of a batch whose payload lists what it had, or has a Map of it. */
-function sizeOf(field: string): EventRecord {
-  return {
-    metric: batchSize,
-    value: (payload) => {
-      const held = payload[field] as { readonly length?: number; readonly size?: number } | undefined
-      return held?.length ?? held?.size
-    },
-  }
-}
-
 /** A batch whose items had different outcomes. */
 const settledSize: EventRecord = {
   metric: batchSize,
@@ -77,7 +67,7 @@ export const batchingKinds: readonly ComponentKind[] = [
       ...batch,
       pendingKeys: value(sum('spillway.batch.pending_keys', '{key}', 'Distinct keys that wait to be written.')),
     },
-    events: { written: [duration, recorded(batchSize, 'keys')], failed: [sizeOf('entries')] },
+    events: { written: [duration, recorded(batchSize, 'keys')] },
   },
   {
     classes: ['QuotaConsumer'],
@@ -110,7 +100,7 @@ export const batchingKinds: readonly ComponentKind[] = [
         sum('spillway.log.untold_drops', '{line}', "Lines that were lost and of which the log doesn't tell yet."),
       ),
     },
-    events: { written: [duration, recorded(batchSize, 'lines')], failed: [sizeOf('lines')] },
+    events: { written: [duration, recorded(batchSize, 'lines')] },
   },
   {
     classes: ['RedisUsageStream'],

@@ -12,7 +12,7 @@ const sizeBuckets = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_00
 export const batchDuration: Metric = histogram(
   'spillway.batch.duration',
   's',
-  'How long batches took from their first attempt until they were settled, retries included.',
+  'How long batches took that were written or answered, from their first attempt on, retries included.',
   durationBuckets,
 )
 
@@ -20,7 +20,7 @@ export const batchDuration: Metric = histogram(
 export const batchSize: Metric = histogram(
   'spillway.batch.size',
   '{item}',
-  'How many items batches had: keys where writes are merged by key.',
+  'How many items batches had that were written or answered: keys where writes are merged by key.',
   sizeBuckets,
 )
 
