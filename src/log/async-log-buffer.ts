@@ -174,7 +174,7 @@ export class AsyncLogBuffer extends ClosableComponent<AsyncLogBufferEvents, Asyn
    * goes on accepting.
    *
    * @throws StoreError when the sink can't write synchronously, or hasn't taken all of it yet: it goes on trying with what is left, as
-   * long as the process lives. What it threw is thrown as it is; those lines failed, or are tried again where `retry` says so.
+   * long as the process lives. What it threw is thrown as it is; those lines failed, whatever `retry` says.
    */
   flushSync(): void {
     const { books } = this.#queue

@@ -26,7 +26,8 @@ interface Rank {
 export class WaitingLines {
   readonly #levelOf: ((line: string) => number) | undefined
   readonly #oldestFirst: boolean
-  readonly #chunks = new Set<LogChunk>()
+  /** Oldest first. Not a Set: each time that one is rehashed its old table, once that is old to the collector, keeps all after it alive. */
+  readonly #chunks = new LinkedList<LogChunk>()
   /** The least important first; made when it is needed. */
   #ranks: Rank[] | undefined
   /** The level of the line that comes next, where it is known. */
@@ -45,11 +46,12 @@ export class WaitingLines {
   }
 
   add(chunk: LogChunk): void {
-    this.#chunks.add(chunk)
+    chunk.waiting = this.#chunks.push(chunk)
   }
 
   remove(chunk: LogChunk): void {
-    this.#chunks.delete(chunk)
+    if (chunk.waiting !== undefined) this.#chunks.remove(chunk.waiting)
+    chunk.waiting = undefined
     // Of a chunk that lost its last line, no place is left.
     if (chunk.units > 1 || chunk.lines.some((line) => line !== undefined)) this.#ranks = undefined
   }
