@@ -113,6 +113,7 @@ export class BatchQueue<E extends Entry> {
   #endOfTurnScheduled = false
   #pumping = false
   #calling = 0
+  #expelling = false
   #closed = false
   #drained: (() => void) | undefined
 
@@ -415,13 +416,21 @@ export class BatchQueue<E extends Entry> {
     return abandoned
   }
 
-  /** Lets all go within this call, whichever slots are taken: for a process that is about to end. */
+  /**
+   * Lets all go within this call, whichever slots are taken: for a process that is about to end. What starts here has no further attempt,
+   * which would run beside others.
+   */
   expel(): void {
     this.#endShortWays()
     this.#inContext(() => {
-      for (const run of [...this.#runs]) run.hurry()
-      this.#letAllGo()
-      for (let batch = this.#nextReady(); batch !== undefined; batch = this.#nextReady()) this.#dispatch(batch)
+      this.#expelling = true
+      try {
+        for (const run of [...this.#runs]) run.hurry()
+        this.#letAllGo()
+        for (let batch = this.#nextReady(); batch !== undefined; batch = this.#nextReady()) this.#dispatch(batch)
+      } finally {
+        this.#expelling = false
+      }
     })
   }
 
@@ -861,6 +870,7 @@ export class BatchQueue<E extends Entry> {
     const tracing = this.#tracing
     const books = this.books
     const isClosed = (): boolean => this.#closed
+    const isExpelling = (): boolean => this.#expelling
     return {
       policy: { name, timeoutMs, timeoutGraceMs, retry, idempotent, bisect, keyed },
       now: () => clock.now(),
@@ -869,6 +879,9 @@ export class BatchQueue<E extends Entry> {
       random,
       get closing() {
         return isClosed()
+      },
+      get expelling() {
+        return isExpelling()
       },
       newBatchId: (entries) => face.idOf?.(entries) ?? batchId(clock.wallNow(), seeded ? random : undefined),
       call: (entries, context, batch) => {

@@ -27,6 +27,8 @@ export interface RunHost<E extends Entry> {
   readonly random: () => number
   /** Whether the queue is closing, so that nothing should wait longer than it must. */
   readonly closing: boolean
+  /** Whether whatever starts now is let go past the slots, all at once. */
+  readonly expelling: boolean
   newBatchId(entries: readonly E[]): string
   /** Hands entries of a batch to the user's function. */
   call(entries: readonly E[], context: BatchContext, batch: Batch<E>): unknown
@@ -117,6 +119,8 @@ export class BatchRun<E extends Entry> {
   #retryAfterExpiry: unknown
   #cancelTimer: (() => void) | undefined
   #backingOff = false
+  /** No further attempt: it would have no slot to make it in. */
+  #final = false
   #over = false
 
   constructor(host: RunHost<E>, batch: Batch<E>, entries: readonly E[], startedAt: number) {
@@ -144,6 +148,7 @@ export class BatchRun<E extends Entry> {
     if (this.#forsaken) return this.#next()
     const host = this.#host
     const { policy } = host
+    if (host.expelling) this.#final = true
     const portion = this.#portion
     const attempt = new Attempt(portion, ++portion.attempts)
     this.#current = attempt
@@ -251,7 +256,7 @@ export class BatchRun<E extends Entry> {
 
   #mayRetry(error: unknown): boolean {
     const { retry, idempotent } = this.#host.policy
-    if (this.#over || this.#forsaken || this.#portion.attempts >= retry.attempts) return false
+    if (this.#over || this.#final || this.#forsaken || this.#portion.attempts >= retry.attempts) return false
     if (!idempotent && isOutcomeUnknown(error)) return false
     try {
       return Boolean(retry.retryable(error))
