@@ -27,6 +27,8 @@ export class LogChunk implements GrowingEntry {
   readonly echo: boolean
   /** What the sink got for it and the chunks that left with it; only the first of them has it. */
   text: string | undefined = undefined
+  /** Its place among the chunks that wait. */
+  waiting: ListNode<LogChunk> | undefined = undefined
   /** How many lost lines that text tells of. */
   told = 0
   #gaps = 0

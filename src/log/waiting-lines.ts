@@ -1,3 +1,4 @@
+import { LinkedList } from '../internal/linked-list.js'
 import type { LinePlace, LogChunk } from './log-chunk.js'
 
 /** How many empty places a rank keeps before it closes the gap. */
@@ -26,7 +27,7 @@ interface Rank {
 export class WaitingLines {
   readonly #levelOf: ((line: string) => number) | undefined
   readonly #oldestFirst: boolean
-  /** Oldest first. Not a Set: each time that one is rehashed its old table, once that is old to the collector, keeps all after it alive. */
+  /** Oldest first. No Set: a table that it has outgrown, once it is old, keeps all that comes after it from the young collector. */
   readonly #chunks = new LinkedList<LogChunk>()
   /** The least important first; made when it is needed. */
   #ranks: Rank[] | undefined
@@ -95,7 +96,7 @@ export class WaitingLines {
         least.places.splice(0, least.head)
         least.head = 0
       }
-      if (place === undefined || !this.#chunks.has(place.chunk)) continue
+      if (place === undefined || place.chunk.waiting === undefined) continue
       this.#levelOfNewcomer = level
       return { chunk: place.chunk, line: place.chunk.drop(place.index) }
     }
@@ -104,7 +105,8 @@ export class WaitingLines {
 
   #rankAll(): Rank[] {
     const ranks: Rank[] = []
-    for (const chunk of this.#chunks) {
+    // A copy: whoever answers for levels may let chunks go meanwhile.
+    for (const chunk of [...this.#chunks]) {
       for (let index = 0; index < chunk.lines.length; index++) {
         if (chunk.lines[index] !== undefined) this.#rank(ranks, chunk, index)
       }
