@@ -12,10 +12,19 @@ export interface Contender {
   prepare(): Turns | Promise<Turns>
 }
 
+/** What a turn says where a part of it is to count alone. */
+export interface PartOfTurn {
+  /** How long that part took, in milliseconds. */
+  readonly overriddenDuration: number
+  /** How long all of it took. */
+  readonly overriddenIterationCost: number
+}
+
 /** A contender that is ready to run. */
 export interface Turns {
-  /** One turn's work. All of it is timed: where `async`, until its promise has settled. */
-  readonly turn: () => void | Promise<void>
+  /** One turn's work. All of it is timed, where `async` until its promise has settled, unless it says otherwise itself. */
+  // biome-ignore lint/suspicious/noConfusingVoidType: most turns return nothing.
+  readonly turn: () => void | PartOfTurn | Promise<void | PartOfTurn>
   readonly async: boolean
   /** Throws when the turn's answer is wrong. Called after every turn, not timed. */
   readonly check: () => void | Promise<void>
