@@ -15,6 +15,13 @@ export { type UsageJournalHarness, type UsageJournalPlace, usageJournalContract 
 export { type UsageSinkHarness, usageSinkContract } from './contracts/usage-sink.js'
 export { FakeClock, type FakeClockOptions, StuckError, type UntilOptions, untilDefaults } from './fake-clock.js'
 export { everyNth, type FaultCondition, type FaultOdds, type OutageOptions, outage } from './fault-condition.js'
+export {
+  FaultProxy,
+  type FaultProxyOptions,
+  type FaultProxyStats,
+  type LoseAnswersOptions,
+  type ProxyFaults,
+} from './fault-proxy.js'
 export { type FaultMode, FaultSwitch, type FaultSwitchOptions } from './fault-switch.js'
 export {
   commitThenDrop,
@@ -44,6 +51,7 @@ export { MemoryInvalidationBus, type MemoryInvalidationBusOptions } from './memo
 export { MemoryLoadLock, type MemoryLoadLockOptions } from './memory-load-lock.js'
 export { MemoryLogSink, type MemoryLogSinkOptions } from './memory-log-sink.js'
 export { type JournalOperation, MemoryUsageJournal, type MemoryUsageJournalOptions } from './memory-usage-journal.js'
+export type { LinkFaults } from './proxy-lane.js'
 export { seededRandom } from './seeded-random.js'
 export { type Scenario, type SimulateOptions, type SimulationReport, simulate, simulateDefaults } from './simulate.js'
 export { SimulationError } from './simulation-error.js'

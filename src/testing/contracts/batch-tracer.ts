@@ -101,7 +101,7 @@ export function batchTracerContract(harness: BatchTracerHarness): readonly Contr
         return inner
       }),
     )
-    expectEqual([await first, await second], [10, 20], 'what they answer')
+    expectEqual(await Promise.all([first, second]), [10, 20], 'what they answer')
     expectEqual(order, ['1 begins', '2 begins', '1 ends', '2 ends'], 'their order')
   })
 

@@ -153,8 +153,8 @@ function stopping(test: Test): void {
     await place.change(['a'])
     const [stopping, going] = [watch(), watch()]
     await until(() => stopping.latest() === 'a' && going.latest() === 'a', 'the first list, twice')
-    stopping.stop()
     const [lists, errors] = [stopping.lists.length, stopping.errors.length]
+    stopping.stop()
     await place.change(['b'])
     await until(() => going.latest() === 'b', 'the change, for who still watches')
     await quiet()
