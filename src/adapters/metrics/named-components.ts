@@ -94,7 +94,12 @@ export function nameComponents(components: Components): NamedComponent[] {
 }
 
 function knownKind(field: string, component: object): ComponentKind {
-  const kind = kindOf(component)
+  let kind: ComponentKind | undefined
+  try {
+    kind = kindOf(component)
+  } catch (error) {
+    failOption(field, 'must have a stats() that works', error)
+  }
   if (kind === undefined) failOption(field, 'must be a component that spillway/metrics knows', component)
   return kind
 }
