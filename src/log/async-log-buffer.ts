@@ -428,7 +428,11 @@ export class AsyncLogBuffer extends ClosableComponent<AsyncLogBufferEvents, Asyn
 
   #expel(sync: SyncFlush): void {
     this.#queue.expel()
-    if (this.#lost > 0) void this.#tellLast((line) => sync.write(line))
+    // After its close, whoever made the sink may have closed it: it was said then how much was given up.
+    const write = this.#queue.closed
+      ? (line: string) => this.#sink.writeSync?.(line)
+      : (line: string) => sync.write(line)
+    if (this.#lost > 0) void this.#tellLast(write)
     // Nothing was waiting, but a write in flight must come to its end too.
     else if (sync.calls === 0) leaveAlone(sync.write(''))
   }
