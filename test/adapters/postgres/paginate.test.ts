@@ -8,6 +8,7 @@ import {
   type PageWhere,
   Paginator,
   type PaginatorOptions,
+  PostgresCounterStore,
   type PostgresDatabase,
   paginate,
 } from 'spillway/postgres'
@@ -365,6 +366,29 @@ describe.each(databases)('pages on %s', (_name, open) => {
     expect(back).toEqual(forth)
   })
 
+  test('list the counters of a resource, and none of another one', async () => {
+    const table = fresh()
+    const store = new PostgresCounterStore(database, { table, batchTable: `${table}_batches` })
+    await store.createSchema()
+    const keys = ['a_:view', 'a_:Zap', 'a_:like', 'a_:b:c', 'a_;x', 'ab:view', 'a_', 'a', 'a_:']
+    const context = { batchId: randomUUID(), attempt: 1, signal: new AbortController().signal }
+    await store.add(new Map(keys.map((key, index) => [key, index + 1])), context)
+    const resource = 'a_:'
+    const further = `${resource.replace(/[\\%_]/g, '\\$&')}%:%`
+    const where = { key: { gt: resource, startsWith: resource, notLike: further } }
+
+    const { forth, back } = await walk(new Paginator<Loose>(database, { from: table, orderBy: ['key'], limit: 1 }), {
+      where,
+    })
+
+    expect(forth.map(({ key, value }) => [key, Number(value)])).toEqual([
+      ['a_:Zap', 2],
+      ['a_:like', 3],
+      ['a_:view', 1],
+    ])
+    expect(back).toEqual(forth)
+  })
+
   describe('an order', () => {
     const refusal = { code: 'ERR_OPTION', field: 'orderBy' }
 
@@ -470,6 +494,26 @@ describe.each(databases)('pages on %s', (_name, open) => {
       expect(pages.stats()).toMatchObject({ catalogReads: 3, failed: 0 })
     })
 
+    test('is read once for all that page through a database', async () => {
+      const table = await numbers(3)
+      const catalog = /pg_catalog/
+      const sent: string[] = []
+      const counting = {
+        exec: embedded.exec.bind(embedded),
+        transaction: embedded.transaction.bind(embedded),
+        query: (text: string, values?: unknown[]) => {
+          sent.push(text)
+          return embedded.query(text, values)
+        },
+      } as unknown as PostgresDatabase
+      await embedded.query(`CREATE TABLE IF NOT EXISTS ${table} (id int PRIMARY KEY)`)
+
+      for (const limit of [1, 2, 3]) await paginate(counting, { from: table, orderBy: ['id'], limit })
+
+      expect(sent.filter((text) => catalog.test(text))).toHaveLength(1)
+      expect(sent).toHaveLength(4)
+    })
+
     test('whose column may be NULL by now is read so within a minute', async () => {
       const clock = new FakeClock()
       const table = await create('a int NOT NULL, id int PRIMARY KEY', '(1, 1)')
@@ -554,6 +598,53 @@ describe.each(databases)('pages on %s', (_name, open) => {
 })
 
 describe.skipIf(server === undefined)('on a server', () => {
+  test('rows that stay are seen once while others come and go at the same time', async () => {
+    const pool = makePool({ max: 8 })
+    const table = fresh()
+    await pool.query(`CREATE TABLE ${table} (a int, id int PRIMARY KEY, stays boolean NOT NULL)`)
+    await pool.query(`INSERT INTO ${table} SELECT nullif(n % 10, 0), n, n % 3 = 0 FROM generate_series(1, 3000) n`)
+    await pool.query(`CREATE INDEX ON ${table} (a DESC, id)`)
+    const orderBy: OrderColumn[] = [{ column: 'a', direction: 'desc', nulls: 'last' }, { column: 'id' }]
+    const pages = new Paginator<{ id: number; stays: boolean }>(pool, { from: table, orderBy, limit: 20 })
+    const { rows } = await pool.query(`SELECT id FROM ${table} WHERE stays ORDER BY a DESC NULLS LAST, id`)
+    const expected = rows.map(({ id }) => id)
+    let walking = true
+    let changes = 0
+    const write = async (writer: number): Promise<void> => {
+      for (let id = 10_000 + writer; walking; id += 2) {
+        await pool.query(`INSERT INTO ${table} VALUES ($1, $2, false)`, [id % 11 || null, id])
+        await pool.query(`DELETE FROM ${table} WHERE id = $1 AND NOT stays`, [(id * 7) % 3000])
+        changes++
+      }
+    }
+    const writers = [write(0), write(1)]
+
+    const walkOver = async (backwards: boolean): Promise<void> => {
+      const seen: { id: number; stays: boolean }[] = []
+      let last: string | undefined
+      if (backwards) {
+        for await (const { cursors } of pages.pages({ rowCursors: true })) last = cursors?.at(-1) ?? last
+      }
+      for await (const page of pages.pages(backwards ? { before: last } : {})) {
+        if (backwards) seen.unshift(...page.rows)
+        else seen.push(...page.rows)
+      }
+      const staying = seen.filter(({ stays }) => stays).map(({ id }) => id)
+      // The row at which the way back begins isn't on it.
+      expect(staying).toEqual(backwards ? expected.filter((id) => staying.includes(id)) : expected)
+      expect(staying.length).toBeGreaterThanOrEqual(expected.length - 1)
+      expect(new Set(seen.map(({ id }) => id)).size).toBe(seen.length)
+    }
+    try {
+      await Promise.all([walkOver(false), walkOver(true), walkOver(false)])
+    } finally {
+      walking = false
+      await Promise.all(writers)
+    }
+
+    expect(changes).toBeGreaterThan(20)
+  })
+
   test('sessions of any settings read the same cursors', async () => {
     const table = fresh()
     const iso = makePool()
