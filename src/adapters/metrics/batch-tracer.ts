@@ -175,11 +175,17 @@ class SpanBatchTracer implements BatchTracer {
       throw outcome.error
     }
     const { value } = outcome
-    if (isThenable(value)) {
-      const ended = (): void => void this.#guard(() => span.end())
-      this.#guard(() => value.then(ended, (error: unknown) => this.#fail(span, error)))
-    } else this.#guard(() => span.end())
-    return value
+    if (!isThenable(value)) {
+      this.#guard(() => span.end())
+      return value
+    }
+    // A query builder runs its query at each `then`: it is asked once, and its promise goes on. A promise stays the same.
+    const promise = Promise.resolve(value)
+    promise.then(
+      () => void this.#guard(() => span.end()),
+      (error: unknown) => this.#fail(span, error),
+    )
+    return promise as T
   }
 
   #fail(span: TraceSpan, error: unknown): void {

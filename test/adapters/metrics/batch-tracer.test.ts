@@ -165,6 +165,15 @@ describe('batchTracer', () => {
     ).toEqual(['at once', 'fine', 'fine', 'fine', 'late'])
   })
 
+  it('asks what runs at each then only once', async () => {
+    let runs = 0
+    // biome-ignore lint/suspicious/noThenProperty: query builders have one.
+    const query: PromiseLike<number> = { then: (...settle) => Promise.resolve(++runs).then(...settle) }
+
+    expect(await make().run(batch, () => query)).toBe(1)
+    expect(runs).toBe(1)
+  })
+
   it('ends the span when the promise settles, not before', async () => {
     const tracer = make()
     let finish: (() => void) | undefined
