@@ -1,5 +1,5 @@
 import { type InvalidationListener, MultiLevelCache, type MultiLevelCacheOptions } from 'spillway'
-import { FakeClock, MemoryCacheStore } from 'spillway/testing'
+import { type FakeClock, MemoryCacheStore } from 'spillway/testing'
 import { expectCacheBooks } from '../../support/caches.js'
 import { Chance } from './chance.js'
 import { Database, type Row } from './database.js'
@@ -44,9 +44,9 @@ const tickMs = 3
 /** Longer than any load with its calls of a sound store. */
 const slackMs = maxLoadMs + 6 * 50
 
-/** Runs one simulation to its end. The same seed and plan do the same. */
-export async function simulate(seed: number, plan: SimulationPlan): Promise<SimulationReport> {
-  const simulation = new Simulation(seed, plan)
+/** Runs one simulation to its end, in a time of its own. The same seed and plan do the same. */
+export async function simulate(seed: number, plan: SimulationPlan, clock: FakeClock): Promise<SimulationReport> {
+  const simulation = new Simulation(seed, plan, clock)
   await simulation.act()
   await simulation.quiet()
   await simulation.close()
@@ -54,14 +54,14 @@ export async function simulate(seed: number, plan: SimulationPlan): Promise<Simu
 }
 
 class Simulation implements Surroundings {
-  readonly clock = new FakeClock()
+  readonly clock: FakeClock
   readonly chance: Chance
   readonly database = new Database()
   readonly maxLoadMs = maxLoadMs
   readonly readsItsWrites: boolean
   readonly #plan: SimulationPlan
   readonly #violations: string[] = []
-  readonly #inner = new MemoryCacheStore({ clock: this.clock })
+  readonly #inner: MemoryCacheStore
   readonly #store: UnsteadyStore
   readonly #bus: UnsteadyBus | undefined
   readonly #listeners: InvalidationListener[] = []
@@ -69,7 +69,9 @@ class Simulation implements Surroundings {
   readonly #options: MultiLevelCacheOptions<Row>
   readonly #survivors = { l1: 0, l2: 0 }
 
-  constructor(seed: number, plan: SimulationPlan) {
+  constructor(seed: number, plan: SimulationPlan, clock: FakeClock) {
+    this.clock = clock
+    this.#inner = new MemoryCacheStore({ clock })
     this.#plan = plan
     // A set that lands after it was given up, and after a later write, is there until it has been made up for.
     this.readsItsWrites = !(plan.sets && plan.late)
