@@ -47,6 +47,18 @@ export type {
   PostgresQuotaStoreOptions,
   PostgresQuotaStoreStats,
 } from './quota-store-options.js'
+export { SlowQueryLog } from './slow-query-log.js'
+export {
+  type SlowQuery,
+  type SlowQueryExplainOptions,
+  type SlowQueryLogEvents,
+  type SlowQueryLogOptions,
+  type SlowQueryLogStats,
+  type StatementOrder,
+  type StatementStats,
+  slowQueryExplainDefaults,
+} from './slow-query-log-options.js'
+export type { WatchedPool } from './slow-query-log-watch.js'
 export {
   type IndexReport,
   type SkippedQuery,
