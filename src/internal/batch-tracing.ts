@@ -62,7 +62,8 @@ export class BatchTracing {
     } catch {
       // Its own trouble, or the attempt's, which is in the outcome.
     }
-    if (outcome === undefined) return attempt()
+    // By the same way: a tracer that calls it later is too late.
+    if (outcome === undefined) return once()
     if ('error' in outcome) throw outcome.error
     return outcome.answer
   }
