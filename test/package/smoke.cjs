@@ -54,6 +54,15 @@ for (const [name, exported] of [
   )
 }
 
+// Of spillway/metrics, neither OpenTelemetry nor prom-client is asked for.
+const { batchTracer, instrument, prometheus } = require('spillway/metrics')
+for (const call of [instrument, prometheus, batchTracer]) {
+  assert.throws(
+    () => call({}, {}),
+    (wrong) => spillway.isSpillwayError(wrong, 'ERR_OPTION'),
+  )
+}
+
 main().catch((error) => {
   console.error(error)
   process.exitCode = 1

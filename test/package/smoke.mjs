@@ -6,6 +6,7 @@ import { ConsulRegistration } from 'spillway/consul'
 import { FileJournal } from 'spillway/file'
 import { GrpcChannelPool } from 'spillway/grpc'
 import { HttpClient } from 'spillway/http'
+import { batchTracer, instrument, metricsCatalog, prometheus } from 'spillway/metrics'
 import { PostgresCounterStore } from 'spillway/postgres'
 import { closeOnExit } from 'spillway/process'
 import { RedisCounterStore } from 'spillway/redis'
@@ -50,6 +51,29 @@ for (const Adapter of [
     (error) => error instanceof spillway.OptionError,
   )
 }
+
+// spillway/metrics imports neither of its peers: what they are comes as an argument.
+for (const call of [instrument, prometheus, batchTracer]) {
+  assert.throws(
+    () => call({}, {}),
+    (error) => error instanceof spillway.OptionError,
+  )
+}
+const families = new Map()
+const registry = {
+  contentType: 'text/plain',
+  getSingleMetric: (name) => families.get(name),
+  registerMetric: (family) => families.set(family.name, family),
+  removeSingleMetric: (name) => families.delete(name),
+}
+const measured = new copy.CircuitBreaker({ name: 'payments' })
+const offMetrics = prometheus(registry, [measured], { eventLoop: false })
+const { values } = await families.get('spillway_breaker_state').get()
+assert.deepEqual(values[0], { labels: { component: 'payments', state: 'closed' }, value: 1 })
+assert.ok(metricsCatalog().metrics.length > 100)
+offMetrics()
+assert.equal(families.size, 0)
+console.log('esm: spillway/metrics works without its peers, and with components of the other copy')
 
 const clock = new FakeClock()
 const batcher = new spillway.AsyncBatcher(async (items) => items, {
