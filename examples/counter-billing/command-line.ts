@@ -1,4 +1,5 @@
 import { type ParseArgsConfig, parseArgs } from 'node:util'
+import { type LoggingOptions, logLevels } from './logging.ts'
 import type { StoresOptions } from './stores.ts'
 
 type Flags = NonNullable<ParseArgsConfig['options']>
@@ -56,6 +57,16 @@ export function addresses(flag: string, value: string | undefined): string | und
 export function consulOf(): string | undefined {
   const address = process.env['CONSUL_HTTP_ADDR'] || undefined
   return address === undefined || address.includes('://') ? address : `http://${address}`
+}
+
+/** Where the environment has the log go, and how much of it. */
+export function loggingOf(): Pick<LoggingOptions, 'file' | 'level'> {
+  const level = process.env['LOG_LEVEL'] || undefined
+  const found = logLevels.find((known) => known === level)
+  if (level !== undefined && found === undefined) {
+    throw new UsageError(`LOG_LEVEL must be one of ${logLevels.join(', ')}, got "${level}"`)
+  }
+  return { file: process.env['LOG_FILE'] || undefined, level: found }
 }
 
 /** Which servers the environment and the flags name. */

@@ -1,6 +1,7 @@
 import type { BatchStats, MultiLevelCacheStats, QuotaConsumerStats, TokenCacheStats } from 'spillway'
 import { ratio, row, sumOf, tenths, whole } from './demo-table.ts'
 import { type LoadProgress, type LoadReport, type TimelineWindow, windowMs } from './load.ts'
+import type { LoggingStats } from './logging.ts'
 
 /** What the database holds of a run, by resource id. */
 export type StoredSums = ReadonlyMap<string, number>
@@ -17,6 +18,7 @@ const ways = ['durableWrites', 'liveWrites', 'durableAnswers', 'liveAnswers', 'l
 /** What a gateway tells of itself, as far as the demo shows it. */
 export type GatewayStats = Readonly<Record<(typeof ways)[number], BatchStats>> & {
   readonly billing: { readonly usage: QuotaConsumerStats }
+  readonly log: LoggingStats
   readonly reads: MultiLevelCacheStats & { readonly outdated: number }
   readonly auth: {
     readonly tokens: TokenCacheStats

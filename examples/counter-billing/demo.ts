@@ -13,9 +13,10 @@ import { openQuotaStore } from './billing/quota-store.ts'
 import { startBillingService } from './billing/service.ts'
 import { defaultTariff } from './billing/tariff.ts'
 import { openUsageStream } from './billing/usage-stream.ts'
-import { count, describe, oneOf, readFlags, storesOf, UsageError } from './command-line.ts'
+import { count, describe, loggingOf, oneOf, readFlags, storesOf, UsageError } from './command-line.ts'
 import { acknowledgements, type Log } from './counters.ts'
 import { BillingClient, printBilling, printUsage } from './demo-billing.ts'
+import { createDemoLog, printLog } from './demo-log.ts'
 import { startRedis } from './demo-redis.ts'
 import {
   type Crash,
@@ -28,6 +29,7 @@ import {
 } from './demo-report.ts'
 import { type FleetMember, startFleet } from './fleet.ts'
 import { counterType, type LoadMessage, type LoadOptions, type LoadProgress, type LoadReport } from './load.ts'
+import { redact } from './redaction.ts'
 import { closeAll, type Running } from './running.ts'
 import { defaultAcknowledgement, defaultPort, startCounterService, startGateway } from './service.ts'
 import { openSharedCache } from './shared-cache.ts'
@@ -64,6 +66,7 @@ was sent with what is stored, and with what is accounted.
   --help           this text
 
 Live values are in memory, durable ones and money in PGlite, a PostgreSQL inside the process; --usage stream starts a Redis of its own.
+Each request is logged, in a file that goes with the demo, or the one that LOG_FILE names; LOG_LEVEL=info leaves requests out.
 AUTH_CLIENT_SECRETS brings secrets for the clients of the auth service, as JSON; without it they are random, and nobody is told.
 To use servers, name them:
   REDIS_URL=redis://host:6379 DATABASE_URL=postgres://user:password@host:5432/database npm run demo
@@ -97,6 +100,7 @@ const options = readFlags(
     serve: values.serve ?? false,
     stores: storesOf(values['data-dir']),
     secrets: clientSecrets(undefined),
+    logTo: loggingOf(),
   }),
 )
 
@@ -109,10 +113,14 @@ function portOf(port: string | undefined, usage: string | undefined): number | u
 /** What an acknowledgement says, in words. */
 const answered = { accepted: 'accepted', redis: 'in the live store', committed: 'committed' }
 
-const log: Log = (_level, message) => console.log(message)
+const logging = createDemoLog(options.logTo)
+const log: Log = (level, message) => {
+  logging.logger[level](message)
+  console.log(redact(message))
+}
 
 /** What is open, in the order in which to close it. */
-const open: Closable[] = []
+const open: Closable[] = [...logging.parts]
 
 /** Unless somebody brings some, nobody else knows them. Parts in processes of their own find theirs in their environment. */
 const secrets = { ...randomSecrets(), ...options.secrets }
@@ -128,6 +136,7 @@ try {
 
 async function demo(): Promise<boolean> {
   const { acknowledgement } = options
+  await logging.open()
   const servers = await serversToUse()
   if (servers.databaseUrl === undefined) console.log('Starting PGlite, a PostgreSQL inside this process…')
   const stores = await openStores(servers)
@@ -136,7 +145,7 @@ async function demo(): Promise<boolean> {
   open.unshift({ name: 'stores', close: () => (closing ??= stores.close()) })
   const quota = keepOpen(await openQuotaStore(servers, stores.database))
   const { tokenLifeSeconds } = options
-  const auth = keepOpen(await startAuthService({ secrets, tokenLifeSeconds, log, port: 0 })).url
+  const auth = keepOpen(await startAuthService({ secrets, tokenLifeSeconds, log, logging, port: 0 })).url
   const common = { auth: { url: auth }, log, port: 0 }
   const service = keepOpen(await startCounterService({ ...stores, ...common }))
   const { database } = stores
@@ -205,7 +214,7 @@ async function startGateways(
     if (cache !== undefined) keepOpen(cache)
     const client = { url: auth, clientId: 'gateway', clientSecret: secrets.gateway, mode } as const
     const services = { counters: { at: counters }, billing: { at: billing } }
-    const settings = { ...services, auth: client, cache, ports: ports(), acknowledgement, log }
+    const settings = { ...services, auth: client, cache, ports: ports(), acknowledgement, log, logging }
     return [keepOpen(await startGateway(settings)).url]
   }
   const env = { REDIS_URL: servers.redisUrl as string, ...identity(auth, 'gateway') }
@@ -225,7 +234,8 @@ async function startMembers(
   flags: readonly string[][],
   env?: Readonly<Record<string, string>>,
 ): Promise<FleetMember[]> {
-  const members = await startFleet(flags, env)
+  const fileOf = (index: number): string => logging.fileOf(`${name.replaceAll(' ', '-')}-${index + 1}`)
+  const members = await startFleet(flags, (index) => ({ ...env, LOG_FILE: fileOf(index) }))
   open.unshift(...members.map((member) => ({ name: `${name} ${member.pid}`, close: () => member.close() })))
   return members
 }
@@ -257,6 +267,7 @@ async function drive(
   const crashed = await crash
   if (crashed !== undefined) printCrash(report, crashed)
   printTokens(options.tokenLifeSeconds, report, gateways)
+  printLog(gateways, logging)
   const tokens = serviceTokens({ url: auth, clientId: 'back-office', clientSecret: secrets['back-office'] }, log)
   const billing = new BillingClient(
     urls,

@@ -19,13 +19,13 @@ export interface FleetMember {
  * Starts parts of the service in processes of their own; they end with this one, however it ends.
  *
  * @param flags - the flags of `main.ts` for each of them.
- * @param env - what of the environment is different for them.
+ * @param envOf - what of the environment is different for each.
  */
 export async function startFleet(
   flags: readonly (readonly string[])[],
-  env: Readonly<Record<string, string>> = {},
+  envOf: (index: number) => Readonly<Record<string, string>> = () => ({}),
 ): Promise<FleetMember[]> {
-  const started = await Promise.allSettled(flags.map((own) => startMember(own, env)))
+  const started = await Promise.allSettled(flags.map((own, index) => startMember(own, envOf(index))))
   const members = started.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : []))
   const failure = started.find((one) => one.status === 'rejected')
   if (failure === undefined) return members

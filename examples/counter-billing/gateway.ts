@@ -5,8 +5,11 @@ import type { TokenVerifier } from './auth/token-verifier.ts'
 import type { BillingServices } from './billing/billing-services.ts'
 import type { Metering } from './billing/metering.ts'
 import { addBillingRoutes } from './billing/routes.ts'
+import { compressAnswers } from './compression.ts'
 import { type CounterReads, keptMs, type Read } from './counter-reads.ts'
 import { type Acknowledgement, type Counters, isRefusal, type Log, Overload, text } from './counters.ts'
+import type { Logging } from './logging.ts'
+import { answerWithId, requestLogging } from './request-log.ts'
 import type { Rule } from './rules.ts'
 import {
   type BatchIncrementBody,
@@ -40,19 +43,23 @@ export interface GatewayOptions {
   billing?: Pick<BillingServices, 'pool' | 'metering' | 'stats'> | undefined
   /** Verifies the tokens of callers; without it, everybody is let in. */
   auth?: { readonly verifier: TokenVerifier; readonly mode: AuthMode; stats(): Record<string, unknown> } | undefined
+  /** Where requests are logged. None are without it. */
+  logging?: Logging | undefined
 }
 
 /** The HTTP face of the counters and of billing. */
-export function createGateway(
+export async function createGateway(
   counters: Counters,
   reads: CounterReads,
   log: Log,
   options: GatewayOptions,
-): FastifyInstance {
-  const { billing, auth } = options
+): Promise<FastifyInstance> {
+  const { billing, auth, logging } = options
+  const logger = logging?.logger.child({ service: 'gateway' })
   const metering = billing?.metering
   const bodyOf = (body: Rule): Rule => (metering === undefined ? body : metered(body))
   const app = Fastify({
+    ...requestLogging(logger),
     // Long ids must reach the rule that refuses them with a reason.
     routerOptions: { maxParamLength: 8_192 },
     // Say what is wrong, don't mend it: "1" is not a number, and an unknown field may be a misspelt one.
@@ -64,11 +71,13 @@ export function createGateway(
     reply.code(404).send({ error: 'not_found', message: `there is no ${request.method} ${request.url}` })
   })
 
+  answerWithId(app)
   if (auth !== undefined) guardHttp(app, auth.verifier, auth.mode)
+  await compressAnswers(app)
 
   app.post<{ Body: IncrementBody }>(
     '/api/v1/counter/increment',
-    { schema: { body: bodyOf(incrementBody) }, config: { scope: 'counters:write' } },
+    { schema: { body: bodyOf(incrementBody) }, config: { scope: 'counters:write' }, compress: false },
     // No async function: the answer to what is only accepted needs no promise.
     (request, reply) => {
       const { ack = options.acknowledgement, user_id } = request.body
@@ -145,7 +154,8 @@ export function createGateway(
 
   app.get('/stats', async () => {
     const services = options.services?.()
-    return { ...counters.stats(), reads: reads.stats(), services, billing: billing?.stats(), auth: auth?.stats() }
+    const others = { billing: billing?.stats(), auth: auth?.stats(), log: logging?.stats() }
+    return { ...counters.stats(), reads: reads.stats(), services, ...others }
   })
 
   if (billing !== undefined) addBillingRoutes(app, billing)
@@ -281,7 +291,7 @@ function answerError(error: FastifyError, reply: FastifyReply, log: Log): Fastif
     return reply.code(415).send({ error: 'invalid_request', message: 'content-type must be application/json' })
   }
   if (status < 500) return reply.code(status).send({ error: 'invalid_request', field: 'body', message: error.message })
-  log('error', error.stack ?? error.message)
+  log('error', `request ${reply.request.id}: ${error.stack ?? error.message}`)
   return reply.code(status).send({ error: 'internal_error', message: 'something went wrong here' })
 }
 

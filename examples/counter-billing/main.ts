@@ -10,11 +10,22 @@ import { openQuotaStore } from './billing/quota-store.ts'
 import { defaultBillingPort, startBillingService } from './billing/service.ts'
 import { defaultTariff, readTariff } from './billing/tariff.ts'
 import { openUsageStream, startUsageWorker } from './billing/usage-stream.ts'
-import { addresses, consulOf, count, describe, oneOf, readFlags, storesOf, UsageError } from './command-line.ts'
+import {
+  addresses,
+  consulOf,
+  count,
+  describe,
+  loggingOf,
+  oneOf,
+  readFlags,
+  storesOf,
+  UsageError,
+} from './command-line.ts'
 import { connectToCounterServices } from './counter-services.ts'
 import { acknowledgements } from './counters.ts'
 import { openDatabase } from './database.ts'
-import { closeAll, defaultHost, logToStderr, type Running } from './running.ts'
+import { createLogging, logLevels } from './logging.ts'
+import { closeAll, defaultHost, type Running } from './running.ts'
 import {
   defaultAcknowledgement,
   defaultGrpcPort,
@@ -60,7 +71,9 @@ REDIS_URL names a Redis server for the live values and the stream, DATABASE_URL 
 billing; without them they are in memory and in PGlite. AUTH_URL names an auth service: services and gateways then take its tokens,
 and AUTH_CLIENT_SECRET is what a gateway gets its own with. Without it, nobody has tokens. AUTH_ISSUER is who its tokens say that they
 are from, for itself and all others alike, where that isn't the AUTH_URL: it listens elsewhere than where it is called. CONSUL_HTTP_ADDR
-names a Consul, where services register and gateways find them. SIGTERM or Ctrl-C writes what was accepted and ends it.`
+names a Consul, where services register and gateways find them. LOG_FILE names a file for the log, which has each request then; without it,
+what people must know goes to stderr. LOG_LEVEL is one of ${logLevels.join(', ')}. SIGTERM or Ctrl-C writes what was
+accepted and ends it.`
 
 const options = readFlags(
   {
@@ -104,18 +117,23 @@ const options = readFlags(
     host: values.host,
     stores: {
       ...storesOf(values['data-dir']),
-      onError: ({ message }) => logToStderr('warn', message),
+      onError: ({ message }) => log('warn', message),
     } as StoresOptions,
     storesAt: addresses('stores', values.stores),
     consul: consulOf(),
     withParent: values['with-parent'] ?? false,
+    logTo: loggingOf(),
   }),
 )
 
+const logging = createLogging({ role: options.role, ...options.logTo })
+const { log } = logging
+
 /** What is open, in the order in which to close it. */
-const open: Closable[] = []
+const open: Closable[] = [...logging.parts]
 
 try {
+  await logging.open()
   const ready = await runRole()
   if (options.withParent) endWithParent()
   else closeOnExit(open)
@@ -163,13 +181,15 @@ async function authToUse(): Promise<Auth | undefined> {
   if (role === 'all') {
     const secrets = { ...randomSecrets(), ...clientSecrets(options.secrets) }
     const { tokenLifeSeconds, host } = options
-    const { url } = keepOpen(await startAuthService({ secrets, tokenLifeSeconds, host, port: options.authPort ?? 0 }))
+    const { url } = keepOpen(
+      await startAuthService({ secrets, tokenLifeSeconds, host, port: options.authPort ?? 0, log, logging }),
+    )
     console.log(`auth service at ${url}`)
     return { issuer: { url }, client: () => ({ url, clientId: 'gateway', clientSecret: secrets.gateway }) }
   }
   if (mode === 'required')
     throw new UsageError('--auth required needs AUTH_URL, the auth service whose tokens are taken')
-  logToStderr('info', 'AUTH_URL names no auth service: calls carry no tokens, and everybody is let in')
+  log('info', 'AUTH_URL names no auth service: calls carry no tokens, and everybody is let in')
   return undefined
 }
 
@@ -180,13 +200,13 @@ async function runAuth(): Promise<string> {
   }
   const { tokenLifeSeconds, host, authPort: port } = options
   const issuer = process.env['AUTH_ISSUER'] || undefined
-  const { url } = keepOpen(await startAuthService({ secrets, tokenLifeSeconds, host, port, issuer }))
+  const { url } = keepOpen(await startAuthService({ secrets, tokenLifeSeconds, host, port, issuer, log, logging }))
   console.log(`auth service at ${url}, for ${Object.keys(secrets).join(', ')}`)
   return url
 }
 
 async function runCounters(stores: CounterStores, auth: TrustedIssuer | undefined): Promise<string> {
-  const { address } = keepOpen(await startCounterService({ ...stores, ...options, auth, port: options.grpcPort }))
+  const { address } = keepOpen(await startCounterService({ ...stores, ...options, auth, port: options.grpcPort, log }))
   console.log(`counter service at ${address}, on ${stores.title}`)
   return address
 }
@@ -196,7 +216,7 @@ async function runBilling(stores: Partial<Stores> | undefined, auth: TrustedIssu
   const { databaseUrl: url, dataDir, onError } = options.stores
   const database = stores?.database ?? keepOpen(await openDatabase({ url, dataDir, onError }))
   const quota = keepOpen(await openQuotaStore(options.stores, database))
-  const settings = { ...options, auth, port: options.billingPort, database, quotaStore: quota.store }
+  const settings = { ...options, auth, port: options.billingPort, database, quotaStore: quota.store, log }
   const { address } = keepOpen(await startBillingService(settings))
   console.log(`billing service at ${address}, on ${database.title}, uses in ${quota.title}`)
   return address
@@ -207,7 +227,7 @@ async function runUsageWorker(): Promise<string> {
   const database = url === undefined ? undefined : keepOpen(await openDatabase({ url, onError }))
   const quota = keepOpen(await openQuotaStore(options.stores, database))
   const { stream } = keepOpen(await openUsageStream(options))
-  keepOpen(await startUsageWorker(stream, quota.store))
+  keepOpen(await startUsageWorker(stream, quota.store, log))
   console.log(`usage worker on ${quota.title}`)
   return ''
 }
@@ -222,11 +242,13 @@ async function runGateway(
   const at = counters ?? options.counters ?? known
   const stream =
     billing !== undefined && usage === 'stream' ? keepOpen(await openUsageStream(options)).stream : undefined
-  const shared = await openSharedCache(options.stores)
+  const shared = await openSharedCache(options.stores, log)
   if (shared !== undefined) keepOpen(shared)
   const { url } = keepOpen(
     await startGateway({
       ...options,
+      log,
+      logging,
       cache: shared,
       auth: auth && gatewayAuth(auth),
       counters: { at, channels },
@@ -272,8 +294,8 @@ async function storesToUse(auth: Auth | undefined): Promise<CounterStores & Part
     keepOpen({ name: 'stores', close: () => stores.close() })
     return stores
   }
-  const tokens = auth && keepOpen(serviceTokens(auth.client()))
-  const services = await connectToCounterServices({ at: storesAt, tokens, log: logToStderr })
+  const tokens = auth && keepOpen(serviceTokens(auth.client(), log))
+  const services = await connectToCounterServices({ at: storesAt, tokens, log })
   const close = (): Promise<void> => closeAll(services.parts)
   open.unshift(...services.parts)
   return { ...services, title: `the stores of ${storesAt}`, close }

@@ -2,6 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import type { Closable } from 'spillway/process'
 import type { Log } from './counters.ts'
+import { redact } from './redaction.ts'
 
 export const defaultHost = '127.0.0.1'
 
@@ -29,5 +30,5 @@ export async function closeHttp(app: FastifyInstance, timeoutMs: number | undefi
 }
 
 export const logToStderr: Log = (level, message) => {
-  process.stderr.write(`${new Date().toISOString()} ${level} ${message}\n`)
+  process.stderr.write(`${new Date().toISOString()} ${level} ${redact(message)}\n`)
 }

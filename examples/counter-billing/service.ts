@@ -17,6 +17,7 @@ import { type CounterServicesOptions, connectToCounterServices, serviceName } fr
 import { type Acknowledgement, Counters, type CountersOptions, type Log } from './counters.ts'
 import { createGateway } from './gateway.ts'
 import { startGrpcServer } from './grpc-server.ts'
+import type { Logging } from './logging.ts'
 import { closeAll, closeHttp, defaultHost, logToStderr, type Running } from './running.ts'
 import { registerService } from './service-pool.ts'
 
@@ -91,6 +92,8 @@ export interface GatewayServiceOptions extends CountersOptions {
   /** When an increment is answered whose request doesn't say. */
   acknowledgement?: Acknowledgement | undefined
   log?: Log | undefined
+  /** Where requests are logged, with an id each. None are without it. */
+  logging?: Logging | undefined
 }
 
 export interface Gateway extends Running {
@@ -120,8 +123,8 @@ export async function startGateway(options: GatewayServiceOptions): Promise<Gate
     const stores = services ?? (options.counters as Exclude<GatewayServiceOptions['counters'], { at: unknown }>)
     const counters = new Counters(stores, log, options)
     const reads = new CounterReads(counters, stores.listing, options.cache)
-    const settings = { acknowledgement, services: services?.stats, billing, auth: access }
-    const app = createGateway(counters, reads, log, settings)
+    const settings = { acknowledgement, services: services?.stats, billing, auth: access, logging: options.logging }
+    const app = await createGateway(counters, reads, log, settings)
     const http: Closable = { name: 'gateway', close: ({ timeoutMs } = {}) => closeHttp(app, timeoutMs) }
     parts.unshift(http, reads.cache, ...partsOf(counters))
     const url = await listen(app, host, options.ports ?? [defaultPort], log)

@@ -1,6 +1,9 @@
 import Fastify, { type FastifyError, type FastifyInstance } from 'fastify'
+import type { Logger } from 'pino'
 import type { Closable } from 'spillway/process'
 import { type Log, text } from '../counters.ts'
+import type { Logging } from '../logging.ts'
+import { answerWithId, requestLogging } from '../request-log.ts'
 import { closeAll, closeHttp, defaultHost, logToStderr, type Running } from '../running.ts'
 import { type ClientSecrets, Clients } from './clients.ts'
 import { OAuthError } from './oauth-error.ts'
@@ -28,6 +31,8 @@ export interface AuthServiceOptions {
   /** How long a key signs. */
   keyLifeSeconds?: number | undefined
   log?: Log | undefined
+  /** Where requests are logged, with an id each. None are without it. */
+  logging?: Logging | undefined
 }
 
 export interface AuthService extends Running {
@@ -45,7 +50,7 @@ export async function startAuthService(options: AuthServiceOptions): Promise<Aut
   const clients = new Clients(options.secrets)
   let name = options.issuer ?? ''
   const issuer = new TokenIssuer({ issuer: () => name, clients, keys, tokenLifeSeconds })
-  const app = createAuthServer(issuer, keys, log)
+  const app = createAuthServer(issuer, keys, log, options.logging?.logger.child({ service: 'auth' }))
   const url = await app.listen({ host, port })
   name ||= url
   const rotation = setInterval(() => rotateKeys(keys, log), keyLifeSeconds * 1_000)
@@ -59,8 +64,14 @@ export async function startAuthService(options: AuthServiceOptions): Promise<Aut
 }
 
 /** The HTTP face of the auth service. */
-function createAuthServer(issuer: TokenIssuer, keys: SigningKeys, log: Log): FastifyInstance {
-  const app = Fastify({ bodyLimit: maxBodyBytes })
+function createAuthServer(
+  issuer: TokenIssuer,
+  keys: SigningKeys,
+  log: Log,
+  logger: Logger | undefined,
+): FastifyInstance {
+  const app = Fastify({ ...requestLogging(logger), bodyLimit: maxBodyBytes })
+  answerWithId(app)
   app.removeAllContentTypeParsers()
   const form = 'application/x-www-form-urlencoded'
   app.addContentTypeParser(form, { parseAs: 'string' }, (_request, body, done) => done(null, body))

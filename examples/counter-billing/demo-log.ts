@@ -1,0 +1,48 @@
+import { mkdtempSync } from 'node:fs'
+import { rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { GatewayStats } from './demo-report.ts'
+import { ratio, row, tenths, whole } from './demo-table.ts'
+import { createLogging, type Logging, type LoggingOptions } from './logging.ts'
+
+/** The log of the demo: where one is named, or in a directory that goes when the demo does. */
+export interface DemoLog extends Logging {
+  /** Where it is, for people. */
+  readonly title: string
+  /** The file of another process: no two of them write to one. */
+  fileOf(process: string): string
+}
+
+export function createDemoLog({ file, level }: Pick<LoggingOptions, 'file' | 'level'>): DemoLog {
+  if (file !== undefined) {
+    const logging = createLogging({ role: 'demo', file, level })
+    return { ...logging, title: file, fileOf: (process) => `${file}.${process}` }
+  }
+  const folder = mkdtempSync(join(tmpdir(), 'counter-billing-'))
+  const path = join(folder, 'demo.log')
+  const logging = createLogging({ role: 'demo', file: path, level })
+  const remove = { name: 'log directory', close: () => rm(folder, { recursive: true, force: true }) }
+  const title = `${path}, which goes with the demo; LOG_FILE names one that stays`
+  return { ...logging, title, parts: [...logging.parts, remove], fileOf: (process) => join(folder, `${process}.log`) }
+}
+
+/** Prints what became of the lines that the load made gateways write. */
+export function printLog(gateways: readonly GatewayStats[], { title }: DemoLog): void {
+  console.log()
+  row('log', 'lines', 'dropped', 'writes', 'mean size', 'MB')
+  for (const { log } of gateways) {
+    const { offered, succeeded, dropped, batches, writtenBytes } = log
+    row(
+      'gateway',
+      whole(offered),
+      whole(dropped),
+      whole(batches),
+      tenths(ratio(succeeded, batches)),
+      tenths(writtenBytes / 1e6),
+    )
+  }
+  console.log(`
+  A line a request, which no request waits for: what comes while a write is under way is the next one.
+  It is in ${title}.`)
+}
