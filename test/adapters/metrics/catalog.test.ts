@@ -1,7 +1,7 @@
 import { metricsCatalog, type StatsMapping } from 'spillway/metrics'
 import ts from 'typescript'
 import { describe, expect, it } from 'vitest'
-import { readTree } from '../../repo/checks/file-tree.js'
+import { readTree, textOf } from '../../repo/checks/file-tree.js'
 import { programOf } from '../../repo/checks/program.js'
 
 const { metrics, stats } = metricsCatalog()
@@ -145,5 +145,45 @@ describe('the table of metrics', { timeout: 120_000 }, () => {
       expect(/_bytes(_total)?$/.test(prometheusName)).toBe(unit === 'By')
       for (const attribute of attributes) expect(attribute).toMatch(/^[a-z]+([._][a-z]+)*$/)
     }
+  })
+})
+
+describe('the page on metrics', () => {
+  const text = textOf(readTree(), 'docs/adapters/metrics.md')
+  const names = new Set(metrics.map(({ prometheusName }) => prometheusName))
+
+  it('has a row of each metric, as it is', () => {
+    const code = (list: readonly string[]) => list.map((one) => `\`${one}\``).join(', ')
+    const expected = metrics.map(({ name, prometheusName, type, unit, attributes, components, description }) =>
+      [
+        code([name]),
+        code([prometheusName]),
+        `${type}, ${code([unit])}`,
+        code(attributes),
+        components.join(', '),
+        description,
+      ].join(' | '),
+    )
+    const rows = [...text.matchAll(/^\| (`[a-z_0-9]+(?:\.[a-z_0-9]+)+` .*) \|$/gm)].map(([, row = '']) =>
+      row
+        .split(' | ')
+        .map((cell) => cell.trim())
+        .join(' | '),
+    )
+
+    expect(rows).toEqual(expected)
+  })
+
+  it('asks only for metrics that there are', () => {
+    const [before = ''] = text.split('## All metrics')
+    const asked = [...before.matchAll(/\b(?:spillway|db_client|nodejs_eventloop_delay)_[a-z_0-9]+\b/g)].map(
+      ([name]) => name,
+    )
+    const known = (name: string) =>
+      names.has(name) ||
+      ['_sum', '_count', '_bucket'].some((suffix) => name.endsWith(suffix) && names.has(name.slice(0, -suffix.length)))
+
+    expect(asked.length).toBeGreaterThan(15)
+    expect(asked.filter((name) => !known(name) && name !== 'db_client_connection_pool_name')).toEqual([])
   })
 })
