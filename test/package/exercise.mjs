@@ -6,7 +6,7 @@
  * @returns {Promise<string>} what was done, in a line.
  */
 export async function exercise(spillway) {
-  const { AsyncBatcher, AsyncWriteBuffer, CircuitBreaker, isSpillwayError, LoadBalancer } = spillway
+  const { AsyncBatcher, AsyncLogBuffer, AsyncWriteBuffer, CircuitBreaker, isSpillwayError, LoadBalancer } = spillway
   const { CacheWarmer, MemoryQuotaStore, MultiLevelCache, QuotaConsumer, QuotaService, TokenCache } = spillway
 
   let calls = 0
@@ -54,6 +54,15 @@ export async function exercise(spillway) {
   equal((await writes.close()).drained, true)
   equal([...stored.values()].join(), '100,100,100')
   equal(writes.stats().succeeded, 300)
+
+  const chunks = []
+  const log = new AsyncLogBuffer({ write: async (chunk) => void chunks.push(chunk) }, { capacity: 10 })
+  for (let n = 0; n < 12; n++) equal(log.write(`line ${n}`), n < 10)
+  equal((await log.close()).drained, true)
+  const logged = chunks.join('').trimEnd().split('\n')
+  equal(logged[9], 'line 9')
+  equal(JSON.parse(logged[10]).msg, '2 log lines were dropped')
+  equal(log.stats().succeeded, 10)
 
   let wrongOption
   try {
