@@ -134,12 +134,7 @@ export class AsyncLogBuffer extends ClosableComponent<AsyncLogBufferEvents, Asyn
    */
   write(line: string): boolean {
     const open = this.#open
-    if (
-      typeof line === 'string' &&
-      this.#queue.books.queued < this.#capacity &&
-      this.#queue.join(open, line.length) &&
-      open !== undefined
-    ) {
+    if (open !== undefined && typeof line === 'string' && this.#queue.join(open, line.length)) {
       open.lines.push(line)
       if (this.#waiting.ranked) this.#waiting.rank(open)
       return true
@@ -256,7 +251,7 @@ export class AsyncLogBuffer extends ClosableComponent<AsyncLogBufferEvents, Asyn
     this.#open = chunk
     this.#waiting.add(chunk)
     this.#waiting.rank(chunk)
-    this.#queue.grow(chunk)
+    this.#queue.grow(chunk, this.#capacity - this.#queue.books.queued)
     return true
   }
 

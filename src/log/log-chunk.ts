@@ -87,17 +87,19 @@ export function linesOf(chunks: readonly LogChunk[]): string[] {
 /**
  * Lines as one text, each with its newline.
  *
- * Whether a line ends with one is looked up in the joined text: a line is often a rope that a logger put together, and looking
- * into a rope copies it.
+ * They are put together one by one, which makes a rope that is copied once, where `join` would copy a list of the lines first. Whether a
+ * line ends with a newline is looked up in the whole: it is often a rope itself, and looking into one copies it.
  */
 export function textOf(chunks: readonly LogChunk[]): string {
-  const lines = chunks.length === 1 ? (chunks[0] as LogChunk).lines : chunks.flatMap((chunk) => chunk.lines)
-  const text = lines.join('')
+  let text = ''
+  for (const { lines } of chunks) for (const line of lines) if (line !== undefined) text += line
   let end = 0
-  for (const line of lines) {
-    if (line === undefined) continue
-    end += line.length
-    if (line.length === 0 || text.charCodeAt(end - 1) !== newline) return withNewlines(lines)
+  for (const { lines } of chunks) {
+    for (const line of lines) {
+      if (line === undefined) continue
+      end += line.length
+      if (line.length === 0 || text.charCodeAt(end - 1) !== newline) return withNewlines(chunks)
+    }
   }
   return text
 }
@@ -107,8 +109,8 @@ export function ended(line: string): string {
   return line.endsWith('\n') ? line : `${line}\n`
 }
 
-function withNewlines(lines: readonly (string | undefined)[]): string {
+function withNewlines(chunks: readonly LogChunk[]): string {
   let text = ''
-  for (const line of lines) if (line !== undefined) text += ended(line)
+  for (const { lines } of chunks) for (const line of lines) if (line !== undefined) text += ended(line)
   return text
 }
