@@ -209,18 +209,6 @@ export interface StatementStats {
   readonly latencyMs: LatencySnapshot
 }
 
-/** The defaults of {@link SlowQueryLogOptions}. */
-export const slowQueryLogDefaults = {
-  thresholdMs: 100,
-  waitThresholdMs: 100,
-  sampleRate: 1,
-  maxPerMinute: 60,
-  values: false,
-  explain: false,
-  maxStatements: 500,
-  maxTextLength: 2000,
-} as const
-
 /** {@link SlowQueryLogOptions} with every default filled in. */
 export interface SlowQuerySettings {
   readonly thresholdMs: number
@@ -242,8 +230,10 @@ export interface ExplainSettings {
 }
 
 /** Checks the options. */
-export function resolveSlowQueryOptions(options: SlowQueryLogOptions): SlowQuerySettings {
-  const defaults = slowQueryLogDefaults
+export function resolveSlowQueryOptions(
+  options: SlowQueryLogOptions,
+  defaults: Omit<SlowQuerySettings, 'explain'> & { readonly explain: boolean },
+): SlowQuerySettings {
   return {
     thresholdMs: checkDuration('thresholdMs', valueOr(options.thresholdMs, defaults.thresholdMs)),
     waitThresholdMs: checkDuration('waitThresholdMs', valueOr(options.waitThresholdMs, defaults.waitThresholdMs)),

@@ -12,7 +12,6 @@ import {
   type SlowQuerySettings,
   type StatementOrder,
   type StatementStats,
-  slowQueryLogDefaults,
   statementOrders,
 } from './slow-query-log-options.js'
 import { Durations, StatementNumbers } from './slow-query-log-statements.js'
@@ -46,7 +45,16 @@ import {
  */
 export class SlowQueryLog extends ClosableComponent<SlowQueryLogEvents, SlowQueryLogStats> {
   /** The options' defaults. */
-  static readonly defaults: typeof slowQueryLogDefaults = slowQueryLogDefaults
+  static readonly defaults = {
+    thresholdMs: 100,
+    waitThresholdMs: 100,
+    sampleRate: 1,
+    maxPerMinute: 60,
+    values: false,
+    explain: false,
+    maxStatements: 500,
+    maxTextLength: 2000,
+  } as const
 
   readonly #pool: { readonly waitingCount?: number; readonly totalCount?: number }
   readonly #settings: SlowQuerySettings
@@ -83,7 +91,7 @@ export class SlowQueryLog extends ClosableComponent<SlowQueryLogEvents, SlowQuer
     if (!isPGlite(database) && !(isPool(database) && typeof database.on === 'function')) {
       failOption('database', 'must be a pg Pool or a PGlite', database)
     }
-    this.#settings = resolveSlowQueryOptions(options)
+    this.#settings = resolveSlowQueryOptions(options, SlowQueryLog.defaults)
     const { maxPerMinute, maxStatements, maxTextLength, explain } = this.#settings
     this.#limit = new MinuteLimit(maxPerMinute)
     this.#waitLimit = new MinuteLimit(maxPerMinute)
