@@ -57,7 +57,11 @@ export function asWritable(buffer: LineBuffer, options?: AsWritableOptions): Wri
       attempt(
         () => lines.end(),
         done,
-        () => buffer.flush().then(() => done(), done),
+        () => {
+          void Promise.resolve()
+            .then(() => buffer.flush())
+            .then(() => done(), done)
+        },
       )
     },
     destroy: (error, done) => {

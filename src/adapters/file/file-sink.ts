@@ -203,6 +203,7 @@ export class FileSink extends Component<FileSinkEvents, FileSinkStats> implement
       ...counts
     } = this.#counts
     const { pending, pendingBytes } = this.#writer
+    const { file } = this.#target
     return {
       name: this.name,
       offered,
@@ -216,7 +217,7 @@ export class FileSink extends Component<FileSinkEvents, FileSinkStats> implement
       retries,
       stalled: this.#stalled,
       ...counts,
-      fileBytes: this.#target.file?.size ?? 0,
+      fileBytes: file?.regular ? file.size : 0,
     }
   }
 

@@ -98,6 +98,7 @@ async function simulate(seed: number): Promise<void> {
   expect(clock.pending, 'timers').toBe(0)
   expect(told.failures).toBe(sink.stats().failures)
   expect(told.stalled - told.resumed).toBe(sink.stats().stalled ? 1 : 0)
+  expect([...files.overwritten].filter((name) => name !== `${path}.3` && name !== `${path}.10`)).toEqual([])
   const rotated = [...files.names.keys()].filter((name) => /\.\d+$/.test(name)).sort()
   expect(rotated.length).toBeLessThanOrEqual(sink.stats().rotations + 1)
 }

@@ -57,6 +57,8 @@ export class SimulatedFiles implements FileSystem {
   /** Every file there ever was, in the order in which they were made. */
   readonly all: SimulatedFile[] = []
   readonly names = new Map<string, SimulatedFile>()
+  /** Names that were given to another file while they had one. */
+  readonly overwritten = new Set<string>()
   readonly #random: () => number
   readonly #later: (callback: () => void, ms: number) => void
   readonly #wallNow: () => number
@@ -167,6 +169,7 @@ export class SimulatedFiles implements FileSystem {
     const file = this.names.get(from)
     if (file === undefined) throw fault('ENOENT')
     this.names.delete(from)
+    if (this.names.has(to)) this.overwritten.add(to)
     this.names.set(to, file)
   }
 
