@@ -37,6 +37,7 @@ export class StuckError extends Error {
     this.reason = reason
   }
 
+  /** The class's name. */
   override get name(): string {
     return 'StuckError'
   }

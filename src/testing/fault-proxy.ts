@@ -177,6 +177,7 @@ export class FaultProxy implements AsyncDisposable {
     await closed
   }
 
+  /** Stops it, for `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop()
   }

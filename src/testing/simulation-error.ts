@@ -29,6 +29,7 @@ export class SimulationError extends Error {
     this.trace = failure.trace
   }
 
+  /** The class's name. */
   override get name(): string {
     return 'SimulationError'
   }
