@@ -56,6 +56,29 @@ const paginator: StatsRules = {
   catalogReads: pg('catalog_reads', '{call}', 'How often the catalog was read.'),
 }
 
+const queries = counter('spillway.postgres.queries', '{query}', 'Queries that were watched and have ended, by outcome.')
+const slowQueries = counter('spillway.postgres.slow_queries', '{query}', 'Queries that were slow, told of or not.')
+const explains = counter('spillway.postgres.explains', '{query}', 'Slow queries that were to be explained, by outcome.')
+const slowQueryLog: StatsRules = {
+  name,
+  offered: total('spillway.postgres.queries and spillway.postgres.pending_queries'),
+  ...outcomes(queries, ['succeeded', 'failed']),
+  pending: value(sum('spillway.postgres.pending_queries', '{query}', 'Queries that wait for their answer.')),
+  unmeasured: pg('unmeasured_queries', '{query}', "Cursors and streams, which aren't measured."),
+  slow: total('spillway.postgres.slow_queries'),
+  ...outcomes(slowQueries, ['reported', 'suppressed']),
+  waits: pg('connection_waits', '{wait}', 'Waits for a connection that are over.'),
+  waitsFailed: pg('failed_connection_waits', '{wait}', 'Waits that ended without a connection.'),
+  starved: pg('long_connection_waits', '{wait}', 'Waits for a connection that were long.'),
+  ...outcomes(explains, { explained: 'succeeded', explainsFailed: 'failed', explainsSkipped: 'skipped' }),
+  statements: value(sum('spillway.postgres.statements', '{statement}', 'Statements that have numbers of their own.')),
+  statementsEvicted: pg('evicted_statements', '{statement}', 'Statements whose numbers made room for others.'),
+  latencyMs: latency(summary('spillway.postgres.query_latency', 's', 'How long queries took, since the start.')),
+  waitMs: latency(
+    summary('spillway.postgres.connection_wait', 's', 'How long connections were waited for, since the start.'),
+  ),
+}
+
 const bus = (rest: string, unit: string, description: string) =>
   value(counter(`spillway.redis.bus.${rest}`, unit, description))
 const busInvalidations = counter(
@@ -202,6 +225,7 @@ export const storeKinds: readonly ComponentKind[] = [
   { classes: ['PostgresQuotaStore'], knownBy: ['applied', 'partitionsMade', 'holdsRemoved'], rules: quotaStore },
   { classes: ['PostgresUsageSink'], knownBy: ['applied', 'counted', 'partitionsMade'], rules: usageSink },
   { classes: ['PostgresCounterStore'], knownBy: ['applied', 'walked', 'cleanUpFailures'], rules: counterStore },
+  { classes: ['SlowQueryLog'], knownBy: ['slow', 'starved', 'statementsEvicted'], rules: slowQueryLog },
   { classes: ['Paginator'], knownBy: ['pages', 'rows', 'catalogReads'], rules: paginator },
   { classes: ['RedisInvalidationBus'], knownBy: ['published', 'heard', 'senders'], rules: invalidationBus },
   {

@@ -215,11 +215,16 @@ describe.skipIf(postgresServer === undefined)('with a real PostgreSQL', () => {
 
 describe('with real servers of HTTP and gRPC', () => {
   it('a client tells requests, statuses and connections by origin, and so does an agent of undici', async () => {
-    let answer: (() => void) | undefined
+    let answer: () => void = () => undefined
+    let reached: () => void = () => undefined
+    const arrived = new Promise<void>((resolve) => {
+      reached = resolve
+    })
     const server = createServer((request, response) => {
       response.statusCode = request.url === '/gone' ? 404 : 200
+      if (request.url !== '/slow') return void response.end('ok')
       answer = () => response.end('ok')
-      if (request.url !== '/slow') answer()
+      reached()
     })
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
     cleanUps.push(() => server.close())
@@ -231,8 +236,9 @@ describe('with real servers of HTTP and gRPC', () => {
     await api.get('/gone')
     await undici.request(`${origin}/`, { dispatcher: agent }).then(({ body }) => body.text())
     const slow = api.get('/slow')
-    const busy = await until(read, (one) => one.value('spillway.http.running_requests', { component: 'api' }) === 1)
-    answer?.()
+    await arrived
+    const busy = await read()
+    answer()
     await slow
     const idle = await until(
       read,

@@ -28,6 +28,7 @@ import {
   PostgresQuotaStore,
   PostgresUsageSink,
   QueryBatcher,
+  SlowQueryLog,
 } from 'spillway/postgres'
 import {
   createRedisPool,
@@ -91,6 +92,7 @@ export function oneOfEach(): Record<string, Instrumentable> {
     RedisPool: createRedisPool(() => new Redis({ lazyConnect: true }), { min: 0 }),
     RedisUsageStream: new RedisUsageStream(redis),
     RedisUsageWorker: new RedisUsageWorker(new RedisUsageStream(redis), new MemoryQuotaStore({ dedupe: 'event' })),
+    SlowQueryLog: new SlowQueryLog(createPostgresPool(pg)),
     'Pool of pg': pool,
     'Pool of generic-pool': genericPool(),
     'Agent of undici': new undici.Agent(),
