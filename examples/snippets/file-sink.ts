@@ -7,7 +7,7 @@ import { FileSink } from 'spillway/file'
 
 const directory = await mkdtemp(join(tmpdir(), 'file-sink-'))
 const path = join(directory, 'app.log')
-const sink = new FileSink({ path, rotate: { maxBytes: 4000, maxFiles: 5 } })
+const sink = new FileSink({ path, rotate: { maxBytes: 3000, maxFiles: 5 } })
 sink.on('rotated', ({ bytes }) => console.log('rotated after', bytes, 'bytes'))
 
 const line = (number: number): string => `${JSON.stringify({ number, text: 'a line of a log' })}\n`
