@@ -32,9 +32,8 @@ export interface WatchedQuery {
 /** Hears of queries and waits. Nothing of it may throw. */
 export interface QueryObserver {
   now(): number
+  /** A query was taken, and not refused with an exception. */
   began(): void
-  /** It was refused before it was sent: the caller got an exception. */
-  withdrawn(): void
   ended(query: WatchedQuery, error: unknown, result: unknown): void
   unmeasured(): void
   waited(ms: number, failed: boolean): void
@@ -285,6 +284,7 @@ class Run implements WatchedQuery {
   readonly waitedMs: number | undefined
   readonly beganAt: number
   readonly #observer: QueryObserver
+  #begun = false
   #ended = false
 
   constructor(observer: QueryObserver, text: string, values: readonly unknown[] | undefined, waitedMs?: number) {
@@ -292,18 +292,13 @@ class Run implements WatchedQuery {
     this.text = text
     this.values = values
     this.waitedMs = waitedMs
-    observer.began()
     this.beganAt = observer.now()
   }
 
   start(original: AnyFunction, self: unknown, args: unknown[]): unknown {
-    try {
-      return original.apply(self, args)
-    } catch (error) {
-      if (!this.#ended) this.#observer.withdrawn()
-      this.#ended = true
-      throw error
-    }
+    const made = original.apply(self, args)
+    this.#begin()
+    return made
   }
 
   /** A promise in the place of the query's own, since a look at that would make a rejection that nobody handles a handled one. */
@@ -349,7 +344,14 @@ class Run implements WatchedQuery {
   end(error: unknown, result: unknown): void {
     if (this.#ended) return
     this.#ended = true
+    this.#begin()
     this.#observer.ended(this, error, result)
+  }
+
+  #begin(): void {
+    if (this.#begun) return
+    this.#begun = true
+    this.#observer.began()
   }
 }
 

@@ -163,10 +163,6 @@ export class SlowQueryLog extends ClosableComponent<SlowQueryLogEvents, SlowQuer
         counts.offered++
         counts.pending++
       },
-      withdrawn: () => {
-        counts.offered--
-        counts.pending--
-      },
       unmeasured: () => {
         counts.unmeasured++
       },

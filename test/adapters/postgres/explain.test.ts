@@ -14,6 +14,8 @@ const server = await startPostgres()
 // The newest there is, beside what the machine has.
 const newest = process.env['DATABASE_URL'] ? undefined : await startPostgres([embeddedPostgres], { own: true })
 const embedded = new PGlite()
+// It keeps the process busy until it is there, and the first test shouldn't wait for that.
+await embedded.waitReady
 const pools = poolsOf(server?.url)
 const newestPools = poolsOf(newest?.url)
 

@@ -20,6 +20,8 @@ process.on('unhandledRejection', onUnhandled)
 
 const server = await startPostgres()
 const embedded = new PGlite()
+// It keeps the process busy until it is there, and the first test shouldn't wait for that.
+await embedded.waitReady
 const pools = poolsOf(server?.url)
 
 afterAll(async () => {

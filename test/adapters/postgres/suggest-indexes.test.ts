@@ -16,6 +16,8 @@ const counting = await startPostgres([embeddedPostgres], {
   settings: { shared_preload_libraries: 'pg_stat_statements' },
 })
 const embedded = new PGlite()
+// It keeps the process busy until it is there, and the first test shouldn't wait for that.
+await embedded.waitReady
 const pools = poolsOf(server?.url)
 const countingPools = poolsOf(counting?.url)
 
