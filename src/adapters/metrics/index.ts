@@ -9,7 +9,13 @@ export {
   type TraceSpanContext,
   type TracingApi,
 } from './batch-tracer.js'
-export { type BatchObservation, type InstrumentOptions, instrument, type MetricsMeter } from './instrument.js'
+export {
+  type BatchObservation,
+  type HistogramInstrument,
+  type InstrumentOptions,
+  instrument,
+  type MetricsMeter,
+} from './instrument.js'
 export type { MetricAttributes, MetricType } from './metric.js'
 export { type MetricDescription, type MetricsCatalog, metricsCatalog, type StatsMapping } from './metrics-catalog.js'
 export { type MetricsOptions, metricsDefaults } from './metrics-options.js'

@@ -20,6 +20,12 @@ export interface BatchObservation {
   observe(instrument: object, value: number, attributes?: MetricAttributes): void
 }
 
+/** Takes single values. */
+export interface HistogramInstrument {
+  /** Takes one. */
+  record(value: number, attributes?: MetricAttributes): void
+}
+
 /** A Meter of `@opentelemetry/api`, as much of it as is needed. */
 export interface MetricsMeter {
   /** Makes what only goes up. */
@@ -29,17 +35,12 @@ export interface MetricsMeter {
   /** Makes what goes up and down. */
   createObservableGauge(name: string, options?: InstrumentOptions): object
   /** Makes what takes single values. */
-  createHistogram(
-    name: string,
-    options?: InstrumentOptions,
-  ): { record(value: number, attributes?: MetricAttributes): void }
+  createHistogram(name: string, options?: InstrumentOptions): HistogramInstrument
   /** Adds what is called at each collection. */
   addBatchObservableCallback(callback: (result: BatchObservation) => void, instruments: never[]): void
   /** Takes it off again. */
   removeBatchObservableCallback(callback: (result: BatchObservation) => void, instruments: never[]): void
 }
-
-type HistogramInstrument = ReturnType<MetricsMeter['createHistogram']>
 
 /** Who bears which name on a meter, so that two never feed one series. */
 const namesOfMeters = new WeakMap<MetricsMeter, Set<string>>()

@@ -191,7 +191,8 @@ function hasNumbers(component: object, ...fields: readonly string[]): boolean {
 /** An agent's stats by origin, of its clients or pools. */
 function originsOf(agent: object): Readonly<Record<string, Readonly<Record<string, number | boolean>>>> | undefined {
   const { stats } = agent as { stats?: unknown }
-  return isObject(stats) ? (stats as never) : undefined
+  // A Pool or Client of undici has the numbers of one origin, and doesn't say of which.
+  return isObject(stats) && !('connected' in stats) ? (stats as never) : undefined
 }
 
 /** The adapters that carry calls, and the pools of other packages. */

@@ -1,6 +1,7 @@
 import { Registry } from 'prom-client'
 import { AsyncBatcher, BreakerRegistry, CircuitBreaker } from 'spillway'
 import { batchTracer, instrument, metricsDefaults, prometheus } from 'spillway/metrics'
+import { Pool } from 'undici'
 import { describe, expect, it, test } from 'vitest'
 import { genericPool } from './support/components.js'
 import { Otel } from './support/otel-reader.js'
@@ -15,6 +16,7 @@ const wrong: [string, unknown, unknown?][] = [
   ['components.a must be a component that spillway/metrics knows', { a: new Map() }],
   ['components.a must be a component that spillway/metrics knows', { a: { stats: () => ({ name: 'x' }) } }],
   ['components.a must be a component that spillway/metrics knows', { a: { stats: () => undefined } }],
+  ['components.a must be a component that spillway/metrics knows', { a: new Pool('http://127.0.0.1:1') }],
   ['components[0] must have a name of its own in a list', [new BreakerRegistry()]],
   ['components[0] must have a name of its own in a list', [genericPool()]],
   ['components[1] must have another name than the ones before', [orders, new CircuitBreaker({ name: 'orders' })]],

@@ -1,3 +1,4 @@
+import { type IntervalHistogram, monitorEventLoopDelay } from 'node:perf_hooks'
 import { AggregatorRegistry, Counter, collectDefaultMetrics, Registry } from 'prom-client'
 import { AsyncBatcher, BreakerRegistry, CircuitBreaker, LoadBalancer, TokenCache } from 'spillway'
 import { prometheus } from 'spillway/metrics'
@@ -210,15 +211,19 @@ describe('prometheus', () => {
   it('takes its listeners off, and measures the event loop no more', async () => {
     const orders = new AsyncBatcher(async (items: number[]) => items)
     const on = vi.spyOn(orders, 'on')
+    const monitor = Object.getPrototypeOf(monitorEventLoopDelay()) as IntervalHistogram
+    const [enable, disable] = [vi.spyOn(monitor, 'enable'), vi.spyOn(monitor, 'disable')]
     const registry = new Registry()
 
     const off = wire(registry, { orders })
+    expect([enable.mock.calls.length, disable.mock.calls.length]).toEqual([1, 0])
     const listeners = on.mock.results.map(({ value }) => value as () => void)
     expect(on.mock.calls.map(([event]) => event)).toEqual(['settled'])
     off()
 
     const events = (orders as unknown as { events: { has(event: string): boolean } }).events
     expect(events.has('settled')).toBe(false)
+    expect(disable.mock.instances).toEqual(enable.mock.instances)
     expect(listeners).toHaveLength(1)
     expect(registry.getMetricsAsArray()).toEqual([])
   })
