@@ -8,7 +8,7 @@ test('a process with a thousand idle buffers ends, but not before the one that h
   const child = spawn(
     process.execPath,
     ['node_modules/tsx/dist/cli.mjs', '--tsconfig', 'tsconfig.check.json', 'test/log/scripts/idle-process.ts'],
-    { cwd: root, stdio: ['ignore', 'pipe', 'pipe'], timeout: 15_000, killSignal: 'SIGKILL' },
+    { cwd: root, stdio: ['ignore', 'pipe', 'pipe'], timeout: 60_000, killSignal: 'SIGKILL' },
   )
   let output = ''
   const collect = (chunk: unknown): void => {
@@ -20,4 +20,4 @@ test('a process with a thousand idle buffers ends, but not before the one that h
   const code = await new Promise((resolve) => child.on('close', resolve))
 
   expect({ code, output }).toEqual({ code: 0, output: 'done\nwritten behind the end of the script\n' })
-})
+}, 90_000)
