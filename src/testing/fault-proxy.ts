@@ -397,10 +397,16 @@ function isFrozen(...links: readonly LinkFaults[]): boolean {
   return links.some(({ frozen }) => frozen)
 }
 
+/**
+ * Ends a connection with a reset, at once. `resetAndDestroy` waits until the other side has taken what was written, and ends the
+ * connection in good order before: so this sets what that sets. Where there is no such thing, the connection is closed.
+ */
 function resetSocket(socket: NetSocket): void {
   if (socket.destroyed) return
-  if (typeof socket.resetAndDestroy === 'function') socket.resetAndDestroy()
-  else socket.destroy()
+  // While the end is being sent, the platform can't reset.
+  const isEnding = socket.writableEnded && !socket.writableFinished
+  if (!socket.connecting && !isEnding) (socket as { resetAndClosing?: boolean }).resetAndClosing = true
+  socket.destroy()
 }
 
 function checkLink(link: LinkFaults | undefined): void {

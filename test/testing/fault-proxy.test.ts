@@ -198,6 +198,20 @@ describe('a FaultProxy', () => {
     expect(proxy.stats()).toMatchObject({ cuts: 1, connections: 2, open: 1 })
   })
 
+  test('cuts at once what has much on its way to one that reads nothing', async () => {
+    const { socket, ended } = client()
+    await once(socket, 'connect')
+    await until(() => expect(serverSide).toHaveLength(1))
+    serverSide[0]?.removeAllListeners('data').pause()
+    socket.write(Buffer.alloc(64 * 1_048_576))
+    await elapse(100)
+
+    proxy.cut()
+
+    await until(() => expect(ended()).toMatch(/ECONNRESET|EPIPE/))
+    await until(() => expect(proxy.stats().open).toBe(0))
+  })
+
   test('resets a connection after just so many bytes', async () => {
     proxy.set({ toServer: { resetAfterBytes: 10 } })
     const { socket, ended } = client()
