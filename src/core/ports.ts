@@ -297,7 +297,7 @@ export interface UsageJournal {
   close(): PromiseLike<void>
 }
 
-/** Where log lines go. Calls come one at a time, but for `writeSync`, which may come while a `write` isn't settled. */
+/** Where log lines go. Writes come one at a time; `writeSync` and `reopen` may come while one isn't settled. */
 export interface LogSink {
   /**
    * Writes a chunk of whole lines.
@@ -326,7 +326,10 @@ export interface TracedBatch {
   readonly component: string
   /** How many items it has: keys where writes are merged by key. */
   readonly size: number
-  /** What {@link BatchTracer.enter} answered as its items were accepted, for the first of them; at most 128, what OpenTelemetry keeps of links. */
+  /**
+   * What {@link BatchTracer.enter} answered as its items were accepted; of items in a row with the same origin once. At most 128, which is
+   * what OpenTelemetry keeps of links.
+   */
   readonly origins: readonly unknown[]
 }
 

@@ -41,7 +41,8 @@ export class BatchTracing {
   note(batch: TracedItems, origin: unknown): void {
     if (origin === undefined) return
     if (batch.origins === undefined) batch.origins = [origin]
-    else if (batch.origins.length < maxOrigins) batch.origins.push(origin)
+    // Many items of one caller in a row lead back to the same place.
+    else if (batch.origins.length < maxOrigins && batch.origins.at(-1) !== origin) batch.origins.push(origin)
   }
 
   run(batch: TracedItems, size: number, attempt: () => unknown): unknown {
@@ -49,7 +50,8 @@ export class BatchTracing {
     const once = (): unknown => {
       if (outcome !== undefined) throw new Error('a tracer runs an attempt once')
       try {
-        const answer = attempt()
+        // A thenable may do its work when it is asked, and two ask it: the tracer and the engine.
+        const answer = settledOnce(attempt())
         outcome = { answer }
         return answer
       } catch (error) {
@@ -67,4 +69,9 @@ export class BatchTracing {
     if ('error' in outcome) throw outcome.error
     return outcome.answer
   }
+}
+
+function settledOnce(answer: unknown): unknown {
+  const isThenable = typeof (answer as { then?: unknown } | null | undefined)?.then === 'function'
+  return isThenable && !(answer instanceof Promise) ? Promise.resolve(answer) : answer
 }
