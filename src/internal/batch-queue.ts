@@ -13,9 +13,12 @@ import { LinkedList } from './linked-list.js'
 import { Room } from './room.js'
 import { TurnClock } from './turn-clock.js'
 
+/** How far apart the offers of an entry may be, in milliseconds. */
+const sameAgeMs = 1
+
 /** What a face of the engine supplies: what running a batch means, and how one entry is settled. */
 export interface BatchFace<E extends Entry> {
-  /** All offers of an entry came in one turn, so that each has its age, and a batch is as large as they are many. */
+  /** All offers of an entry came within a millisecond, so that each has its age, and a batch is as large as they are many. */
   readonly alike?: boolean
   /** Hands entries to the user's function, in the async context in which the component was made. */
   call(entries: readonly E[], context: BatchContext): unknown
@@ -66,7 +69,7 @@ export interface QueueSetting {
  * async context before anything is dispatched; what follows from a batch is in that context already.
  *
  * Invariants: of a group's batches only the last can be not due; a group is in `#ready` exactly while its first batch is
- * due; the timer is armed only while a batch waits for `maxWaitMs`.
+ * due; the timer is armed only while a batch waits for `maxWaitMs`, and not where it waits for the only slot anyway.
  */
 export class BatchQueue<E extends Entry> {
   readonly #books: Books = new Books()
@@ -104,7 +107,7 @@ export class BatchQueue<E extends Entry> {
   #straight = 0
   #shortWayTurn = 0
   #straightBatch: Batch<E> | undefined
-  /** The entry that offers of this turn may join, the batch that it's in, how many may, and how many bytes that has room for. */
+  /** The entry that offers may join, the batch that it's in, how many may, and how many bytes that has room for. */
   #growing: (E & GrowingEntry) | undefined
   #growingBatch: Batch<E> | undefined
   #growingUnits = 0
@@ -278,22 +281,29 @@ export class BatchQueue<E extends Entry> {
   }
 
   /**
-   * Takes one more offer that becomes part of the entry that was offered last, if that came in this turn, hasn't left, and its batch
-   * has room for so many bytes; else the offer needs an entry of its own.
+   * Takes one more offer that becomes part of the entry that was offered last, if that came in this turn or this millisecond, hasn't
+   * left, and its batch has room for so many bytes; else the offer needs an entry of its own.
    *
    * It is counted together with others, before anybody reads what counts: that halves what a caller waits for.
    */
   join(entry: (E & GrowingEntry) | undefined, bytes: number): boolean {
     if (entry === undefined || entry !== this.#growing || bytes > this.#growingRoom || this.#growingUnits === 0)
       return false
-    if (this.#shortWayTurn !== this.#turnClock.turn) return false
+    if (this.#shortWayTurn !== this.#turnClock.turn && !this.#growsOn(entry)) return false
     this.#growingUnits--
     this.#growingRoom -= bytes
     if (this.#growingRoom === 0) this.#becomeDue(this.#growingBatch as Batch<E>)
     return true
   }
 
-  /** Lets so many offers of this turn join this entry, which was offered last: also where its batch is due and waits for a slot. */
+  /** Whether what comes in this turn is as old as the entry, near enough. */
+  #growsOn(entry: E): boolean {
+    if (this.#turnClock.now() - entry.cohort.at >= sameAgeMs) return false
+    this.#shortWayTurn = this.#turnClock.turn
+    return true
+  }
+
+  /** Lets so many offers join this entry, which was offered last: also where its batch is due and waits for a slot. */
   grow(entry: E & GrowingEntry, units: number): void {
     this.#endGrowing()
     if (this.#closed) return
@@ -562,9 +572,15 @@ export class BatchQueue<E extends Entry> {
 
   #armTimer(): void {
     const first = this.#waiting.first
-    if (first === undefined) return
+    if (first === undefined || this.#leavesNext) return
     const leftMs = first.openedAt + this.#policy.maxWaitMs - this.#setting.clock.now()
     this.#cancelTimer = this.#setting.clock.setTimer(this.#onTimer, Math.max(0, leftMs))
+  }
+
+  /** What waits is due when the slot is free, and can't leave before: there is one slot, and nobody else to take turns with. */
+  get #leavesNext(): boolean {
+    const { eager, concurrency } = this.#policy
+    return eager && concurrency === 1 && this.#groups.size === 0 && this.#solo.running > 0
   }
 
   readonly #onTimer = (): void => this.#inContext(this.#letOverdueGo)

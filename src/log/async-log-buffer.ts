@@ -64,7 +64,7 @@ export class AsyncLogBuffer extends ClosableComponent<AsyncLogBufferEvents, Asyn
   readonly #overflow: Overflow
   readonly #onDropLine: ((count: number) => string) | undefined
   readonly #waiting: WaitingLines
-  /** The chunk that lines of this turn join. */
+  /** The chunk that lines of this turn, or this millisecond, join. */
   #open: LogChunk | undefined
   /** How many chunks there were. */
   #order = 0
@@ -226,7 +226,11 @@ export class AsyncLogBuffer extends ClosableComponent<AsyncLogBufferEvents, Asyn
     if (this.#overflow === 'reject') return this.#reject(line, this.#fullError())
     const loser = this.#waiting.giveWay(line)
     // The first of them says where in the log they would have been.
-    if (this.#lost++ === 0) this.#lostBehind = loser === undefined ? this.#order : loser.chunk.order - 1
+    if (this.#lost++ === 0) {
+      this.#lostBehind = loser === undefined ? this.#order : loser.chunk.order - 1
+      // What comes after the one that says so comes with another chunk.
+      if (loser === undefined) this.#open = undefined
+    }
     if (loser === undefined) {
       this.#queue.dropNewcomer()
       this.#tellDropped(line, 'drop-newest')

@@ -13,7 +13,7 @@ export interface LinePlace {
   readonly level: number
 }
 
-/** Lines that came in one turn and leave together. */
+/** Lines that came in one turn, or one millisecond, and leave together. */
 export class LogChunk implements GrowingEntry {
   /** In their order; where one was dropped, nothing. */
   lines: (string | undefined)[]

@@ -118,7 +118,8 @@ describe('when there is no room', () => {
     const { sink, log } = await blocked(clock, { capacity: 3 })
     for (const line of ['50 first', '10 second', '50 third']) {
       log.write(line)
-      await clock.advance(0)
+      // The log tells to the millisecond.
+      await clock.advance(1)
     }
     log.write('50 fourth')
 
