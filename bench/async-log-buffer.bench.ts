@@ -60,17 +60,23 @@ const closeAll = async (log: AsyncLogBuffer, sink: FileSink): Promise<void> => {
   await sink.close()
 }
 
-const spillway: Make = ({ path }) => {
-  const sink = new FileSink({ path })
-  const log = new AsyncLogBuffer(sink, ample)
-  return {
-    write: (from, to) => {
-      for (let i = from; i < to; i++) log.write(lines[i] as string)
-    },
-    check: () => expectNoLoss(log),
-    close: () => closeAll(log, sink),
+const spillway =
+  (options: AsyncLogBufferOptions = ample): Make =>
+  ({ path }) => {
+    const sink = new FileSink({ path })
+    const log = new AsyncLogBuffer(sink, options)
+    return {
+      write: (from, to) => {
+        for (let i = from; i < to; i++) log.write(lines[i] as string)
+      },
+      ...(options.eager === false && { last: () => void log.flush() }),
+      check: () => expectNoLoss(log),
+      close: () => closeAll(log, sink),
+    }
   }
-}
+
+/** Holds lines for up to 10 ms instead of writing as soon as nothing is in flight: fewer writes where lines come one by one. */
+const patient: AsyncLogBufferOptions = { ...ample, eager: false, maxWaitMs: 10 }
 
 const opened = async <T extends { once(event: string, listener: () => void): unknown }>(stream: T): Promise<T> => {
   await new Promise<void>((resolve) => stream.once('ready', resolve))
@@ -190,7 +196,10 @@ const straight = (name: string, pattern: Omit<LogWork, 'until'>, until: LogWork[
     operation: 'line',
     operations: work.linesAtOnce * work.times,
     contenders: [
-      named('spillway', undefined, work, spillway),
+      named('spillway', undefined, work, spillway()),
+      ...(work.linesAtOnce > 1
+        ? []
+        : [named('spillway, eager: false, maxWaitMs: 10', undefined, work, spillway(patient))]),
       named('sonic-boom 4.2.0', aims.four, work, sonic4(0)),
       named('sonic-boom 4.2.0, minLength 4096', aims.four, work, sonic4(4096)),
       named('sonic-boom 5', aims.five, work, sonic5(0)),
@@ -206,6 +215,148 @@ const straight = (name: string, pattern: Omit<LogWork, 'until'>, until: LogWork[
   }
 }
 
+// --- with pino in front
+
+const pinoOptions: pino.LoggerOptions = { timestamp: () => ',"time":1790000000000' }
+const message = 'a request was answered, and all is well'
+
+/** What pino makes of the calls. */
+const pinoLines: string[] = []
+{
+  const logger = pino(pinoOptions, { write: (line) => void pinoLines.push(line) })
+  for (let i = 0; i < 1000; i++) logger.info({ id: i }, message)
+}
+
+/** A logger in front of a destination, each with a loop of its own. */
+const logging = (name: string, aim: Aim | undefined, work: LogWork, make: Make): Contender => ({
+  name,
+  ...(aim && { aim }),
+  prepare: () => logTurns(pinoLines, work, make),
+})
+
+const logs =
+  (logger: pino.Logger): LogWriter['write'] =>
+  (from, to) => {
+    for (let i = from; i < to; i++) logger.info({ id: i }, message)
+  }
+
+const behindPino = (name: string, until: LogWork['until'], aims: Aims): Contest => {
+  const work: LogWork = { ...bursts, until }
+  return {
+    name,
+    operation: 'line',
+    operations: work.linesAtOnce * work.times,
+    contenders: [
+      logging('spillway', undefined, work, ({ path }) => {
+        const sink = new FileSink({ path })
+        const log = new AsyncLogBuffer(sink, ample)
+        return {
+          write: logs(pino(pinoOptions, log)),
+          check: () => expectNoLoss(log),
+          close: () => closeAll(log, sink),
+        }
+      }),
+      logging('sonic-boom 4.2.0', aims.four, work, async ({ path }) => ({
+        write: logs(pino(pinoOptions, await opened(new SonicBoom4({ dest: path, sync: false })))),
+      })),
+      logging('sonic-boom 5', aims.five, work, async ({ path }) => ({
+        write: logs(pino(pinoOptions, await opened(new SonicBoom5({ dest: path, sync: false })))),
+      })),
+      logging('pino.destination, sync: false', aims.five, work, async ({ path }) => ({
+        write: logs(pino(pinoOptions, await opened(pino.destination({ dest: path, sync: false })))),
+      })),
+      logging('pino.destination, as it is by default', aims.five, work, ({ path }) => ({
+        write: logs(pino(pinoOptions, pino.destination(path))),
+      })),
+    ],
+    finish: removeLogFiles,
+  }
+}
+
+// --- nothing can be written any more
+
+/** Lines into what is full; every one of them has to cost one line. */
+const dropping = (name: string, aim: Aim | undefined, make: () => { write(): void; dropped(): number }): Contender => ({
+  name,
+  ...(aim && { aim }),
+  prepare: async () => {
+    const { write, dropped } = make()
+    // What can be written meanwhile makes room a few times.
+    for (let time = 0; time < 5; time++) {
+      write()
+      await new Promise((resolve) => setTimeout(resolve, 10))
+    }
+    let before = dropped()
+    return {
+      async: false,
+      turn: write,
+      check: () => {
+        const now = dropped()
+        if (now - before !== lines.length) throw new Error(`wrong answer: ${now - before} lines were dropped`)
+        before = now
+      },
+    }
+  },
+})
+
+const spillwayFull = (name: string, options: AsyncLogBufferOptions): Contender =>
+  dropping(name, undefined, () => {
+    const log = new AsyncLogBuffer({ write: () => new Promise(() => {}) }, options)
+    return {
+      write: () => {
+        for (let i = 0; i < lines.length; i++) log.write(lines[i] as string)
+      },
+      dropped: () => log.stats().dropped,
+    }
+  })
+
+const pipes: string[] = []
+
+/** A pipe that nobody reads: it takes 64 KiB, and then nothing. */
+function unreadPipe(): number {
+  const directory = mkdtempSync(join(tmpdir(), 'spillway-bench-'))
+  pipes.push(directory)
+  execFileSync('mkfifo', [join(directory, 'pipe')])
+  return openSync(join(directory, 'pipe'), constants.O_RDWR | constants.O_NONBLOCK)
+}
+
+const full: Contest = {
+  name: 'a full buffer, a line that is dropped',
+  operation: 'line',
+  operations: lines.length,
+  contenders: [
+    spillwayFull('spillway, drop-newest', {}),
+    spillwayFull('spillway, drop-oldest', { overflow: 'drop-oldest' }),
+    // All are of one level here: each is asked for, and the newest goes.
+    spillwayFull('spillway, levelOf', { levelOf: (line) => line.charCodeAt(9) }),
+    dropping('sonic-boom 4.2.0, maxLength', undefined, () => {
+      let dropped = 0
+      const log = new SonicBoom4({ fd: unreadPipe(), sync: false, maxLength: 1000 * lineBytes })
+      log.on('drop', () => dropped++)
+      return {
+        write: () => {
+          for (let i = 0; i < lines.length; i++) log.write(lines[i] as string)
+        },
+        dropped: () => dropped,
+      }
+    }),
+    dropping('sonic-boom 5, maxLength', { atMost: 1 }, () => {
+      let dropped = 0
+      const log = new SonicBoom5({ fd: unreadPipe(), sync: false, maxLength: 1000 * lineBytes })
+      log.on('drop', () => dropped++)
+      return {
+        write: () => {
+          for (let i = 0; i < lines.length; i++) log.write(lines[i] as string)
+        },
+        dropped: () => dropped,
+      }
+    }),
+  ],
+  finish: async () => {
+    for (const path of pipes) rmSync(path, { recursive: true, force: true })
+  },
+}
+
 await serveSuite([
   straight("bursts of 1000 lines, the caller's own part", bursts, 'write', {
     four: { atMost: 1.5 },
@@ -215,7 +366,19 @@ await serveSuite([
     four: { timesFaster: 2 },
     five: { timesFaster: 3 },
   }),
-  straight('one burst of 1000 lines, until the file has all', burst, 'arrival', {}),
-  straight("a line a turn, the caller's own part", singles, 'write', { four: { atMost: 1.5 } }),
+  straight('one burst of 1000 lines, until the file has all', burst, 'arrival', {
+    four: { atMost: 1 },
+    five: { timesFaster: 3 },
+  }),
+  straight("a line a turn, the caller's own part", singles, 'write', {}),
   straight('a line a turn, until the file has all', singles, 'arrival', {}),
+  behindPino("bursts of 1000 lines by pino, the caller's own part", 'write', {
+    four: { atMost: 1.5 },
+    five: { timesFaster: 2 },
+  }),
+  behindPino('bursts of 1000 lines by pino, until the file has all', 'arrival', {
+    four: { atMost: 1 },
+    five: { timesFaster: 2 },
+  }),
+  full,
 ])
