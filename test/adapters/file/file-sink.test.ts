@@ -1,4 +1,4 @@
-import { appendFileSync, existsSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs'
+import { appendFileSync, constants, existsSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { FileSink, type FileSinkEvents } from 'spillway/file'
 import { FakeClock } from 'spillway/testing'
@@ -301,6 +301,28 @@ describe('a write that fails for good', () => {
     expect(failed).toHaveBeenCalledTimes(2)
     expect(sink.stats()).toMatchObject({ offered: 3, succeeded: 1, failed: 2, failures: 2, shortWrites: 1 })
   })
+})
+
+test('a torn line is remembered by a reopening of the same file, also where that may not be read', async () => {
+  const clock = new FakeClock()
+  const files = new SimulatedFiles(() => 0.45, clock)
+  const sink = new FileSink({ path: '/app.log', fs: files, clock })
+  const [open, write] = [files.openSync.bind(files), files.writeSync.bind(files)]
+  files.openSync = (path, flags) => {
+    if (path === '/app.log' && (flags & constants.O_WRONLY) === 0) throw fault('EACCES')
+    return open(path, flags)
+  }
+  let calls = 0
+  files.writeSync = (fd, buffer, offset, length) => {
+    if (++calls === 2) throw fault('EIO')
+    return write(fd, buffer, offset, calls === 1 ? 2 : length)
+  }
+  const torn = sink.write('one\n').catch((error) => error.code)
+  await clock.advance(50)
+  await Promise.all([sink.reopen(), sink.write('two\n'), clock.advance(50)])
+
+  expect(await torn).toBe('ERR_STORE')
+  expect(files.names.get('/app.log')?.bytes.toString()).toBe('on\ntwo\n')
 })
 
 describe('close', () => {
