@@ -14,21 +14,16 @@ import {
   type StatementStats,
   statementOrders,
 } from './slow-query-log-options.js'
+import type { QueryObserver, WatchedQuery } from './slow-query-log-run.js'
 import { Durations, StatementNumbers } from './slow-query-log-statements.js'
-import {
-  type QueryObserver,
-  type Watch,
-  type WatchedPool,
-  type WatchedQuery,
-  watchDatabase,
-} from './slow-query-log-watch.js'
+import { type Watch, type WatchedPool, watchDatabase } from './slow-query-log-watch.js'
 
 /**
  * Tells of slow queries, and of long waits for a connection, which look like slow queries to whoever waits. It sees every query of a
  * pool, whoever makes it, and changes nothing about them: their results, their errors, and the ways to ask for them.
  *
- * It takes the place of the pool's `connect` and of its clients' `query` until it is closed. A pool of two logs gives the methods back to
- * the one that came first when the other one is closed first.
+ * It takes the place of the pool's `connect` and of its clients' `query` until it is closed. Several logs of one pool are closed in the
+ * reverse order of their making.
  *
  * @example
  * ```ts
