@@ -115,7 +115,8 @@ function readSecrets(given: CursorSecret | readonly CursorSecret[]): readonly Ui
     if (typeof secret !== 'string' && !(secret instanceof Uint8Array)) {
       throw new OptionError('secret', `secret must be a string or a Uint8Array, got a ${typeof secret}`)
     }
-    const bytes = typeof secret === 'string' ? Buffer.from(secret) : secret.slice()
+    // A copy: `slice` of a Buffer is none.
+    const bytes = typeof secret === 'string' ? Buffer.from(secret) : new Uint8Array(secret)
     if (bytes.length < minSecretBytes) {
       throw new OptionError('secret', `secret must have at least ${minSecretBytes} bytes, got ${bytes.length}`)
     }

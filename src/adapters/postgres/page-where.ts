@@ -80,7 +80,7 @@ export function fixedColumns(where: readonly Comparison[]): ReadonlySet<string> 
 
 /** A condition in a form that is the same however it was written, to tell listings apart. */
 export function canonicalWhere(where: readonly Comparison[]): unknown {
-  const text = (value: PageValue): string => (value instanceof Date ? value.toISOString() : textOf(value, ''))
+  const text = (value: PageValue): string => (value instanceof Date ? value.toISOString() : textOf(value))
   return where.map(({ column, operator, value }) => [
     column,
     operator,
@@ -101,14 +101,16 @@ export function comparisonText(
   const column = `t.${quoteName(name)}`
   if (value === null) return `${column} IS ${operator === 'eq' ? '' : 'NOT '}NULL`
   if (isOneOf(operator, lists)) {
-    const texts = (value as readonly PageValue[]).map((one) => textOf(one, type))
-    return `${column} ${lists[operator]} (${bind(texts)}::text[]::${type}[])`
+    const texts = `${bind((value as readonly PageValue[]).map(textOf))}::text[]`
+    // An array of arrays would be one of more dimensions.
+    const list = type.endsWith('[]') ? `SELECT u.v::${type} FROM unnest(${texts}) AS u(v)` : `${texts}::${type}[]`
+    return `${column} ${lists[operator]} (${list})`
   }
   if (isOneOf(operator, patterns)) {
     const pattern = operator === 'startsWith' ? `${String(value).replace(/[\\%_]/g, '\\$&')}%` : String(value)
     return `${column} ${patterns[operator]} ${bind(pattern)}::text`
   }
-  return `${column} ${comparisons[operator]} ${bind(textOf(value as PageValue, type))}::text::${type}`
+  return `${column} ${comparisons[operator]} ${bind(textOf(value as PageValue))}::text::${type}`
 }
 
 function readComparison(field: string, column: string, operator: string, given: unknown): Comparison {
@@ -146,22 +148,40 @@ function readValue(field: string, value: unknown): PageValue {
     if (Number.isNaN(value.getTime())) failOption(field, 'must be a valid Date', value)
     return new Date(value)
   }
-  if (value instanceof Uint8Array) return value.slice()
+  // A copy: `slice` of a Buffer is none.
+  if (value instanceof Uint8Array) return new Uint8Array(value)
   failOption(field, 'must be a string, number, bigint, boolean, Date or Uint8Array', value)
 }
 
 /** A value as a text that its column's type reads. */
-function textOf(value: PageValue, type: string): string {
-  if (value instanceof Date) return type === 'timestamp with time zone' ? value.toISOString() : localTime(value)
+function textOf(value: PageValue): string {
+  if (value instanceof Date) return dateText(value)
   if (value instanceof Uint8Array) return `\\x${Buffer.from(value).toString('hex')}`
   return String(value)
 }
 
-function localTime(date: Date): string {
+/**
+ * The local time with its offset: what has a time zone, be it a domain's, reads the moment, and what has none leaves the offset out. Years
+ * are written as PostgreSQL has them, which knows neither a sign nor a year 0.
+ */
+function dateText(date: Date): string {
   const pad = (part: number, length = 2): string => String(part).padStart(length, '0')
-  const day = [pad(date.getFullYear(), 4), pad(date.getMonth() + 1), pad(date.getDate())].join('-')
-  const time = [date.getHours(), date.getMinutes(), date.getSeconds()].map((part) => pad(part)).join(':')
-  return `${day}T${time}.${pad(date.getMilliseconds(), 3)}`
+  const colons = (parts: readonly number[]): string => parts.map((part) => pad(part)).join(':')
+  const year = date.getFullYear()
+  const day = `${pad(year > 0 ? year : 1 - year, 4)}-${pad(date.getMonth() + 1)}-${pad(date.getDate())}`
+  const time = `${colons([date.getHours(), date.getMinutes(), date.getSeconds()])}.${pad(date.getMilliseconds(), 3)}`
+  const offset = offsetSeconds(date)
+  const ahead = Math.abs(offset)
+  const zone = colons([Math.trunc(ahead / 3600), Math.trunc(ahead / 60) % 60, ahead % 60])
+  return `${day}T${time}${offset < 0 ? '-' : '+'}${zone}${year > 0 ? '' : ' BC'}`
+}
+
+/** How far the local time is ahead of UTC. Zones once had seconds in it, which `getTimezoneOffset` leaves out. */
+function offsetSeconds(date: Date): number {
+  const hours = date.getHours() - date.getUTCHours()
+  const minutes = date.getMinutes() - date.getUTCMinutes()
+  const days = date.getDate() === date.getUTCDate() ? 0 : date.getTimezoneOffset() < 0 ? 1 : -1
+  return ((days * 24 + hours) * 60 + minutes) * 60 + date.getSeconds() - date.getUTCSeconds()
 }
 
 function isOneOf<T extends object>(operator: string, table: T): operator is keyof T & string {

@@ -123,10 +123,10 @@ export class Paginator<Row = Record<string, unknown>> extends Component<Paginato
       checkOptions('request', request)
       signal = checkSignal(request?.signal)
       const wanted = this.#wanted(request ?? {})
-      const page = await orAbort(
-        this.#session.use((run) => this.#readAware(run, wanted), signal),
-        signal,
-      )
+      // One that has aborted doesn't wait for a connection.
+      signal?.throwIfAborted()
+      const work = this.#session.use((run) => this.#readAware(unlessAborted(run, signal), wanted), signal)
+      const page = await orAbort(work, signal)
       counts.pages++
       counts.rows += page.rows.length
       return page
@@ -211,23 +211,22 @@ export class Paginator<Row = Record<string, unknown>> extends Component<Paginato
     // The row that only says that there are more is the last one in the order in which they were read.
     rows.length = Math.min(rows.length, limit)
     if (backwards) rows.reverse()
-    const places = rowKeys
-      .slice(0, limit)
-      .map((json): CursorPlace => ({ keys: JSON.parse(json) as (string | null)[], inclusive: false }))
-    if (backwards) places.reverse()
+    rowKeys.length = rows.length
+    if (backwards) rowKeys.reverse()
+    const cursorOf = (json: string): string =>
+      this.#seal.seal(listing, { keys: JSON.parse(json) as (string | null)[], inclusive: false })
     // Of an empty page, the way back begins with the row that the way there left behind.
-    const ahead = places.at(-1) ?? (place && { ...place, inclusive: true })
-    const behind = places[0] ?? (place && { ...place, inclusive: true })
+    const edge = (json: string | undefined): string | undefined =>
+      json === undefined ? place && this.#seal.seal(listing, { ...place, inclusive: true }) : cursorOf(json)
     const hasNext = backwards || more
     const hasPrevious = backwards ? more : place !== undefined
-    const seal = (at: CursorPlace | undefined): string | undefined => at && this.#seal.seal(listing, at)
     return {
       rows,
-      next: hasNext ? seal(ahead) : undefined,
-      previous: hasPrevious ? seal(behind) : undefined,
+      next: hasNext ? edge(rowKeys.at(-1)) : undefined,
+      previous: hasPrevious ? edge(rowKeys[0]) : undefined,
       hasNext,
       hasPrevious,
-      ...(rowCursors && { cursors: places.map((at) => this.#seal.seal(listing, at)) }),
+      ...(rowCursors && { cursors: rowKeys.map(cursorOf) }),
     }
   }
 
@@ -281,9 +280,20 @@ function checkColumns(columns: readonly string[] | undefined): readonly string[]
   return names
 }
 
-/** A value that its type doesn't have, or a domain doesn't take. */
+/** What was given up between two statements sends no further one. */
+function unlessAborted(run: RunQuery, signal: AbortSignal | undefined): RunQuery {
+  return async (text, values) => {
+    signal?.throwIfAborted()
+    return run(text, values)
+  }
+}
+
+/**
+ * What a value may lead to that its type doesn't have, or a domain doesn't take. Types with a grammar of their own say that the syntax is wrong
+ * or too deep, those that are names in the catalog that nothing is called so.
+ */
 function isBadValue(error: unknown): boolean {
-  return /^2[23]/.test(sqlStateOf(error) ?? '')
+  return /^(?:0A|2[23]|3F|42(?!501)|54)/.test(sqlStateOf(error) ?? '')
 }
 
 /**

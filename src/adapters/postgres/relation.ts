@@ -37,12 +37,14 @@ export function relationName(schema: string | undefined, name: string): string {
 /**
  * NOT NULL binds no foreign table, binds the children of an inheriting table only by custom, and may be NOT VALID since PostgreSQL 18.
  * A unique index binds neither those children nor, where it is partial or of expressions, all rows; under another collation than
- * that of the order it may tell apart what the order doesn't.
+ * that of the order it may tell apart what the order doesn't. The shape is of no use but for the mark: a statement that was prepared
+ * returns no rows once a column is longer, or of another collation.
  */
 const statement = `SELECT
   (SELECT json_agg(json_build_object(
       'name', a.attname,
       'type', pg_catalog.format_type(a.atttypid, -1),
+      'shape', ARRAY[a.atttypmod::text, a.attcollation::text],
       'dated', t.typcategory = 'D',
       'required', a.attnotnull AND r.alone AND c.relkind <> 'f' AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_constraint n
@@ -65,7 +67,8 @@ const statement = `SELECT
         JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
         JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation
         WHERE k.collation_id <> a.attcollation AND NOT l.collisdeterministic))::text AS keys
-  FROM pg_catalog.pg_class c, LATERAL (SELECT NOT (c.relkind = 'r' AND c.relhassubclass) AS alone) r
+  FROM pg_catalog.pg_class c, LATERAL (
+    SELECT NOT (c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhparent = c.oid)) AS alone) r
   WHERE c.oid = $1::text::regclass`
 
 /** A relation that was altered is noticed at the first statement that fails for it, or after this time. */

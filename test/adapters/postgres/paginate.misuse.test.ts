@@ -87,8 +87,10 @@ test.each<[string, unknown]>([
   expect(String(error)).not.toMatch(/hunter2|short"|123456|a secret of/)
 })
 
-test('a secret that its owner overwrites is still the one that was given', async () => {
-  const secret = new Uint8Array(16).fill(7)
+test.each([
+  ['a Uint8Array', new Uint8Array(16).fill(7)],
+  ['a Buffer', Buffer.alloc(16, 7)],
+])('a secret that its owner overwrites is still the one that was given: %s', async (_what, secret) => {
   const pages = make({ secret, limit: 1 })
   const { cursors: [cursor] = [] } = await pages.page({ rowCursors: true })
 
@@ -200,6 +202,16 @@ describe('a request', () => {
     at.setTime(-1)
 
     await expect(answer).resolves.toMatchObject({ rows: [{ id: 1 }] })
+  })
+
+  test('keeps its bytes, in a Buffer too', async () => {
+    await database.exec(`CREATE TABLE blobs (id int PRIMARY KEY, raw bytea); INSERT INTO blobs VALUES (1, '\\x0102')`)
+    for (const raw of [new Uint8Array([1, 2]), Buffer.from([1, 2])]) {
+      const answer = make({ from: 'blobs' }).page({ where: { raw } })
+      raw.fill(0)
+
+      await expect(answer).resolves.toMatchObject({ rows: [{ id: 1 }] })
+    }
   })
 
   test('may be left out', async () => {

@@ -346,16 +346,21 @@ describe.each(databases)('pages on %s', (_name, open) => {
     [{ day: new Date(2024, 0, 2) }, [2]],
     [{ raw: new Uint8Array([0, 255]) }, [1]],
     [{ raw: [new Uint8Array([1])] }, [2]],
+    [{ list: '{1,2}' }, [1]],
+    [{ list: ['{1,2}', '{}'] }, [1, 3]],
+    [{ list: { notIn: ['{1,2}'] } }, [2, 3]],
+    [{ list: { in: [] } }, []],
     [{ n: { gte: 1 }, s: { like: 'a%' }, b: true }, [1]],
     [{ s: "x' OR '1'='1" }, []],
   ])('have only the rows that are asked for: %o', async (where, expected) => {
-    const columns = 'id int PRIMARY KEY, n int, s text, b boolean, at timestamptz, local timestamp, day date, raw bytea'
+    const columns =
+      'id int PRIMARY KEY, n int, s text, b boolean, at timestamptz, local timestamp, day date, raw bytea, list int[]'
     const table = await create(
       columns,
-      `(1, 1, 'a%', true, '2024-01-01 00:00:00.123+00', '2024-01-01 11:59:59.999', '2024-01-01', '\\x00ff')`,
-      `(2, 2, 'abc', false, '2024-01-01 00:00:00.124+00', '2024-01-01 12:00', '2024-01-02', '\\x01')`,
-      `(3, 3, '\\"{,}', true, NULL, NULL, NULL, NULL)`,
-      `(4, NULL, 'NULL', NULL, NULL, NULL, NULL, NULL)`,
+      `(1, 1, 'a%', true, '2024-01-01 00:00:00.123+00', '2024-01-01 11:59:59.999', '2024-01-01', '\\x00ff', '{1,2}')`,
+      `(2, 2, 'abc', false, '2024-01-01 00:00:00.124+00', '2024-01-01 12:00', '2024-01-02', '\\x01', '{2}')`,
+      `(3, 3, '\\"{,}', true, NULL, NULL, NULL, NULL, '{}')`,
+      `(4, NULL, 'NULL', NULL, NULL, NULL, NULL, NULL, NULL)`,
     )
 
     const { forth, back } = await walk(new Paginator<Loose>(database, { from: table, orderBy: ['id'], limit: 1 }), {
@@ -364,6 +369,54 @@ describe.each(databases)('pages on %s', (_name, open) => {
 
     expect(forth.map(({ id }) => id)).toEqual(expected)
     expect(back).toEqual(forth)
+  })
+
+  test('take a Date for its moment or its local time, whatever the zone, the year and the domain', async () => {
+    const n = fresh()
+    await database.query(`CREATE DOMAIN moment_${n} AS timestamptz`)
+    await database.query(`CREATE DOMAIN day_${n} AS date`)
+    const table = await create(`id int PRIMARY KEY, at timestamptz, moment moment_${n}, local timestamp, day day_${n}`)
+    const two = (part: number): string => String(part).padStart(2, '0')
+    const zone = process.env['TZ']
+    try {
+      // Half hours, seconds of former times, an hour that comes twice, and years that ISO 8601 writes with a sign.
+      for (const TZ of ['UTC', 'Asia/Kathmandu', 'Europe/Amsterdam', 'America/New_York']) {
+        process.env['TZ'] = TZ
+        for (const [index, at] of [
+          new Date('2024-11-03T05:30:00.123Z'),
+          new Date('2024-11-03T06:30:00.123Z'),
+          new Date('1900-01-01T00:00:01Z'),
+          new Date('0000-06-01T00:00:00Z'),
+          new Date('-001000-03-01T12:00:00Z'),
+          new Date(8.64e15),
+        ].entries()) {
+          const year = at.getFullYear()
+          const years = String(year > 0 ? year : 1 - year).padStart(4, '0')
+          const day = `${years}-${two(at.getMonth() + 1)}-${two(at.getDate())}`
+          const time = `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}.${at.getMilliseconds()}`
+          const era = year > 0 ? '' : ' BC'
+          await database.query(
+            `INSERT INTO ${table} SELECT $1::int, moment, moment, $3::text::timestamp, $4::text::date
+              FROM (SELECT 'epoch'::timestamptz + $2::text::numeric * interval '1 ms' AS moment) q`,
+            [index, String(at.getTime()), `${day} ${time}${era}`, day + era],
+          )
+          for (const where of [{ at }, { moment: at }, { local: at }, { moment: [at] }]) {
+            const { rows } = await paginate<Loose>(database, { from: table, columns: ['id'], orderBy: ['id'], where })
+            expect([TZ, at, where, rows.some(({ id }) => id === index)]).toEqual([TZ, at, where, true])
+          }
+          const { rows } = await paginate<Loose>(database, {
+            from: table,
+            orderBy: ['id'],
+            where: { id: index, day: at },
+          })
+          expect(rows).toHaveLength(1)
+        }
+        await database.query(`TRUNCATE ${table}`)
+      }
+    } finally {
+      if (zone === undefined) delete process.env['TZ']
+      else process.env['TZ'] = zone
+    }
   })
 
   test('list the counters of a resource, and none of another one', async () => {
@@ -431,6 +484,14 @@ describe.each(databases)('pages on %s', (_name, open) => {
       await expect(paginate(database, { from: table, orderBy: ['id'] })).rejects.toMatchObject(refusal)
     })
 
+    test('by a table whose children are gone is proven again', async () => {
+      const table = await numbers(2)
+      await database.query(`CREATE TABLE ${table}_child () INHERITS (${table})`)
+      await database.query(`DROP TABLE ${table}_child`)
+
+      await expect(paginate(database, { from: table, orderBy: ['id'] })).resolves.toMatchObject({ hasNext: false })
+    })
+
     test('by an index that tells apart what the order does not is not unique', async () => {
       const n = fresh()
       await database.query(
@@ -492,6 +553,20 @@ describe.each(databases)('pages on %s', (_name, open) => {
       expect(second).toEqual([{ id: 2, came: 7 }])
       expect([...third, ...fourth].map(({ id }) => String(id))).toEqual(['9007199254740993', '9007199254740995'])
       expect(pages.stats()).toMatchObject({ catalogReads: 3, failed: 0 })
+    })
+
+    test('whose columns are longer now, or of another collation, is read on', async () => {
+      const table = await create('id int PRIMARY KEY, s varchar(3), n numeric(4, 2), t text', "(1, 'a', 1, 't')")
+      const pages = new Paginator<Loose>(database, { from: table, orderBy: ['id'], clock: new FakeClock() })
+      const before = await pages.page()
+
+      for (const change of ['s TYPE varchar(9)', 'n TYPE numeric(5, 2)', 't TYPE text COLLATE "C"']) {
+        await database.query(`ALTER TABLE ${table} ALTER ${change}`)
+        // A pool has several connections, each of which may have prepared the statement.
+        const again = await Promise.all([pages.page(), pages.page(), pages.page(), pages.page()])
+        expect(again).toEqual([before, before, before, before])
+      }
+      expect(pages.stats()).toMatchObject({ failed: 0 })
     })
 
     test('is read once for all that page through a database', async () => {
@@ -571,6 +646,29 @@ describe.each(databases)('pages on %s', (_name, open) => {
       expect(pages.stats()).toMatchObject({ refused: 1, failed: 0 })
     })
 
+    test.each([
+      ['tsquery', "'x'", 'a b'],
+      ['regclass', "'pg_class'", 'no such table'],
+      ['regtype', "'int'", 'no such type'],
+      ['regnamespace', "'pg_catalog'", 'no_such_schema'],
+      ['jsonb', "'1'", '['.repeat(11_000)],
+    ])('of a value is a CursorError, however %s says that it has none such', async (type, value, none) => {
+      // PGlite has no end of the stack to tell of, and answers with nothing.
+      if (type === 'jsonb' && database === (embedded as unknown)) return
+      const table = await create('id int PRIMARY KEY, v text', '(1)', '(2)')
+      await database.query(`UPDATE ${table} SET v = $1`, [none])
+      const listing: PaginatorOptions = { from: table, orderBy: ['v', 'id'], limit: 1 }
+      const { next } = await paginate(database, { ...listing, clock: new FakeClock() })
+      await database.query(`ALTER TABLE ${table} ALTER v TYPE ${type} USING ${value}::${type}`)
+      const pages = new Paginator(database, { ...listing, clock: new FakeClock() })
+
+      for (const _ of ['with the catalog', 'by what is known']) {
+        const answer = pages.page({ after: next })
+        await expect(answer).rejects.toMatchObject({ code: 'ERR_CURSOR', field: 'after', reason: 'value' })
+      }
+      await expect(pages.page()).resolves.toMatchObject({ hasNext: true })
+    })
+
     test('by abort rejects with the reason, at once', async () => {
       const pages = new Paginator(database, { from: await numbers(1), orderBy: ['id'] })
       const controller = new AbortController()
@@ -583,6 +681,31 @@ describe.each(databases)('pages on %s', (_name, open) => {
       await expect(pages.page({ signal: controller.signal })).rejects.toBe(reason)
       expect(pages.stats()).toMatchObject({ aborted: 2, failed: 0, pending: 0, pages: 0 })
     })
+  })
+
+  test('that are given up between two statements send no second one', async () => {
+    const table = await create('id int PRIMARY KEY')
+    const controller = new AbortController()
+    const sent: string[] = []
+    const given = {
+      exec: embedded.exec.bind(embedded),
+      transaction: embedded.transaction.bind(embedded),
+      query: async (text: string, values?: unknown[]) => {
+        sent.push(text)
+        const result = await embedded.query(text, values)
+        controller.abort(new Error('enough'))
+        return result
+      },
+    } as unknown as PostgresDatabase
+    await embedded.query(`CREATE TABLE IF NOT EXISTS ${table} (id int PRIMARY KEY)`)
+    const pages = new Paginator(given, { from: table, orderBy: ['id'] })
+
+    await expect(pages.page({ signal: controller.signal })).rejects.toThrow('enough')
+    // As many turns as the page would have needed.
+    await embedded.query('SELECT 1')
+
+    expect(sent).toHaveLength(1)
+    expect(pages.stats()).toMatchObject({ aborted: 1, pending: 0, catalogReads: 1 })
   })
 
   test('and their books balance', async () => {
@@ -681,6 +804,25 @@ describe.skipIf(server === undefined)('on a server', () => {
     const { forth } = await walk(new Paginator<Loose>(pool, { from: table, orderBy: ['a', 'id'], limit: 1 }))
 
     expect(forth.map(({ id }) => id)).toEqual([1, 2])
+  })
+
+  test('a signal that has aborted waits for no connection', async () => {
+    const pool = makePool({ max: 1 })
+    const pages = new Paginator(pool, { from: 'pg_class', orderBy: ['oid'], limit: 1 })
+    const reason = new Error('enough')
+    const held = await pool.connect()
+    try {
+      const iteration = pages.pages({ signal: AbortSignal.abort(reason) })
+
+      await expect(pages.page({ signal: AbortSignal.abort(reason) })).rejects.toBe(reason)
+      await expect(iteration.next()).rejects.toBe(reason)
+
+      expect(pool.waitingCount).toBe(0)
+    } finally {
+      held.release()
+    }
+    expect(pages.stats()).toMatchObject({ aborted: 2, failed: 0, pending: 0 })
+    await expect(pages.page()).resolves.toMatchObject({ hasNext: true })
   })
 
   test('no connection is a retryable StoreError, and nothing was sent', async () => {
