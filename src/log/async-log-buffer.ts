@@ -319,7 +319,11 @@ export class AsyncLogBuffer extends ClosableComponent<AsyncLogBufferEvents, Asyn
       call: (chunks) => {
         const first = chunks[0] as LogChunk
         first.text ??= this.#textOf(first, chunks)
-        return this.#sync === undefined ? this.#sink.write(first.text) : this.#sync.write(first.text)
+        if (this.#sync !== undefined) return this.#sync.write(first.text)
+        const written = this.#sink.write(first.text)
+        // While that is on its way there is time for the next one.
+        this.#waiting.layOut(this.#maxBatchBytes, this.#open)
+        return written
       },
       complete: (chunk) => {
         if (chunk.told > 0) this.#recordTold(chunk.told)

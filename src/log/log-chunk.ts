@@ -29,7 +29,10 @@ export class LogChunk implements GrowingEntry {
   text: string | undefined = undefined
   /** Its place among the chunks that wait. */
   waiting: ListNode<LogChunk> | undefined = undefined
-  /** How many lost lines that text tells of. */
+  /** Its lines as one text, made ahead, and of how many lines. */
+  laid: string | undefined = undefined
+  laidLines = 0
+  /** How many lost lines `text` tells of. */
   told = 0
   #gaps = 0
   cohort: Cohort = noCohort
@@ -51,8 +54,24 @@ export class LogChunk implements GrowingEntry {
     return undefined
   }
 
+  /** Makes its text ahead of its time. */
+  layOut(): void {
+    if (this.laid !== undefined && this.laidLines === this.lines.length) return
+    this.laid = joined(this.lines)
+    this.laidLines = this.lines.length
+  }
+
+  /** Its lines as one text, each with its newline. */
+  takeText(): string {
+    this.layOut()
+    const text = this.laid as string
+    this.laid = undefined
+    return text
+  }
+
   /** Takes out a line. */
   drop(index: number): string {
+    this.laid = undefined
     const line = this.lines[index] as string
     this.lines[index] = undefined
     if (this.places !== undefined) this.places[index] = undefined
@@ -84,23 +103,10 @@ export function linesOf(chunks: readonly LogChunk[]): string[] {
   return chunks.flatMap((chunk) => chunk.lines.filter((line) => line !== undefined))
 }
 
-/**
- * Lines as one text, each with its newline.
- *
- * They are put together one by one, which makes a rope that is copied once, where `join` would copy a list of the lines first. Whether a
- * line ends with a newline is looked up in the whole: it is often a rope itself, and looking into one copies it.
- */
+/** The lines of chunks as one text, each with its newline. */
 export function textOf(chunks: readonly LogChunk[]): string {
   let text = ''
-  for (const { lines } of chunks) for (const line of lines) if (line !== undefined) text += line
-  let end = 0
-  for (const { lines } of chunks) {
-    for (const line of lines) {
-      if (line === undefined) continue
-      end += line.length
-      if (line.length === 0 || text.charCodeAt(end - 1) !== newline) return withNewlines(chunks)
-    }
-  }
+  for (const chunk of chunks) text += chunk.takeText()
   return text
 }
 
@@ -109,8 +115,24 @@ export function ended(line: string): string {
   return line.endsWith('\n') ? line : `${line}\n`
 }
 
-function withNewlines(chunks: readonly LogChunk[]): string {
+/**
+ * Lines are put together one by one, which makes a rope that is copied once, where `join` would copy a list of the lines first. Whether
+ * a line ends with a newline is looked up in the whole: it is often a rope itself, and looking into one copies it.
+ */
+function joined(lines: readonly (string | undefined)[]): string {
   let text = ''
-  for (const { lines } of chunks) for (const line of lines) if (line !== undefined) text += ended(line)
+  for (const line of lines) if (line !== undefined) text += line
+  let end = 0
+  for (const line of lines) {
+    if (line === undefined) continue
+    end += line.length
+    if (line.length === 0 || text.charCodeAt(end - 1) !== newline) return withNewlines(lines)
+  }
+  return text
+}
+
+function withNewlines(lines: readonly (string | undefined)[]): string {
+  let text = ''
+  for (const line of lines) if (line !== undefined) text += ended(line)
   return text
 }

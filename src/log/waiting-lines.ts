@@ -57,6 +57,16 @@ export class WaitingLines {
     if (chunk.units > 1 || chunk.lines.some((line) => line !== undefined)) this.#ranks = undefined
   }
 
+  /** Makes the texts of what leaves next, up to so many bytes, of chunks that take no more lines. */
+  layOut(bytes: number, open: LogChunk | undefined): void {
+    let left = bytes
+    for (const chunk of this.#chunks) {
+      left -= chunk.bytes
+      if (left < 0 || chunk === open) return
+      chunk.layOut()
+    }
+  }
+
   /** A line joined a chunk, as its last one. */
   rank(chunk: LogChunk): void {
     const level = this.#levelOfNewcomer
