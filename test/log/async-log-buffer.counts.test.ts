@@ -2,6 +2,8 @@ import fc from 'fast-check'
 import { AsyncLogBuffer, type AsyncLogBufferOptions, type AsyncLogBufferStats } from 'spillway'
 import { FakeClock } from 'spillway/testing'
 import { expect, test } from 'vitest'
+import { inVirtualTime } from '../batcher/support/virtual-time.js'
+import { HeldSink } from './support/sinks.js'
 
 // Lines that join a chunk are counted before somebody reads the counts, and not one by one: whether somebody looks must change nothing.
 
@@ -107,3 +109,40 @@ test('what is written, answered and counted is the same whether or not somebody 
     { numRuns: 400 },
   )
 }, 30_000)
+
+inVirtualTime('a line that goes when the text of its chunk is there already is in no text', async (clock) => {
+  const sink = new HeldSink()
+  const log = new AsyncLogBuffer(sink, { capacity: 8, overflow: 'drop-oldest', maxBatchBytes: 8, clock })
+  for (const line of ['1111', '2222']) log.write(line)
+  await clock.advance(0)
+  // Chunks of two. While the first of them is written, the text of the second is made.
+  for (const line of ['3333', '4444', '5555', '6666', '7777', '8888']) log.write(line)
+  sink.at(0).take()
+  await clock.advance(1)
+  expect(sink.at(1).chunk).toBe('3333\n4444\n')
+
+  for (const line of ['9999', 'aaaa', 'bbbb', 'cccc', 'dddd']) log.write(line)
+
+  const closing = log.close()
+  for (let time = 0; time < 6; time++) {
+    sink.takeAll()
+    await clock.advance(0)
+  }
+  await closing
+  const written = sink.lines.filter((line) => !line.includes('dropped'))
+  expect(written).toEqual([
+    '1111',
+    '2222',
+    '3333',
+    '4444',
+    '6666',
+    '7777',
+    '8888',
+    '9999',
+    'aaaa',
+    'bbbb',
+    'cccc',
+    'dddd',
+  ])
+  expect(log.stats()).toMatchObject({ offered: 13, succeeded: 12, dropped: 1 })
+})
