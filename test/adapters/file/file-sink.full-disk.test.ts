@@ -1,17 +1,28 @@
 import { existsSync, readFileSync, unlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { FileSink } from 'spillway/file'
-import { describe, expect, test } from 'vitest'
-import { mountSmallDisk, numberedLines, textOfAll } from './support/log-files.js'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { mountSmallDisk, numberedLines, type SmallDisk, textOfAll } from './support/log-files.js'
 
 // Real time: a real disk has no other. Delays are short, and nothing here waits for a fixed time.
 const options = { retryDelayMs: 1, maxRetryDelayMs: 5, syncTimeoutMs: 20 }
 
 describe('a full disk', () => {
-  const disk = mountSmallDisk(256)
+  let disk: SmallDisk | undefined
+  beforeAll(() => {
+    disk = mountSmallDisk(256)
+  })
+  afterAll(() => disk?.[Symbol.dispose]())
 
-  test.skipIf(disk === undefined)('takes everything as soon as there is room, whole and in order', async () => {
-    const { path, fill, free } = disk as NonNullable<typeof disk>
+  /** A test on that disk, where this process may mount one. */
+  const onDisk = (name: string, run: (disk: SmallDisk) => Promise<void>): void => {
+    test(name, async (context) => {
+      if (disk === undefined) context.skip('this process may not mount a file system')
+      else await run(disk)
+    })
+  }
+
+  onDisk('takes everything as soon as there is room, whole and in order', async ({ path, fill, free }) => {
     await using sink = new FileSink({ path: join(path, 'app.log'), ...options })
     const told: string[] = []
     const stalled = new Promise<void>((resolve) => {
@@ -42,8 +53,7 @@ describe('a full disk', () => {
     unlinkSync(join(path, 'app.log'))
   })
 
-  test.skipIf(disk === undefined)('goes on by a reopening when the log that filled it was removed', async () => {
-    const { path } = disk as NonNullable<typeof disk>
+  onDisk('goes on by a reopening when the log that filled it was removed', async ({ path }) => {
     const file = join(path, 'app.log')
     await using sink = new FileSink({ path: file, ...options })
     const chunk = numberedLines(0, 3000, '€'.repeat(10))
@@ -64,22 +74,17 @@ describe('a full disk', () => {
     unlinkSync(file)
   })
 
-  test.skipIf(disk === undefined)('never fills up with rotation', async () => {
-    const { path, [Symbol.dispose]: unmount } = disk as NonNullable<typeof disk>
-    try {
-      await using sink = new FileSink({
-        path: join(path, 'app.log'),
-        ...options,
-        rotate: { maxBytes: 30_000, maxFiles: 3 },
-      })
-      for (let i = 0; i < 100; i++) await sink.write(numberedLines(i * 100, 100, '€'.repeat(20)))
-      const kept = textOfAll(path, 'app.log')
-      const first = Number.parseInt(kept, 10)
-      expect(kept).toBe(numberedLines(first, 10_000 - first, '€'.repeat(20)))
-      expect(sink.stats()).toMatchObject({ failures: 0, retries: 0 })
-    } finally {
-      unmount()
-    }
+  onDisk('never fills up with rotation', async ({ path }) => {
+    await using sink = new FileSink({
+      path: join(path, 'app.log'),
+      ...options,
+      rotate: { maxBytes: 30_000, maxFiles: 3 },
+    })
+    for (let i = 0; i < 100; i++) await sink.write(numberedLines(i * 100, 100, '€'.repeat(20)))
+    const kept = textOfAll(path, 'app.log')
+    const first = Number.parseInt(kept, 10)
+    expect(kept).toBe(numberedLines(first, 10_000 - first, '€'.repeat(20)))
+    expect(sink.stats()).toMatchObject({ failures: 0, retries: 0 })
   })
 })
 
