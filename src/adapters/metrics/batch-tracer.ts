@@ -164,6 +164,8 @@ class SpanBatchTracer implements BatchTracer {
     this.#tracer ??= this.#api.trace.getTracer('spillway')
     return this.#tracer.startSpan(`${component} batch`, {
       kind: this.#kind,
+      // A component that was made within a request would have that one for the parent of all its batches.
+      root: true,
       attributes: { 'spillway.component': component, 'spillway.batch.size': size },
       links: linksTo(origins),
     })

@@ -79,6 +79,23 @@ describe('batchTracer, with what batches', () => {
     expect(inside).toBe(batch?.spanContext().spanId)
   })
 
+  it('has no parent, even where the component was made within a request', async () => {
+    const clock = new FakeClock()
+    const orders = within(
+      'GET /first',
+      () => new AsyncBatcher(async (items: number[]) => items, { name: 'orders', clock, tracer: make() }),
+    )
+
+    const answer = within('GET /second', () => orders.add(1))
+    await clock.advance(0)
+    await answer
+
+    const [batch] = spans('orders batch')
+    expect(batch?.parentSpanContext).toBeUndefined()
+    expect(batch?.spanContext().traceId).not.toBe(spans('GET /first')[0]?.spanContext().traceId)
+    expect(linksOf(batch)).toEqual([idOf('GET /second')])
+  })
+
   it('makes a span an attempt, and says how it failed', async () => {
     const clock = new FakeClock()
     let attempts = 0
