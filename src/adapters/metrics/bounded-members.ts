@@ -10,9 +10,15 @@ interface RestSeries {
   value: number
 }
 
+/** Texts of series, of those that rules have: these are the same objects at each collection. */
+const keys = new WeakMap<MetricAttributes, Map<Metric, string>>()
+
 /**
  * The members of a component that have series of their own: those that came first, `max` at the most, as long as they are there. The
  * others are summed up under `other`. Who is among the others stays there, so that nothing is counted in both.
+ *
+ * Members of one name are one, as an instance that has moved and goes on with old calls elsewhere. Their counters are those of the first
+ * of them: a sum would go down when one leaves, and so be taken for a counter that began anew.
  */
 export class BoundedMembers {
   readonly #max: number
@@ -37,14 +43,19 @@ export class BoundedMembers {
     read: (member: M, observe: Observe) => void,
     observe: Observe,
   ): void {
-    const now = new Map(members)
+    const now = new Map<string, M[]>()
+    for (const [target, member] of members) {
+      const same = now.get(target)
+      if (same === undefined) now.set(target, [member])
+      else same.push(member)
+    }
     this.#own = new Set([...this.#own].filter((target) => now.has(target)))
     this.#others = new Map([...this.#others].filter(([target]) => now.has(target)))
     const sums = new Map<string, RestSeries>()
-    for (const [target, member] of now) {
+    for (const [target, same] of now) {
       if (this.#isOwn(target)) {
-        read(member, (metric, value, attributes) => observe(metric, value, { ...attributes, target }))
-      } else this.#addOther(target, (take) => read(member, take), sums)
+        readAsOne(same, read, (metric, value, attributes) => observe(metric, value, { ...attributes, target }))
+      } else this.#addOther(target, (take) => readAsOne(same, read, take), sums)
     }
     for (const { metric, attributes, value } of [...sums.values(), ...this.#counters.values()]) {
       observe(metric, value, { ...attributes, target: rest })
@@ -62,7 +73,7 @@ export class BoundedMembers {
     const last = this.#others.get(target) ?? new Map<string, number>()
     this.#others.set(target, last)
     read((metric, value, attributes) => {
-      const key = seriesKey(metric, attributes)
+      const key = keyOf(metric, attributes)
       if (metric.type === 'counter') {
         const before = last.get(key) ?? 0
         last.set(key, value)
@@ -74,6 +85,35 @@ export class BoundedMembers {
       series.value = merges[metric.merge](series.value, value)
     })
   }
+}
+
+function readAsOne<M>(members: readonly M[], read: (member: M, observe: Observe) => void, observe: Observe): void {
+  const [first, ...more] = members
+  if (first === undefined) return
+  if (more.length === 0) return read(first, observe)
+  const all = new Map<string, RestSeries>()
+  for (const member of members) {
+    read(member, (metric, value, attributes) => {
+      if (metric.type === 'counter' && member !== first) return
+      const series = seriesOf(all, keyOf(metric, attributes), metric, attributes)
+      series.value = merges[metric.merge](series.value, value)
+    })
+  }
+  for (const { metric, attributes, value } of all.values()) observe(metric, value, attributes)
+}
+
+function keyOf(metric: Metric, attributes: MetricAttributes): string {
+  let ofAttributes = keys.get(attributes)
+  if (ofAttributes === undefined) {
+    ofAttributes = new Map()
+    keys.set(attributes, ofAttributes)
+  }
+  let key = ofAttributes.get(metric)
+  if (key === undefined) {
+    key = seriesKey(metric, attributes)
+    ofAttributes.set(metric, key)
+  }
+  return key
 }
 
 const merges = { sum: (a: number, b: number) => a + b, max: Math.max, min: Math.min } as const

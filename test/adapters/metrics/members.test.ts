@@ -128,6 +128,26 @@ describe('members of a component', () => {
     )
   })
 
+  it('of one name are one: amounts are added up, and counters are those of the first, so that none goes down', async () => {
+    const [now, before] = ['now', 'before'].map((name) => new CircuitBreaker({ name }))
+    await now?.execute(async () => 1)
+    for (let n = 0; n < 5; n++) await before?.execute(async () => 1)
+    let list = [now, before].flatMap((one): [string, CircuitBreaker][] => (one === undefined ? [] : [['a', one]]))
+    const hosts = { size: 2, get: () => list, entries: () => list }
+    for (const first of [[], [['b', new CircuitBreaker()]]] as [string, CircuitBreaker][][]) {
+      list = [...first, ...list]
+      const registry = new Registry()
+      prometheus(registry, { hosts }, { ...noLoop, maxInstances: 1 })
+      const target = first.length === 0 ? 'a' : 'other'
+
+      for (let times = 0; times < 2; times++) {
+        const families = await read(registry)
+        expect(exposed(families, 'spillway_breaker_state', { target, state: 'closed' })).toBe(2)
+        expect(exposed(families, 'spillway_breaker_calls_total', { target, outcome: 'succeeded' })).toBe(1)
+      }
+    }
+  })
+
   it('of two components are kept apart', async () => {
     const [one, two] = [new BreakerRegistry(), new BreakerRegistry()]
     one.get('a')

@@ -276,6 +276,37 @@ describe('with real servers of HTTP and gRPC', () => {
   })
 })
 
+describe('with an instance that moves', () => {
+  it('its pools are told as one, as long as the old one has calls in flight', async () => {
+    const [old, next] = await Promise.all([
+      startServer({ get: () => undefined }),
+      startServer({ get: (_call, answer) => answer(null, { value: 1 }) }),
+    ])
+    cleanUps.push(
+      () => old.kill(),
+      () => next.kill(),
+    )
+    let list = [{ id: 'a', address: old.address }]
+    const balancer = new LoadBalancer(async () => list)
+    await balancer.start()
+    const fleet = new GrpcBalancedPool(balancer, ({ address }, options) => clientOf(address)(options))
+    const read = watch({ fleet })
+
+    const stuck = fleet.call('get', { key: 'k' }).catch(() => undefined)
+    list = [{ id: 'a', address: next.address }]
+    await balancer.refresh()
+    await fleet.call('get', { key: 'k' })
+
+    const reading = await read()
+    const of = { component: 'fleet', target: 'a' }
+    expect(reading.value('spillway.grpc.pending_calls', of)).toBe(1)
+    expect(reading.value('spillway.grpc.calls', { ...of, outcome: 'succeeded' })).toBe(1)
+    await fleet.close({ timeoutMs: 0 })
+    await stuck
+    await balancer.close()
+  })
+})
+
 describe('with real files', () => {
   it('a journal and a log tell what is on disk', async () => {
     const folder = mkdtempSync(join(tmpdir(), 'spillway-metrics-'))
