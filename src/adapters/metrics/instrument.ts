@@ -42,10 +42,13 @@ export interface MetricsMeter {
   removeBatchObservableCallback(callback: (result: BatchObservation) => void, instruments: never[]): void
 }
 
-/** Who bears which name on a meter, so that two never feed one series. */
-const namesOfMeters = new WeakMap<MetricsMeter, Set<string>>()
-/** Meters on which the delay of the event loop is measured. */
-const metersWithLoop = new WeakSet<MetricsMeter>()
+/** What the calls on a meter have in use, so that two never feed one series. */
+interface MeterUse {
+  readonly names: Set<string>
+  /** Who measures the event loop, in the order of the calls: the first one tells. */
+  readonly loops: Set<Instruments>
+}
+const usesOfMeters = new WeakMap<MetricsMeter, MeterUse>()
 
 /**
  * Tells OpenTelemetry of components: their counters, gauges, percentiles and states, from then on, at each collection of a reader.
@@ -76,21 +79,20 @@ export function instrument(meter: MetricsMeter, components: Components, options?
   }
   const settings = resolveMetricsOptions(options)
   const named = nameComponents(components)
-  const taken = namesOfMeters.get(meter) ?? new Set()
+  const use: MeterUse = usesOfMeters.get(meter) ?? { names: new Set(), loops: new Set() }
   for (const { name } of named) {
-    if (taken.has(name)) failOption('components', 'must have names that are not taken on this meter', name)
+    if (use.names.has(name)) failOption('components', 'must have names that are not taken on this meter', name)
   }
-  const eventLoop = settings.eventLoop && !metersWithLoop.has(meter)
-  const instruments = new Instruments(meter, new Collector(named, { ...settings, eventLoop }))
+  const instruments = new Instruments(meter, new Collector(named, settings), use.loops)
   if (instruments.areNone) return () => undefined
-  namesOfMeters.set(meter, taken)
-  for (const { name } of named) taken.add(name)
-  if (eventLoop) metersWithLoop.add(meter)
   instruments.start()
+  usesOfMeters.set(meter, use)
+  for (const { name } of named) use.names.add(name)
+  if (settings.eventLoop) use.loops.add(instruments)
   return () => {
     if (!instruments.stop()) return
-    for (const { name } of named) taken.delete(name)
-    if (eventLoop) metersWithLoop.delete(meter)
+    for (const { name } of named) use.names.delete(name)
+    use.loops.delete(instruments)
   }
 }
 
@@ -112,6 +114,7 @@ interface Series {
 class Instruments {
   readonly #meter: MetricsMeter
   readonly #collector: Collector
+  readonly #loops: ReadonlySet<Instruments>
   readonly #observables = new Map<Metric, object>()
   readonly #histograms = new Map<Metric, HistogramInstrument>()
   /** The series of members, counters aside, at the last collection. */
@@ -119,9 +122,10 @@ class Instruments {
   readonly #callback = (result: BatchObservation): void => this.#observe(result)
   #running = false
 
-  constructor(meter: MetricsMeter, collector: Collector) {
+  constructor(meter: MetricsMeter, collector: Collector, loops: ReadonlySet<Instruments>) {
     this.#meter = meter
     this.#collector = collector
+    this.#loops = loops
     for (const metric of collector.metrics) {
       if (metric.type === 'histogram') this.#histograms.set(metric, makeHistogram(meter, metric))
       else this.#observables.set(metric, makeObservable(meter, metric))
@@ -136,7 +140,12 @@ class Instruments {
   start(): void {
     this.#running = true
     this.#meter.addBatchObservableCallback(this.#callback, [...this.#observables.values()] as never[])
-    this.#collector.start((metric, value, attributes) => this.#histograms.get(metric)?.record(value, attributes))
+    try {
+      this.#collector.start((metric, value, attributes) => this.#histograms.get(metric)?.record(value, attributes))
+    } catch (error) {
+      this.stop()
+      throw error
+    }
   }
 
   /** Whether it was running. */
@@ -151,9 +160,11 @@ class Instruments {
   #observe(result: BatchObservation): void {
     if (!this.#running) return
     const samples = this.#collector.collect()
+    const tellsLoop = this.#loops.values().next().value === this
     for (const [metric, series] of samples) {
       const observable = this.#observables.get(metric)
-      if (observable === undefined) continue
+      // What is about the process is one, whoever measures it.
+      if (observable === undefined || (metric.nameAttribute === undefined && !tellsLoop)) continue
       for (const { value, attributes } of series) result.observe(observable, value, attributes)
     }
     this.#clearGone(samples, result)

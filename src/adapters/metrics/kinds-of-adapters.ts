@@ -257,7 +257,8 @@ export const adapterKinds: readonly ComponentKind[] = [
   },
   {
     classes: ['Agent of undici'],
-    knownBy: (component) => 'dispatch' in component && originsOf(component) !== undefined,
+    knownBy: (component) =>
+      typeof (component as { dispatch?: unknown }).dispatch === 'function' && originsOf(component) !== undefined,
     look: () => ({}),
     rules: {},
     members: {

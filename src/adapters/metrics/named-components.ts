@@ -69,7 +69,7 @@ export interface NamedComponent {
  * @throws OptionError where one is nothing that is known, or has no name, or that of another one.
  */
 export function nameComponents(components: Components): NamedComponent[] {
-  if (typeof components !== 'object' || components === null) {
+  if (typeof components !== 'object' || components === null || (!Array.isArray(components) && !isRecord(components))) {
     failOption('components', 'must be an array of components, or an object with one a name', components)
   }
   const isList = Array.isArray(components)
@@ -91,6 +91,16 @@ export function nameComponents(components: Components): NamedComponent[] {
     found.set(name, { name, component, kind: knownKind(field, component) })
   }
   return [...found.values()]
+}
+
+/** Whether its fields are the components: neither a collection of them nor one of them, whose fields are often private. */
+function isRecord(components: object): boolean {
+  if (Symbol.iterator in components) return false
+  try {
+    return kindOf(components) === undefined
+  } catch {
+    return false
+  }
 }
 
 function knownKind(field: string, component: object): ComponentKind {

@@ -80,8 +80,11 @@ export class PrometheusFamily {
 
   /** What the registry writes. */
   async get(): Promise<object> {
-    const isOpenMetrics = this.#registry.contentType.startsWith('application/openmetrics-text')
     const { prometheusName, type } = this.#metric
+    // One that other registries were merged into says what it writes by the name alone, which the next one must find whole.
+    const isCut = this.name !== prometheusName
+    this.name = prometheusName
+    const isOpenMetrics = isCut || this.#registry.contentType.startsWith('application/openmetrics-text')
     const name = isOpenMetrics && type === 'counter' ? prometheusName.replace(/_total$/, '') : prometheusName
     const { help, aggregator } = this
     return { name, help, type: this.type, aggregator, values: this.#lines() }
@@ -140,13 +143,13 @@ export class RecordedHistograms {
 
   /** The lines of a metric, each with its name. */
   samplesOf(metric: Metric): HistogramSample[] {
-    const { prometheusName: name, buckets = [] } = metric
+    const { prometheusName: name } = metric
     const samples: HistogramSample[] = []
     for (const series of this.#series.values()) {
-      if (series.metric !== metric) continue
+      if (series.metric.prometheusName !== name) continue
       const { attributes, counts, sum, count } = series
       let below = 0
-      buckets.forEach((bound, index) => {
+      series.metric.buckets?.forEach((bound, index) => {
         below += counts[index] ?? 0
         samples.push({ metricName: `${name}_bucket`, value: below, attributes: { ...attributes, le: String(bound) } })
       })
@@ -161,6 +164,8 @@ export class RecordedHistograms {
 
   /** Forgets a metric's values. */
   reset(metric: Metric): void {
-    for (const [key, series] of this.#series) if (series.metric === metric) this.#series.delete(key)
+    for (const [key, series] of this.#series) {
+      if (series.metric.prometheusName === metric.prometheusName) this.#series.delete(key)
+    }
   }
 }

@@ -1,5 +1,5 @@
 import { failOption } from '../../core/options.js'
-import { Collector, type Sample, type Samples } from './collector.js'
+import { Collector, type Sample } from './collector.js'
 import type { Metric } from './metric.js'
 import { type MetricsOptions, resolveMetricsOptions } from './metrics-options.js'
 import { type Components, nameComponents } from './named-components.js'
@@ -50,12 +50,12 @@ export function prometheus(registry: PrometheusRegistry, components: Components,
   const source = new RegistrySource(new Collector(named, settings))
   try {
     for (const metric of source.metrics) addTo(registry, metric, source)
+    source.start()
   } catch (error) {
     source.stop()
     removeFrom(registry, source)
     throw error
   }
-  source.start()
   return () => {
     source.stop()
     removeFrom(registry, source)
@@ -86,7 +86,8 @@ class RegistrySource implements FamilySource {
   readonly names: readonly string[]
   readonly #collector: Collector
   readonly #histograms = new RecordedHistograms()
-  #samples: Samples | undefined
+  /** By name: a family that another copy of this package made asks with a metric of its own. */
+  #samples: ReadonlyMap<string, readonly Sample[]> | undefined
 
   constructor(collector: Collector) {
     this.#collector = collector
@@ -106,12 +107,12 @@ class RegistrySource implements FamilySource {
     if (metric.type === 'histogram') return this.#histograms.samplesOf(metric)
     // A registry asks all its metrics in one go, so that what was read once serves until it lets go.
     if (this.#samples === undefined) {
-      this.#samples = this.#collector.collect()
+      this.#samples = new Map([...this.#collector.collect()].map(([one, list]) => [one.prometheusName, list]))
       queueMicrotask(() => {
         this.#samples = undefined
       })
     }
-    return this.#samples.get(metric) ?? []
+    return this.#samples.get(metric.prometheusName) ?? []
   }
 
   reset(metric: Metric): void {

@@ -234,6 +234,20 @@ describe('instrument', () => {
     expect(reading.points('nodejs.eventloop.delay.max')).toHaveLength(1)
   })
 
+  it('goes on measuring the event loop for those that are left when the first one is taken off', async () => {
+    const otel = new Otel(AggregationTemporality.DELTA)
+    const offs = [instrument(otel.meter(), {}), instrument(otel.meter(), {})]
+    const loop = async () => (await otel.read()).points('nodejs.eventloop.delay.max')
+    while ((await loop()).length === 0) await new Promise((resolve) => setTimeout(resolve, 5))
+
+    offs[0]?.()
+
+    await new Promise((resolve) => setTimeout(resolve, 30))
+    expect(await loop()).toHaveLength(1)
+    offs[1]?.()
+    expect(await loop()).toEqual([])
+  })
+
   it('costs nothing where OpenTelemetry has no SDK', () => {
     const orders = new AsyncBatcher(async (items: number[]) => items)
     const on = vi.spyOn(orders, 'on')

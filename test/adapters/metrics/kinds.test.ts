@@ -55,6 +55,8 @@ describe('the kinds of components', () => {
       const stats = distinct((component as { stats(): unknown }).stats())
       vi.spyOn(component as { stats(): unknown }, 'stats').mockReturnValue(stats)
     }
+    const { on, events } = component as { on?: (...args: never[]) => unknown; events?: { has(event: string): boolean } }
+    const listened = on === undefined ? undefined : vi.spyOn(component as { on: NonNullable<typeof on> }, 'on')
     const otel = new Otel()
     const registry = new Registry()
     const offs = [
@@ -91,6 +93,9 @@ describe('the kinds of components', () => {
     expect(own).toEqual(
       expect.arrayContaining([...reading.metrics.keys()].filter((one) => one !== 'spillway.collection.failures')),
     )
+    const heard = (listened?.mock.calls ?? []).map(([event]) => event as unknown as string)
+    expect(heard.filter((event) => events?.has(event))).toEqual(heard)
     for (const off of offs) off()
+    expect(heard.filter((event) => events?.has(event))).toEqual([])
   })
 })

@@ -10,6 +10,10 @@ const orders = new AsyncBatcher(async (items: number[]) => items, { name: 'order
 
 const wrong: [string, unknown, unknown?][] = [
   ['components must be an array of components, or an object with one a name, got undefined (undefined)', undefined],
+  ['components must be an array of components, or an object with one a name', new Map([['orders', orders]])],
+  ['components must be an array of components, or an object with one a name', new BreakerRegistry()],
+  ['components must be an array of components, or an object with one a name', genericPool()],
+  ['components must be an array of components, or an object with one a name', orders],
   ['components[0] must be a component, got 1 (number)', [1]],
   ['components.a must be a component, got null (null)', { a: null }],
   ['components.a must be a component that spillway/metrics knows, got {} (object)', { a: {} }],
@@ -58,6 +62,29 @@ it('takes nothing when it refuses', () => {
 
   prometheus(registry, { orders }, { eventLoop: undefined, maxInstances: undefined })()
   instrument(meter, { orders }, { eventLoop: false })()
+})
+
+it('takes a record whose names are those of fields by which components are known', () => {
+  prometheus(new Registry(), { stats: orders, dispatch: orders, get: orders, entries: orders }, { eventLoop: false })()
+})
+
+it('leaves nothing behind where a component cannot be listened to', () => {
+  const deaf = {
+    name: 'deaf',
+    stats: () => orders.stats(),
+    on() {
+      throw new TypeError('no listeners')
+    },
+  }
+  const registry = new Registry()
+  const meter = new Otel().meter()
+
+  expect(() => prometheus(registry, [deaf])).toThrow('no listeners')
+  expect(() => instrument(meter, [deaf], { eventLoop: false })).toThrow('no listeners')
+
+  expect(registry.getMetricsAsArray()).toEqual([])
+  // The name is free.
+  instrument(meter, { deaf: orders }, { eventLoop: false })()
 })
 
 it('lets what stats() throws come out as an OptionError, at once', () => {

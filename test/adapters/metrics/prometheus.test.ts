@@ -119,6 +119,41 @@ describe('prometheus', () => {
     expect(registry.getMetricsAsArray()).toEqual([])
   })
 
+  it('is valid in registries that were merged, whatever format these write', async () => {
+    type Both = typeof Registry.OPENMETRICS_CONTENT_TYPE | typeof Registry.PROMETHEUS_CONTENT_TYPE
+    const orders = new AsyncBatcher(async (items: number[]) => items)
+    const registry = new Registry<Both>()
+    wire(registry, { orders }, noLoop)
+    const merged = Registry.merge([registry, new Registry<Both>()] as never) as unknown as Registry<Both>
+
+    for (const type of ['PROMETHEUS', 'OPENMETRICS', 'PROMETHEUS'] as const) {
+      merged.setContentType(Registry[`${type}_CONTENT_TYPE`])
+      const families = parseExposition(await merged.metrics(), type === 'OPENMETRICS')
+      expect(exposed(families, 'spillway_batch_items_total', { outcome: 'succeeded' })).toBe(0)
+      const own = parseExposition(await registry.metrics())
+      expect(exposed(own, 'spillway_batch_items_total', { outcome: 'succeeded' })).toBe(0)
+    }
+  })
+
+  it('shares a registry with another copy of this package', async () => {
+    const [one, two] = ['one', 'two'].map((name) => new AsyncBatcher(async (items: number[]) => items, { name }))
+    const registry = new Registry()
+    wire(registry, [one] as never, noLoop)
+    vi.resetModules()
+    const copy = await import('spillway/metrics')
+    expect(copy.prometheus).not.toBe(prometheus)
+
+    offs.push(copy.prometheus(registry, [two] as never, noLoop))
+    await two?.add(1)
+
+    const families = await read(registry)
+    const components = (name: string) => families.get(name)?.samples.map(({ labels }) => labels['component'])
+    expect(components('spillway_batch_pending_items')).toEqual(['one', 'two'])
+    expect(exposed(families, 'spillway_batch_size_count', { component: 'two' })).toBe(1)
+    registry.resetMetrics()
+    expect((await read(registry)).get('spillway_batch_size')?.samples).toEqual([])
+  })
+
   it("stands beside prom-client's own metrics, default labels, and what the application has", async () => {
     const registry = new Registry()
     registry.setDefaultLabels({ app: 'shop', component: 'overridden' })
