@@ -21,7 +21,8 @@ api.context.setGlobalContextManager(new AsyncLocalStorageContextManager().enable
 api.trace.setGlobalTracerProvider(new BasicTracerProvider({ spanProcessors: [new SimpleSpanProcessor(spans)] }))
 api.metrics.setGlobalMeterProvider(provider)
 
-const orders = new AsyncBatcher(async (ids: number[]) => ids, { tracer: batchTracer(api) })
+// Of one name in both: a record names metrics, and the component itself its spans.
+const orders = new AsyncBatcher(async (ids: number[]) => ids, { name: 'orders', tracer: batchTracer(api) })
 const off = instrument(api.metrics.getMeter('shop'), { orders })
 
 // Two requests, whose items share a batch.
