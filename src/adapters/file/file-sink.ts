@@ -138,8 +138,9 @@ export class FileSink extends Component<FileSinkEvents, FileSinkStats> implement
   writeSync(chunk: string): void | Promise<void> {
     const write = this.#accept(chunk)
     this.#writer.writeOut()
-    if (write.state === 'failed') throw write.error
+    // Also where it failed: listeners may have begun something.
     this.#writer.advance()
+    if (write.state === 'failed') throw write.error
     return write.state === 'written' ? undefined : write.promise
   }
 
@@ -240,15 +241,20 @@ export class FileSink extends Component<FileSinkEvents, FileSinkStats> implement
     const closing: SinkClosing = { done: deferred<void>(), deadline: Number.POSITIVE_INFINITY, cancel: undefined }
     this.#closing = closing
     handled(closing.done.promise)
+    const over = (): void => {
+      closing.cancel?.()
+      // No later deadline is set any more.
+      closing.deadline = Number.NEGATIVE_INFINITY
+    }
     this.#writer
       .perform(() => this.#told('close', () => this.#target.close()), false)
       .then(
         () => {
-          closing.cancel?.()
+          over()
           closing.done.resolve()
         },
         (error) => {
-          closing.cancel?.()
+          over()
           closing.done.reject(error)
         },
       )

@@ -145,7 +145,7 @@ export class LogFile {
 
   /**
    * How many bytes a write of `length` in the thread pool has written, or `undefined` while that isn't seen to be over. Where others
-   * append too, a short write can't be told from a whole one.
+   * append too, a short write can't be told from a whole one; by a descriptor of the caller's, a short one isn't seen.
    *
    * @param before - what `prepare` answered.
    */
@@ -157,7 +157,9 @@ export class LogFile {
     const position = this.position()
     if (position === undefined || position === before) return undefined
     const bytes = position - this.size
-    return bytes > 0 && bytes < length ? bytes : length
+    if (bytes <= 0 || bytes >= length) return length
+    // By a descriptor of the caller's, others write too (standard error, where it leads to the same file): it was they, rather.
+    return this.#owned ? bytes : undefined
   }
 
   /** Gives back what was opened. */

@@ -117,9 +117,11 @@ export class LogTarget {
       next.torn ||= file.torn
       next.begunAt = file.begunAt
     }
-    this.#use(next)
+    this.file = next
+    // First of all: whoever is told of the opening may write at once.
+    if (file !== undefined) this.#face.moved(file, next)
+    this.#face.opened(next)
     if (file === undefined) return
-    this.#face.moved(file, next)
     if (this.#movedAway) {
       this.#movedAway = false
       this.#face.rotated(`${this.#policy.path}.1`, file.size)

@@ -195,7 +195,8 @@ export class SinkWriter {
     }
     const blocked = this.#attempt(write, file)
     if (blocked !== undefined) this.#waitFor(blocked)
-    return blocked === undefined
+    // A listener may have ended the wait, and left it to this loop to go on.
+    return this.#cancelRetry === undefined
   }
 
   /** Nothing else begins until this is over. */
@@ -310,10 +311,11 @@ export class SinkWriter {
     } while (flight.taken === undefined && limit.pass())
     if (flight.taken === undefined) {
       if (file.regular) return false
-      // Nobody can tell. To wait longer would lose the rest rather than this: presume it done, and leave it its memory.
-      this.#encoder.abandon()
+      // Nobody can tell. To wait longer would lose the rest rather than this: presume it done.
       flight.taken = length
     }
+    // Should it not be over after all, it still finds what it has to write.
+    this.#encoder.abandon()
     this.#settle(write, file, length, flight.taken, nothingWritten)
     return true
   }
@@ -343,6 +345,8 @@ export class SinkWriter {
       write.fail(this.#face.openFailed(error))
       return undefined
     }
+    // A listener that was told of the opening may have written it.
+    if (write !== this.#first) return undefined
     write.encode(this.#encoder, file.torn)
     return this.#attempt(write, file)
   }

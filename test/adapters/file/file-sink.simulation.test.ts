@@ -55,12 +55,16 @@ async function simulate(seed: number): Promise<void> {
   const told = { failures: 0, stalled: 0, resumed: 0 }
   sink.on('failed', () => void told.failures++)
   sink.on('stalled', () => void told.stalled++)
-  sink.on('resumed', () => {
-    told.resumed++
-    // A listener may do anything.
-    if (chance(0.2)) offer(sink, offers, random, 'write')
-    if (chance(0.2)) offer(sink, offers, random, 'writeSync')
-  })
+  sink.on('resumed', () => void told.resumed++)
+  for (const event of ['opened', 'rotated', 'stalled', 'resumed', 'failed'] as const) {
+    sink.on(event, () => {
+      // A listener may do anything.
+      if (chance(0.15)) offer(sink, offers, random, 'write')
+      if (chance(0.15)) offer(sink, offers, random, 'writeSync')
+      if (chance(0.05)) sink.rotate().catch(() => undefined)
+      if (chance(0.05)) sink.reopen().catch(() => undefined)
+    })
+  }
   let moves = 0
 
   for (let step = 0; step < 40; step++) {

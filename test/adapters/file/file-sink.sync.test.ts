@@ -1,6 +1,6 @@
 import { pbkdf2 } from 'node:crypto'
 import * as nodeFiles from 'node:fs'
-import { closeSync, openSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { appendFileSync, closeSync, openSync, readFileSync, renameSync, writeFileSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { FileSink, type FileSystem } from 'spillway/file'
 import { FakeClock, seededRandom } from 'spillway/testing'
@@ -165,6 +165,34 @@ describe('writeSync', () => {
     }
     expect(lines).toEqual(expected)
     expect(sink.stats().failures).toBe(0)
+  })
+
+  test('is not misled by what else is written to the same descriptor', async () => {
+    const fd = openSync(path, 'w')
+    const sink = new FileSink({ fd, syncTimeoutMs: 20_000 })
+    await sink.write('one\n')
+    const busy = saturatePool(60_000)
+    const write = sink.write('two, which is long\n')
+    // As standard error, where it leads to the file that standard output does.
+    writeSync(fd, 'theirs\n')
+    expect(sink.writeSync('three\n')).toBeUndefined()
+    await Promise.all([write, busy])
+    await sink.close()
+    closeSync(fd)
+
+    expect(text()).toBe('one\ntheirs\ntwo, which is long\nthree\n')
+  })
+
+  test('leaves a write that was judged to be over too early what it has to write', async () => {
+    await using sink = new FileSink({ path, fs: withoutProc, syncTimeoutMs: 20_000 })
+    await sink.write('one\n')
+    const busy = saturatePool(60_000)
+    const write = sink.write('two\n')
+    appendFileSync(path, 'theirs\n')
+    expect(sink.writeSync('three\n')).toBeUndefined()
+    await Promise.all([write, busy])
+
+    expect(text().split('\n').sort()).toEqual(['', 'one', 'theirs', 'three', 'two'])
   })
 
   test('waits for space, then answers with a promise and goes on by itself', async () => {

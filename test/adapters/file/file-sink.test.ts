@@ -341,6 +341,17 @@ describe('close', () => {
     expect(sink.stats()).toMatchObject({ offered: 4, succeeded: 2, rejected: 2, pending: 0 })
   })
 
+  test('that is over leaves no timer behind, whatever deadline a later call has', async () => {
+    const clock = new FakeClock()
+    const files = new SimulatedFiles(() => 0.45, clock)
+    const sink = new FileSink({ path: '/app.log', fs: files, clock })
+    await Promise.all([sink.write('one\n'), clock.advance(20)])
+    await Promise.all([sink.close(), clock.advance(20)])
+    await sink.close({ timeoutMs: 60_000 })
+
+    expect(clock.pending).toBe(0)
+  })
+
   test('of a sink that never wrote makes no file', async () => {
     await new FileSink({ path }).close()
     expect(existsSync(path)).toBe(false)
