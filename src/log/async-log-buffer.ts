@@ -463,7 +463,7 @@ class SyncFlush {
     this.calls++
     try {
       const rest = this.#writeSync(text)
-      if (rest !== undefined) this.unfinished = true
+      if (isThenable(rest)) this.unfinished = true
       return rest
     } catch (error) {
       this.failure ??= { error }

@@ -414,6 +414,22 @@ describe('flushSync', () => {
     }
   })
 
+  inVirtualTime('takes an answer that is no promise for done, as of fs.writeSync', async (clock) => {
+    let text = ''
+    const writeSync = (chunk: string): number => {
+      text += chunk
+      return chunk.length
+    }
+    const log = new AsyncLogBuffer({ write: () => undefined, writeSync: writeSync as never }, { clock })
+    log.write('a')
+    log.flushSync()
+    await clock.advance(0)
+
+    expect(text).toBe('a\n')
+    expectBooks(log, { succeeded: 1 })
+    await log.close()
+  })
+
   test('never leaves a rejection to nobody, though what the sink goes on with fails', async () => {
     const reasons = await unhandledDuring(async () => {
       for (const lines of [['a'], []]) {
