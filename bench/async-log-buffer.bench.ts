@@ -188,6 +188,17 @@ const byHand: Make = ({ path }) => {
   }
 }
 
+/** Other options of ours that make a difference to how the lines come; without aims. */
+const variants = (work: LogWork): Contender[] => {
+  if (work.linesAtOnce === 1) {
+    return [named('spillway, eager: false, maxWaitMs: 10', undefined, work, spillway(patient))]
+  }
+  if (work.times === 1 || work.until === 'write') return []
+  return [120_000, 262_144].map((maxBatchBytes) =>
+    named(`spillway, maxBatchBytes: ${maxBatchBytes}`, undefined, work, spillway({ ...ample, maxBatchBytes })),
+  )
+}
+
 const straight = (name: string, pattern: Omit<LogWork, 'until'>, until: LogWork['until'], aims: Aims): Contest => {
   const work: LogWork = { ...pattern, until }
   const many = work.linesAtOnce * work.times > 1000
@@ -197,9 +208,7 @@ const straight = (name: string, pattern: Omit<LogWork, 'until'>, until: LogWork[
     operations: work.linesAtOnce * work.times,
     contenders: [
       named('spillway', undefined, work, spillway()),
-      ...(work.linesAtOnce > 1
-        ? []
-        : [named('spillway, eager: false, maxWaitMs: 10', undefined, work, spillway(patient))]),
+      ...variants(work),
       named('sonic-boom 4.2.0', aims.four, work, sonic4(0)),
       named('sonic-boom 4.2.0, minLength 4096', aims.four, work, sonic4(4096)),
       named('sonic-boom 5', aims.five, work, sonic5(0)),

@@ -30,6 +30,11 @@ const headlines: readonly { readonly suite: string; readonly contest: string; re
     peers: ['Map sum by hand, a Map of Maps'],
   },
   {
+    suite: 'async-log-buffer',
+    contest: 'bursts of 1000 lines, until the file has all',
+    peers: ['sonic-boom 4.2.0', 'sonic-boom 5'],
+  },
+  {
     suite: 'file-journal',
     contest: '200 uses published at once, each durable when it is answered',
     peers: ['by hand, a line and a sync a use'],
