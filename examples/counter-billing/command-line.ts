@@ -76,7 +76,28 @@ export function storesOf(dataDir: string | undefined): StoresOptions {
   if (databaseUrl !== undefined && dataDir !== undefined) {
     throw new UsageError('--data-dir is for PGlite, but DATABASE_URL names a server: take one of them away')
   }
-  return { databaseUrl, redisUrl, dataDir }
+  return { databaseUrl, redisUrl, dataDir, slowQueryMs: slowQueryMsOf(), cursorSecrets: cursorSecretsOf() }
+}
+
+const maxSlowQueryMs = 3_600_000
+
+function slowQueryMsOf(): number | undefined {
+  const value = process.env['SLOW_QUERY_MS'] || undefined
+  if (value === undefined) return undefined
+  if (/^\d{1,7}$/.test(value) && Number(value) <= maxSlowQueryMs) return Number(value)
+  throw new UsageError(`SLOW_QUERY_MS must be a whole number from 0 to ${maxSlowQueryMs}, got "${value}"`)
+}
+
+const minSecretLength = 16
+
+/** What is wrong is said without what was given: it is a secret. */
+function cursorSecretsOf(): readonly string[] | undefined {
+  const secrets = process.env['CURSOR_SECRET'] || undefined
+  const all = secrets?.split(',')
+  if (all === undefined || all.every((secret) => secret.length >= minSecretLength)) return all
+  throw new UsageError(
+    `CURSOR_SECRET must be a secret of at least ${minSecretLength} characters, or several separated by commas`,
+  )
 }
 
 /** An error that ends a program, for people: the text alone, with what a failed connection hides in its parts. */

@@ -79,11 +79,11 @@ export class CounterReads {
 
   /** Reads a page of a resource's counters, as they are committed. */
   page(request: ListRequest, fresh: boolean): Promise<Read<CounterPage>> {
-    const { resourceId, after, limit } = request
+    const { resourceId, after = '', before = '', limit } = request
     const listing = this.#listing as CounterListing
     return this.#read({
       cache: this.#pages,
-      key: cacheKey(resourceId, after, limit),
+      key: cacheKey(resourceId, after, before, limit),
       name: nameOfPages(resourceId),
       resourceId,
       read: () => listing.list(request),

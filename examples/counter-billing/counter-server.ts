@@ -3,6 +3,7 @@ import type { BatchContext, CounterIncrement, CounterStore } from 'spillway'
 import type { Scope } from './auth/permissions.ts'
 import { type CounterListing, type CounterPage, type ListRequest, maxPageSize } from './counter-listing.ts'
 import { type Counters, text } from './counters.ts'
+import { listingStatusOf } from './cursor-problem.ts'
 import { contextOf, type GrpcService, signalOfCall, statusError, unary } from './grpc-server.ts'
 import {
   type BatchIncrementReply,
@@ -56,7 +57,7 @@ export function counterHandlers({ live, durable, listing, counters }: CounterSer
       if (listing === undefined) throw statusError(status.UNIMPLEMENTED, 'these counters have no listing')
       check(request)
       return listing.list(request)
-    }),
+    }, listingStatusOf),
     streamIncrements: streamIncrements(live, durable),
   }
   return { definition: counterService, handlers }
@@ -137,8 +138,8 @@ function streamIncrements(
 }
 
 /** A gateway has checked what came by HTTP; others are checked here. */
-function check({ resourceId, after, limit }: ListRequest): void {
-  if (resourceId === '' || [resourceId, after].some((text) => text.includes('\0'))) {
+function check({ resourceId, limit }: ListRequest): void {
+  if (resourceId === '' || resourceId.includes('\0')) {
     throw statusError(status.INVALID_ARGUMENT, 'a listing needs a resource, and no NUL')
   }
   if (limit >= 1 && limit <= maxPageSize) return

@@ -1,6 +1,7 @@
 import type { Closable } from 'spillway/process'
 import { scopesOf } from './auth/permissions.ts'
 import type { ServiceTokens } from './auth/service-tokens.ts'
+import type { Instruments } from './metrics.ts'
 import { counterClient } from './protocol.ts'
 import { RemoteCounterListing, RemoteCounterStore } from './remote-counter-store.ts'
 import { connectToServices, type ServicePoolOptions } from './service-pool.ts'
@@ -20,6 +21,7 @@ export interface CounterServices {
   readonly listing: RemoteCounterListing
   /** What is open, in the order in which to close it. */
   readonly parts: readonly Closable[]
+  readonly instruments: Instruments
   /** Each of them: whether it is well, and how many calls it was given. */
   stats(): Record<string, unknown>
 }
@@ -33,12 +35,13 @@ export async function connectToCounterServices(options: CounterServicesOptions):
     required: true,
     token: options.tokens?.forKey({ audience: 'counter-service', scopes: scopesOf['counter-service'] }),
   })
-  const { pool, balancer, parts, stats } = services
+  const { pool, balancer, parts, instruments, stats } = services
   return {
     live: new RemoteCounterStore(pool, 'LIVE', balancer),
     durable: new RemoteCounterStore(pool, 'DURABLE', balancer),
     listing: new RemoteCounterListing(pool),
     parts,
+    instruments,
     stats,
   }
 }

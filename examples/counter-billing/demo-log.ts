@@ -2,6 +2,7 @@ import { mkdtempSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import type { Database } from './database.ts'
 import type { GatewayStats } from './demo-report.ts'
 import { ratio, row, tenths, whole } from './demo-table.ts'
 import { createLogging, type Logging, type LoggingOptions } from './logging.ts'
@@ -28,7 +29,11 @@ export function createDemoLog({ file, level }: Pick<LoggingOptions, 'file' | 'le
 }
 
 /** Prints what became of the lines that the load made gateways write. */
-export function printLog(gateways: readonly GatewayStats[], { title }: DemoLog): void {
+export function printLog(
+  gateways: readonly GatewayStats[],
+  { title }: DemoLog,
+  { slowQueries }: Pick<Database, 'slowQueries'>,
+): void {
   console.log()
   row('log', 'lines', 'dropped', 'writes', 'mean size', 'MB')
   for (const { log } of gateways) {
@@ -42,7 +47,9 @@ export function printLog(gateways: readonly GatewayStats[], { title }: DemoLog):
       tenths(writtenBytes / 1e6),
     )
   }
+  const { offered, slow } = slowQueries.stats()
   console.log(`
   A line a request, which no request waits for: what comes while a write is under way is the next one.
-  It is in ${title}.`)
+  It is in ${title}.
+  Of ${whole(offered)} queries ${whole(slow)} were slow: they are in it, and /metrics has all of this.`)
 }

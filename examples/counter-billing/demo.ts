@@ -29,6 +29,7 @@ import {
 } from './demo-report.ts'
 import { type FleetMember, startFleet } from './fleet.ts'
 import { counterType, type LoadMessage, type LoadOptions, type LoadProgress, type LoadReport } from './load.ts'
+import { Metrics } from './metrics.ts'
 import { redact } from './redaction.ts'
 import { closeAll, type Running } from './running.ts'
 import { defaultAcknowledgement, defaultPort, startCounterService, startGateway } from './service.ts'
@@ -119,8 +120,11 @@ const log: Log = (level, message) => {
   console.log(redact(message))
 }
 
+const metrics = new Metrics()
+metrics.add('log', { lines: logging.lines, sink: logging.sink })
+
 /** What is open, in the order in which to close it. */
-const open: Closable[] = [...logging.parts]
+const open: Closable[] = [metrics, ...logging.parts]
 
 /** Unless somebody brings some, nobody else knows them. Parts in processes of their own find theirs in their environment. */
 const secrets = { ...randomSecrets(), ...options.secrets }
@@ -140,13 +144,15 @@ async function demo(): Promise<boolean> {
   const servers = await serversToUse()
   if (servers.databaseUrl === undefined) console.log('Starting PGlite, a PostgreSQL inside this process…')
   const stores = await openStores(servers)
+  metrics.add('stores', stores.instruments)
   // Once, though an interrupted demo fails while it is being closed.
   let closing: Promise<void> | undefined
   open.unshift({ name: 'stores', close: () => (closing ??= stores.close()) })
   const quota = keepOpen(await openQuotaStore(servers, stores.database))
+  metrics.add('quota', quota.instruments)
   const { tokenLifeSeconds } = options
-  const auth = keepOpen(await startAuthService({ secrets, tokenLifeSeconds, log, logging, port: 0 })).url
-  const common = { auth: { url: auth }, log, port: 0 }
+  const auth = keepOpen(await startAuthService({ secrets, tokenLifeSeconds, log, logging, metrics, port: 0 })).url
+  const common = { auth: { url: auth }, log, metrics, port: 0 }
   const service = keepOpen(await startCounterService({ ...stores, ...common }))
   const { database } = stores
   const { address: billing } = keepOpen(await startBillingService({ database, quotaStore: quota.store, ...common }))
@@ -182,7 +188,9 @@ function keepOpen<T extends Running | Closable>(running: T): T {
 
 /** The servers that are named, and a Redis where one is needed. */
 async function serversToUse(): Promise<StoresOptions> {
-  const { redisUrl, ...others } = { ...options.stores, onError: ({ message }: Error) => log('warn', message) }
+  // How slow queries are, the report says; which, the log.
+  const onSlow = (message: string): void => logging.logger.warn(message)
+  const { redisUrl, ...others } = { ...options.stores, onError: ({ message }: Error) => log('warn', message), onSlow }
   if (options.usage === 'billing' || redisUrl !== undefined) return { ...others, redisUrl }
   return { ...others, redisUrl: keepOpen(await startRedis()).url }
 }
@@ -193,7 +201,9 @@ async function startInstances(address: string, auth: string): Promise<FleetMembe
   const flags = ['--role', 'counters', '--grpc-port', '0']
   if (databaseUrl === undefined || redisUrl === undefined) flags.push('--stores', address)
   const all = new Array<string[]>(options.instances ?? 0).fill(flags)
-  return startMembers('counter service', all, identity(auth, 'counter-service'))
+  // A page of one of them has a neighbour at another.
+  const env = { CURSOR_SECRET: process.env['CURSOR_SECRET'] || randomUUID() }
+  return startMembers('counter service', all, { ...env, ...identity(auth, 'counter-service') })
 }
 
 /** Who a process is at the auth service: what it finds in its environment. */
@@ -211,10 +221,10 @@ async function startGateways(
   const { acknowledgement, usage, mode } = options
   if (usage === 'billing') {
     const cache = await openSharedCache(servers, log)
-    if (cache !== undefined) keepOpen(cache)
+    if (cache !== undefined) metrics.add('cache', keepOpen(cache).instruments)
     const client = { url: auth, clientId: 'gateway', clientSecret: secrets.gateway, mode } as const
     const services = { counters: { at: counters }, billing: { at: billing } }
-    const settings = { ...services, auth: client, cache, ports: ports(), acknowledgement, log, logging }
+    const settings = { ...services, auth: client, cache, ports: ports(), acknowledgement, log, logging, metrics }
     return [keepOpen(await startGateway(settings)).url]
   }
   const env = { REDIS_URL: servers.redisUrl as string, ...identity(auth, 'gateway') }
@@ -267,7 +277,7 @@ async function drive(
   const crashed = await crash
   if (crashed !== undefined) printCrash(report, crashed)
   printTokens(options.tokenLifeSeconds, report, gateways)
-  printLog(gateways, logging)
+  printLog(gateways, logging, stores.database)
   const tokens = serviceTokens({ url: auth, clientId: 'back-office', clientSecret: secrets['back-office'] }, log)
   const billing = new BillingClient(
     urls,

@@ -1,5 +1,5 @@
 import Fastify, { type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
-import { type CounterIncrement, isSpillwayError } from 'spillway'
+import { type CounterIncrement, type CursorError, isSpillwayError } from 'spillway'
 import { type AuthMode, guardHttp } from './auth/http-guard.ts'
 import type { TokenVerifier } from './auth/token-verifier.ts'
 import type { BillingServices } from './billing/billing-services.ts'
@@ -8,7 +8,10 @@ import { addBillingRoutes } from './billing/routes.ts'
 import { compressAnswers } from './compression.ts'
 import { type CounterReads, keptMs, type Read } from './counter-reads.ts'
 import { type Acknowledgement, type Counters, isRefusal, type Log, Overload, text } from './counters.ts'
+import { answerPage } from './listing-answer.ts'
 import type { Logging } from './logging.ts'
+import type { Metrics } from './metrics.ts'
+import { answerMetrics } from './metrics-endpoint.ts'
 import { answerWithId, requestLogging } from './request-log.ts'
 import type { Rule } from './rules.ts'
 import {
@@ -45,6 +48,8 @@ export interface GatewayOptions {
   auth?: { readonly verifier: TokenVerifier; readonly mode: AuthMode; stats(): Record<string, unknown> } | undefined
   /** Where requests are logged. None are without it. */
   logging?: Logging | undefined
+  /** What is answered at `/metrics`. */
+  metrics?: Metrics | undefined
 }
 
 /** The HTTP face of the counters and of billing. */
@@ -54,7 +59,7 @@ export async function createGateway(
   log: Log,
   options: GatewayOptions,
 ): Promise<FastifyInstance> {
-  const { billing, auth, logging } = options
+  const { billing, auth, logging, metrics } = options
   const logger = logging?.logger.child({ service: 'gateway' })
   const metering = billing?.metering
   const bodyOf = (body: Rule): Rule => (metering === undefined ? body : metered(body))
@@ -73,6 +78,7 @@ export async function createGateway(
 
   answerWithId(app)
   if (auth !== undefined) guardHttp(app, auth.verifier, auth.mode)
+  metrics?.time('gateway', app)
   await compressAnswers(app)
 
   app.post<{ Body: IncrementBody }>(
@@ -99,9 +105,9 @@ export async function createGateway(
       const meter = meterOf(metering, user_id)
       const level = ack ?? (async === true ? 'accepted' : 'committed')
       if (async === true && level !== 'accepted')
-        return contradiction(reply, `an ack of '${level}' waits: async can't be true`)
+        return invalid(reply, 'async', `an ack of '${level}' waits: async can't be true`)
       if (async === false && level === 'accepted')
-        return contradiction(reply, `an ack of 'accepted' doesn't wait: async can't be false`)
+        return invalid(reply, 'async', `an ack of 'accepted' doesn't wait: async can't be false`)
       return level === 'accepted'
         ? acceptBatch(counters, operations, meter, reply)
         : answerBatch({ counters, reads }, operations, level, meter, reply)
@@ -126,12 +132,14 @@ export async function createGateway(
     async (request, reply) => {
       if (!reads.canList)
         return reply.code(501).send({ error: 'not_implemented', message: 'these counters have no listing' })
-      const { resource_id, after = '', limit } = request.query
+      const { resource_id, after, before, limit } = request.query
+      if (after !== undefined && before !== undefined)
+        return invalid(reply, 'before', 'before must not stand beside after')
       const fresh = wantsFresh(request)
-      const read = await reads.page({ resourceId: resource_id, after, limit: Number(limit) }, fresh)
+      const page = { resourceId: resource_id, after, before, limit: Number(limit) }
+      const read = await reads.page(page, fresh)
       sayHowOld(reply, read, fresh)
-      const counters = read.value.counters.map(({ counterType, value }) => ({ counter_type: counterType, value }))
-      return { resource_id, counters, next: read.value.more ? counters.at(-1)?.counter_type : null }
+      return reply.send(answerPage(reply, request.query, read.value))
     },
   )
 
@@ -158,6 +166,7 @@ export async function createGateway(
     return { ...counters.stats(), reads: reads.stats(), services, ...others }
   })
 
+  if (metrics !== undefined) answerMetrics(app, metrics)
   if (billing !== undefined) addBillingRoutes(app, billing)
 
   return app
@@ -267,8 +276,8 @@ function sayHowOld(reply: FastifyReply, { at }: Read<unknown>, fresh: boolean): 
   reply.header('cache-control', fresh ? 'no-store' : `max-age=${keptMs / 1_000}`)
 }
 
-function contradiction(reply: FastifyReply, message: string): FastifyReply {
-  return reply.code(400).send({ error: 'invalid_request', field: 'async', message })
+function invalid(reply: FastifyReply, field: string, message: string): FastifyReply {
+  return reply.code(400).send({ error: 'invalid_request', field, message })
 }
 
 function overloaded(reply: FastifyReply, outcome: Record<string, unknown>): FastifyReply {
@@ -282,6 +291,12 @@ function overloaded(reply: FastifyReply, outcome: Record<string, unknown>): Fast
 function answerError(error: FastifyError, reply: FastifyReply, log: Log): FastifyReply {
   const [problem] = error.validation ?? []
   if (problem !== undefined) return reply.code(400).send({ error: 'invalid_request', ...explain(problem) })
+  if (isSpillwayError(error, 'ERR_CURSOR')) {
+    // It was changed, or is of another listing, or its secret is another one by now: the first page is there without any.
+    return reply
+      .code(400)
+      .send({ error: 'invalid_cursor', field: (error as CursorError).field, message: error.message })
+  }
   if (isSpillwayError(error)) {
     reply.code(503).header('retry-after', retryAfterSeconds)
     return reply.send({ error: 'unavailable', message: error.message })

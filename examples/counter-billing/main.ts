@@ -1,3 +1,4 @@
+import { SlowQueryLog } from 'spillway/postgres'
 import { type Closable, closeOnExit } from 'spillway/process'
 import { randomSecrets } from './auth/clients.ts'
 import { authClient, clientSecrets, trustedIssuer } from './auth/environment.ts'
@@ -25,6 +26,8 @@ import { connectToCounterServices } from './counter-services.ts'
 import { acknowledgements } from './counters.ts'
 import { openDatabase } from './database.ts'
 import { createLogging, logLevels } from './logging.ts'
+import { Metrics } from './metrics.ts'
+import { startMetricsServer } from './metrics-endpoint.ts'
 import { closeAll, defaultHost, type Running } from './running.ts'
 import {
   defaultAcknowledgement,
@@ -63,6 +66,7 @@ const help = `The gateway, the counter service, the billing service and the auth
   --channels N        how many connections a gateway holds to each service (2)
   --stores ADDRESS    host:port of a counter service whose stores to use, for a counter service without its own
   --with-parent       ends when the process that started it does, or closes the channel to it, and leaves signals to that one
+  --metrics-port N    where /metrics is answered to this machine, which a gateway also does at its own port, 0 is any free port (nowhere)
   --host NAME         on which address to listen (${defaultHost})
   --data-dir DIR      where PGlite keeps its data (in memory only)
   --help              this text
@@ -72,8 +76,9 @@ billing; without them they are in memory and in PGlite. AUTH_URL names an auth s
 and AUTH_CLIENT_SECRET is what a gateway gets its own with. Without it, nobody has tokens. AUTH_ISSUER is who its tokens say that they
 are from, for itself and all others alike, where that isn't the AUTH_URL: it listens elsewhere than where it is called. CONSUL_HTTP_ADDR
 names a Consul, where services register and gateways find them. LOG_FILE names a file for the log, which has each request then; without it,
-what people must know goes to stderr. LOG_LEVEL is one of ${logLevels.join(', ')}. SIGTERM or Ctrl-C writes what was
-accepted and ends it.`
+what people must know goes to stderr. LOG_LEVEL is one of ${logLevels.join(', ')}. A query is slow, and logged, from
+SLOW_QUERY_MS on (${SlowQueryLog.defaults.thresholdMs}). CURSOR_SECRET signs the cursors of listings, the same at all counter services; several, separated by commas, are good, and the
+first one signs; without it, cursors are good as long as the service lives. SIGTERM or Ctrl-C writes what was accepted and ends it.`
 
 const options = readFlags(
   {
@@ -94,6 +99,7 @@ const options = readFlags(
     channels: { type: 'string' },
     stores: { type: 'string' },
     'with-parent': { type: 'boolean' },
+    'metrics-port': { type: 'string' },
     host: { type: 'string' },
     'data-dir': { type: 'string' },
   },
@@ -114,10 +120,12 @@ const options = readFlags(
     journal: values.journal,
     tariff: values.tariff === undefined ? defaultTariff : readTariff(values.tariff),
     channels: count('channels', values.channels, 1, 20),
+    metricsPort: count('metrics-port', values['metrics-port'], 0, 65_535),
     host: values.host,
     stores: {
       ...storesOf(values['data-dir']),
       onError: ({ message }) => log('warn', message),
+      onSlow: (message) => log('warn', message),
     } as StoresOptions,
     storesAt: addresses('stores', values.stores),
     consul: consulOf(),
@@ -128,13 +136,18 @@ const options = readFlags(
 
 const logging = createLogging({ role: options.role, ...options.logTo })
 const { log } = logging
+const metrics = new Metrics()
+metrics.add('log', { lines: logging.lines, sink: logging.sink })
 
 /** What is open, in the order in which to close it. */
-const open: Closable[] = [...logging.parts]
+const open: Closable[] = [metrics, ...logging.parts]
 
 try {
   await logging.open()
   const ready = await runRole()
+  if (options.metricsPort !== undefined) {
+    console.log(`metrics at ${keepOpen(await startMetricsServer(metrics, options.metricsPort)).url}`)
+  }
   if (options.withParent) endWithParent()
   else closeOnExit(open)
   // A parent that started it with a channel learns that it is ready, and where.
@@ -200,34 +213,40 @@ async function runAuth(): Promise<string> {
   }
   const { tokenLifeSeconds, host, authPort: port } = options
   const issuer = process.env['AUTH_ISSUER'] || undefined
-  const { url } = keepOpen(await startAuthService({ secrets, tokenLifeSeconds, host, port, issuer, log, logging }))
+  const { url } = keepOpen(
+    await startAuthService({ secrets, tokenLifeSeconds, host, port, issuer, log, logging, metrics }),
+  )
   console.log(`auth service at ${url}, for ${Object.keys(secrets).join(', ')}`)
   return url
 }
 
 async function runCounters(stores: CounterStores, auth: TrustedIssuer | undefined): Promise<string> {
-  const { address } = keepOpen(await startCounterService({ ...stores, ...options, auth, port: options.grpcPort, log }))
+  const { address } = keepOpen(
+    await startCounterService({ ...stores, ...options, auth, port: options.grpcPort, log, metrics }),
+  )
   console.log(`counter service at ${address}, on ${stores.title}`)
   return address
 }
 
 /** With a database of its own, unless the counters here have one. */
 async function runBilling(stores: Partial<Stores> | undefined, auth: TrustedIssuer | undefined): Promise<string> {
-  const { databaseUrl: url, dataDir, onError } = options.stores
-  const database = stores?.database ?? keepOpen(await openDatabase({ url, dataDir, onError }))
+  const database =
+    stores?.database ?? keepOpen(await openDatabase({ url: options.stores.databaseUrl, ...options.stores }))
   const quota = keepOpen(await openQuotaStore(options.stores, database))
-  const settings = { ...options, auth, port: options.billingPort, database, quotaStore: quota.store, log }
+  metrics.add('quota', { ...quota.instruments, ...(stores?.database === undefined && database.instruments) })
+  const settings = { ...options, auth, port: options.billingPort, database, quotaStore: quota.store, log, metrics }
   const { address } = keepOpen(await startBillingService(settings))
   console.log(`billing service at ${address}, on ${database.title}, uses in ${quota.title}`)
   return address
 }
 
 async function runUsageWorker(): Promise<string> {
-  const { databaseUrl: url, onError } = options.stores
-  const database = url === undefined ? undefined : keepOpen(await openDatabase({ url, onError }))
+  const { databaseUrl: url } = options.stores
+  const database = url === undefined ? undefined : keepOpen(await openDatabase({ url, ...options.stores }))
   const quota = keepOpen(await openQuotaStore(options.stores, database))
   const { stream } = keepOpen(await openUsageStream(options))
-  keepOpen(await startUsageWorker(stream, quota.store, log))
+  const { worker } = keepOpen(await startUsageWorker(stream, quota.store, log))
+  metrics.add('usage', { ...quota.instruments, ...database?.instruments, stream, worker })
   console.log(`usage worker on ${quota.title}`)
   return ''
 }
@@ -243,12 +262,13 @@ async function runGateway(
   const stream =
     billing !== undefined && usage === 'stream' ? keepOpen(await openUsageStream(options)).stream : undefined
   const shared = await openSharedCache(options.stores, log)
-  if (shared !== undefined) keepOpen(shared)
+  if (shared !== undefined) metrics.add('cache', keepOpen(shared).instruments)
   const { url } = keepOpen(
     await startGateway({
       ...options,
       log,
       logging,
+      metrics,
       cache: shared,
       auth: auth && gatewayAuth(auth),
       counters: { at, channels },
@@ -292,6 +312,7 @@ async function storesToUse(auth: Auth | undefined): Promise<CounterStores & Part
   if (storesAt === undefined) {
     const stores = await openStores(options.stores)
     keepOpen({ name: 'stores', close: () => stores.close() })
+    metrics.add('stores', stores.instruments)
     return stores
   }
   const tokens = auth && keepOpen(serviceTokens(auth.client(), log))

@@ -7,6 +7,7 @@ import {
 } from 'spillway'
 import type { GrpcBalancedPool } from 'spillway/grpc'
 import type { CounterListing, CounterPage, ListRequest } from './counter-listing.ts'
+import { rethrowCursorProblem } from './cursor-problem.ts'
 import type { BatchIncrementReply, CounterClient, StoreName } from './protocol.ts'
 import { patientMetadata, rethrowPatiently, type ServiceInstance } from './service-pool.ts'
 
@@ -82,7 +83,8 @@ export class RemoteCounterListing implements CounterListing {
   }
 
   list(request: ListRequest): Promise<CounterPage> {
-    return this.#pool.call('list', request, { attempts, idempotent: true, timeoutMs: readTimeoutMs })
+    const options = { attempts, idempotent: true, timeoutMs: readTimeoutMs }
+    return this.#pool.call('list', request, options).catch(rethrowCursorProblem)
   }
 }
 

@@ -26,6 +26,13 @@ export const counterQuery: Rule = {
   description: 'an object',
 }
 
+/** A cursor, as a page gave it. Whether it is one, the listing tells. */
+const cursor: Rule = {
+  type: 'string',
+  pattern: '^[A-Za-z0-9_-]{1,4096}$',
+  description: 'a cursor as a page gave it',
+}
+
 /** A query has text only, so that the number is one of digits. */
 export const listQuery: Rule = {
   type: 'object',
@@ -33,7 +40,8 @@ export const listQuery: Rule = {
   additionalProperties: false,
   properties: {
     resource_id: text(256),
-    after: name,
+    after: cursor,
+    before: cursor,
     limit: {
       type: 'string',
       pattern: '^(?:[1-9]\\d{0,2}|1000)$',
@@ -147,8 +155,10 @@ export interface CounterQuery extends ReadQuery {
 /** Which page of a resource's counters to read. */
 export interface ListQuery extends ReadQuery {
   resource_id: string
-  /** The type of the last counter of the page before. */
+  /** The `next` of another page: the page behind it. */
   after?: string
+  /** The `previous` of another page: the page in front of it. */
+  before?: string
   limit: string
 }
 

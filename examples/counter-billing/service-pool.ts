@@ -5,6 +5,7 @@ import { ConsulRegistration, consulSource } from 'spillway/consul'
 import { classifyGrpcError, GrpcBalancedPool, GrpcCallError, tokenInterceptor } from 'spillway/grpc'
 import type { Closable } from 'spillway/process'
 import { type Log, text } from './counters.ts'
+import type { Instruments } from './metrics.ts'
 
 /** One instance of a service, from a list or from Consul. */
 export interface ServiceInstance {
@@ -38,6 +39,7 @@ export interface ServicePool<C extends Client> {
   readonly balancer: LoadBalancer<ServiceInstance>
   /** What is open, in the order in which to close it. */
   readonly parts: readonly Closable[]
+  readonly instruments: Instruments
   /** Each of them: whether it is well, and how many calls it was given. */
   stats(): Record<string, unknown>
 }
@@ -86,6 +88,7 @@ export async function connectToServices<C extends Client>(options: ServicePoolOp
     pool,
     balancer,
     parts: [pool, balancer],
+    instruments: { [`calls of ${service}`]: pool, [service]: balancer },
     stats: () => {
       const calls = new Map(pool.stats().instances.map(({ instance, offered }) => [instance, offered]))
       const instances = balancer.instances().map(({ instance, state, inFlight, weight }) => {

@@ -4,7 +4,7 @@ import type { Closable } from 'spillway/process'
 import { guardGrpc } from './auth/grpc-guard.ts'
 import type { AuthMode } from './auth/http-guard.ts'
 import { type AuthClient, type ServiceTokens, serviceTokens } from './auth/service-tokens.ts'
-import { TokenVerifier, type TrustedIssuer } from './auth/token-verifier.ts'
+import { callersOf, TokenVerifier, type TrustedIssuer } from './auth/token-verifier.ts'
 import {
   type BillingServices,
   type BillingServicesOptions,
@@ -18,6 +18,7 @@ import { type Acknowledgement, Counters, type CountersOptions, type Log } from '
 import { createGateway } from './gateway.ts'
 import { startGrpcServer } from './grpc-server.ts'
 import type { Logging } from './logging.ts'
+import type { Instruments, Metrics, Tallies } from './metrics.ts'
 import { closeAll, closeHttp, defaultHost, logToStderr, type Running } from './running.ts'
 import { registerService } from './service-pool.ts'
 
@@ -36,6 +37,8 @@ export interface CounterServiceOptions extends CountersOptions {
   auth?: TrustedIssuer | undefined
   /** A Consul to register with: `http://host:port`. */
   consul?: string | undefined
+  /** What is measured in this process. Nothing is without it. */
+  metrics?: Metrics | undefined
   log?: Log | undefined
 }
 
@@ -56,6 +59,8 @@ export async function startCounterService(options: CounterServiceOptions): Promi
   const server = await startGrpcServer([handlers], `${host}:${port}`)
   const parts: Closable[] = [{ name: 'gRPC server', close: (options) => server.close(options) }, ...partsOf(counters)]
   if (verifier !== undefined) parts.push({ name: 'verified tokens', close: () => verifier.close() })
+  if (options.metrics !== undefined)
+    parts.push(options.metrics.add('counter-service', instrumentsOf(counters, verifier), talliesOf(counters, verifier)))
   try {
     // First to go: gateways are to look elsewhere before the server refuses them.
     if (consul !== undefined) {
@@ -91,6 +96,8 @@ export interface GatewayServiceOptions extends CountersOptions {
   ports?: readonly number[] | undefined
   /** When an increment is answered whose request doesn't say. */
   acknowledgement?: Acknowledgement | undefined
+  /** What is measured in this process, the gateway with it; it answers `/metrics` then. Nothing is without it. */
+  metrics?: Metrics | undefined
   log?: Log | undefined
   /** Where requests are logged, with an id each. None are without it. */
   logging?: Logging | undefined
@@ -123,12 +130,23 @@ export async function startGateway(options: GatewayServiceOptions): Promise<Gate
     const stores = services ?? (options.counters as Exclude<GatewayServiceOptions['counters'], { at: unknown }>)
     const counters = new Counters(stores, log, options)
     const reads = new CounterReads(counters, stores.listing, options.cache)
-    const settings = { acknowledgement, services: services?.stats, billing, auth: access, logging: options.logging }
+    const { logging, metrics } = options
+    const settings = { acknowledgement, services: services?.stats, billing, auth: access, logging, metrics }
     const app = await createGateway(counters, reads, log, settings)
     const http: Closable = { name: 'gateway', close: ({ timeoutMs } = {}) => closeHttp(app, timeoutMs) }
     parts.unshift(http, reads.cache, ...partsOf(counters))
-    const url = await listen(app, host, options.ports ?? [defaultPort], log)
     const verifier = access?.verifier
+    if (metrics !== undefined) {
+      const others = {
+        ...services?.instruments,
+        ...billing?.instruments,
+        ...(tokens && { tokens }),
+        reads: reads.cache,
+      }
+      const instruments = { ...instrumentsOf(counters, verifier), ...others }
+      parts.push(metrics.add('gateway', instruments, talliesOf(counters, verifier)))
+    }
+    const url = await listen(app, host, options.ports ?? [defaultPort], log)
     return { url, counters, reads, billing, verifier, tokens, parts, close: () => closeAll(parts) }
   } catch (error) {
     await closeAll(parts)
@@ -159,4 +177,14 @@ async function listen(app: FastifyInstance, host: string, ports: readonly number
 
 function partsOf(counters: Counters): Closable[] {
   return [...counters.parts, counters.liveReads, counters.durableReads]
+}
+
+function instrumentsOf(counters: Counters, verifier: TokenVerifier | undefined): Instruments {
+  const parts = [...counters.parts, counters.liveReads, counters.durableReads]
+  const named = Object.fromEntries(parts.map((part) => [part.name, part]))
+  return { ...named, ...(verifier !== undefined && { 'verified tokens': verifier.verified }) }
+}
+
+function talliesOf({ losses }: Counters, verifier: TokenVerifier | undefined): Tallies {
+  return { lost_counters: () => losses.lost, not_live_counters: () => losses.notLive, ...callersOf(verifier) }
 }

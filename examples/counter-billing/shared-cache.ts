@@ -2,6 +2,7 @@ import type { Closable } from 'spillway/process'
 import { RedisCacheStore, RedisInvalidationBus } from 'spillway/redis'
 import type { SharedCache } from './counter-reads.ts'
 import { type Log, text } from './counters.ts'
+import type { Instruments } from './metrics.ts'
 import { closeAll, logToStderr, type Running } from './running.ts'
 import { redisClient, type StoresOptions } from './stores.ts'
 
@@ -12,7 +13,7 @@ const markTtlMs = 60_000
 export async function openSharedCache(
   { redisUrl, onError }: StoresOptions,
   log: Log = logToStderr,
-): Promise<(SharedCache & Running) | undefined> {
+): Promise<(SharedCache & Running & { readonly instruments: Instruments }) | undefined> {
   if (redisUrl === undefined) return undefined
   const redis = await redisClient(redisUrl, onError)
   await redis.connect().catch((error: unknown) => log('warn', `Redis keeps no reads yet: ${text(error)}`))
@@ -21,5 +22,5 @@ export async function openSharedCache(
   bus.on('publishFailed', ({ error }) => log('warn', `other gateways weren't told what is invalid: ${text(error)}`))
   const parts: Closable[] = [bus, { name: 'Redis of the cache', close: async () => redis.disconnect() }]
   const l2 = new RedisCacheStore(redis, { prefix: 'counters:cache', markTtlMs })
-  return { l2, bus, parts, close: () => closeAll(parts) }
+  return { l2, bus, instruments: { l2, bus }, parts, close: () => closeAll(parts) }
 }

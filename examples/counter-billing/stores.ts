@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import type { Redis } from 'ioredis'
 import type { CounterStore } from 'spillway'
 import { PostgresCounterStore } from 'spillway/postgres'
@@ -5,6 +6,7 @@ import { RedisCounterStore } from 'spillway/redis'
 import { MemoryCounterStore } from 'spillway/testing'
 import { type CounterListing, DatabaseListing } from './counter-listing.ts'
 import { type Database, openDatabase } from './database.ts'
+import type { Instruments } from './metrics.ts'
 
 /** Where counters are kept. */
 export interface CounterStores {
@@ -20,6 +22,8 @@ export interface CounterStores {
 /** Stores that this process has itself. */
 export interface Stores extends CounterStores {
   readonly database: Database
+  /** What can be measured of them. */
+  readonly instruments: Instruments
 }
 
 export interface StoresOptions {
@@ -31,21 +35,29 @@ export interface StoresOptions {
   dataDir?: string | undefined
   /** Told of connections that break while nobody uses them. */
   onError?: ((error: Error) => void) | undefined
+  /** From how many milliseconds on a query is slow, in place of what is usual, and who is told of it. */
+  slowQueryMs?: number | undefined
+  onSlow?: ((message: string) => void) | undefined
+  /** Sign the cursors of listings, the first one all new ones. By default cursors are good as long as this process lives. */
+  cursorSecrets?: readonly string[] | undefined
 }
 
 /** Opens both stores and makes what they need. */
 export async function openStores(options: StoresOptions = {}): Promise<Stores> {
-  const { redisUrl, databaseUrl, dataDir, onError } = options
-  const database = await openDatabase({ url: databaseUrl, dataDir, onError })
+  const { redisUrl, onError, cursorSecrets } = options
+  const database = await openDatabase({ url: options.databaseUrl, ...options })
   try {
     const durable = new PostgresCounterStore(database.client)
     await durable.createSchema()
+    const listing = new DatabaseListing(database, cursorSecrets ?? [randomBytes(32)])
+    await listing.createSchema()
     const live = redisUrl === undefined ? await openMemory(database) : await openRedis(redisUrl, onError)
     return {
       live: live.store,
       durable,
-      listing: new DatabaseListing(database),
+      listing,
       database,
+      instruments: { ...database.instruments, counters: durable, listing: listing.pages },
       title: `${live.title} and ${database.title}`,
       close: async () => {
         await live.close()

@@ -1,9 +1,13 @@
-import { randomUUID } from 'node:crypto'
+import { randomBytes, randomUUID } from 'node:crypto'
 import { GrpcChannelPool } from 'spillway/grpc'
+import { explain } from 'spillway/postgres'
 import { MemoryCounterStore } from 'spillway/testing'
-import { afterAll, describe, expect, onTestFinished, test } from 'vitest'
+import { afterAll, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { storesOf } from '../../examples/counter-billing/command-line.ts'
+import { type CounterPage, DatabaseListing } from '../../examples/counter-billing/counter-listing.ts'
 import { counterClient } from '../../examples/counter-billing/protocol.ts'
 import { startCounterService } from '../../examples/counter-billing/service.ts'
+import type { Stores } from '../../examples/counter-billing/stores.ts'
 import { type Answer, batches, type Client, startClient } from './counter-client.ts'
 import { openTestStores } from './stores.ts'
 
@@ -15,7 +19,7 @@ afterAll(async () => {
 
 const fresh = (name: string): string => `${name}-${randomUUID()}`
 
-type Page = { counters: { counter_type: string; value: number }[]; next: string | null }
+type Page = { counters: { counter_type: string; value: number }[]; next: string | null; previous: string | null }
 
 function list({ get }: Client, query: Record<string, string>): Promise<Answer> {
   return get(`/api/v1/counter?${new URLSearchParams(query)}`)
@@ -91,10 +95,10 @@ describe.each(all)('a listing on $title', async ({ stores }) => {
       await commit(client, post, types)
 
       let inserted = 0
-      const pages = await walk(client, { resource_id: post, limit: '3' }, async ({ next }) => {
+      const pages = await walk(client, { resource_id: post, limit: '3' }, async ({ counters, next }) => {
         if (next === null) return
         // Before what was read, and behind it.
-        await commit(client, post, [`a-${inserted}`, `${next}.${inserted++}`])
+        await commit(client, post, [`a-${inserted}`, `${counters.at(-1)?.counter_type}.${inserted++}`])
       })
 
       const read = typesOf(pages)
@@ -129,17 +133,73 @@ describe.each(all)('a listing on $title', async ({ stores }) => {
       const names = ['🙂', 'é', "'; DROP TABLE spillway_counters; --", '%_\\', 'a b'].map(fresh)
       for (const name of names) await commit(client, name, ['like', 'view'])
 
-      const answers = await Promise.all(names.map((resource_id) => list(client, { resource_id, after: 'like' })))
+      const pages = await Promise.all(names.map((resource_id) => walk(client, { resource_id, limit: '1' })))
 
-      expect(answers.map(({ body }) => body.counters)).toEqual(
-        Array(names.length).fill([{ counter_type: 'view', value: 2 }]),
+      expect(pages).toEqual(
+        Array(names.length).fill([[{ counter_type: 'like', value: 1 }], [{ counter_type: 'view', value: 2 }]]),
       )
+    })
+
+    test('leads back to its first page, by cursors and by links', async () => {
+      const client = await start()
+      const post = fresh('post &=')
+      const types = Array.from({ length: 7 }, (_, index) => `type-${index}`)
+      await commit(client, post, types)
+      const follow = async ({ headers }: Answer, relation: string): Promise<Answer> => {
+        const [, target = ''] = new RegExp(`<([^>]*)>; rel="${relation}"`).exec(headers.get('link') ?? '') ?? []
+        return client.get(target)
+      }
+
+      const first = await list(client, { resource_id: post, limit: '3' })
+      const last = await follow(await follow(first, 'next'), 'next')
+      const middle = await follow(last, 'prev')
+      const again = await list(client, { resource_id: post, limit: '3', before: middle.body.previous })
+
+      expect([first, middle, last].map(({ body }) => typesOf([body.counters]))).toEqual([
+        types.slice(0, 3),
+        types.slice(3, 6),
+        types.slice(6),
+      ])
+      expect(again.body.counters).toEqual(first.body.counters)
+      expect([first.body.previous, last.body.next, again.body.previous]).toEqual([null, null, null])
+      expect([first.headers.get('link'), last.headers.get('link')]).toEqual([
+        expect.not.stringContaining('prev'),
+        expect.not.stringContaining('next'),
+      ])
+    })
+
+    test('refuses a cursor that was changed, is of another resource, or none, and is well afterwards', async () => {
+      const client = await start()
+      const [post, other] = [fresh('post'), fresh('post')]
+      for (const resource of [post, other]) await commit(client, resource, ['like', 'share', 'view'])
+      const query = { resource_id: post, limit: '1' }
+      const { next } = (await list(client, query)).body as { next: string }
+      const changed = [...next].map((letter, index) => (index === 20 ? (letter === 'A' ? 'B' : 'A') : letter)).join('')
+
+      const refused = [
+        await list(client, { ...query, after: changed }),
+        await list(client, { ...query, resource_id: other, after: next }),
+        await list(client, { ...query, after: 'like' }),
+        await list(client, { ...query, before: changed }),
+      ]
+
+      for (const { status, body } of refused) expect([status, body.error]).toEqual([400, 'invalid_cursor'])
+      expect(refused.map(({ body }) => body.field)).toEqual(['after', 'after', 'after', 'before'])
+      expect(refused.map(({ body }) => body.message)).toEqual([
+        "after isn't signed as the cursors of this listing are",
+        'after was made under another listing, order or condition',
+        'after must be a cursor as a page gave it',
+        "before isn't signed as the cursors of this listing are",
+      ])
+      expect((await list(client, { ...query, after: next })).body.counters).toEqual([
+        { counter_type: 'share', value: 2 },
+      ])
     })
 
     test('of a resource without counters is empty', async () => {
       const { body } = await list(await start(), { resource_id: fresh('nothing') })
 
-      expect(body).toMatchObject({ counters: [], next: null })
+      expect(body).toMatchObject({ counters: [], next: null, previous: null })
     })
 
     test('has what was committed by its gateway before, and what others committed after five seconds, or when asked for', async () => {
@@ -164,13 +224,13 @@ describe.each(all)('a listing on $title', async ({ stores }) => {
   test('asks for text and numbers that make sense, by gRPC too', async () => {
     const pool = new GrpcChannelPool((options) => counterClient(service.address, options))
     onTestFinished(async () => void (await pool.close()))
-    const request = { resourceId: 'a', after: '', limit: 10 }
+    const request = { resourceId: 'a', limit: 10 }
 
-    for (const wrong of [{ resourceId: '' }, { resourceId: 'a\0' }, { after: '\0' }, { limit: 0 }, { limit: 1_001 }]) {
+    for (const wrong of [{ resourceId: '' }, { resourceId: 'a\0' }, { after: 'a' }, { limit: 0 }, { limit: 1_001 }]) {
       const call = pool.call('list', { ...request, ...wrong })
       await expect(call).rejects.toMatchObject({ statusName: 'INVALID_ARGUMENT' })
     }
-    expect(await pool.call('list', { ...request, resourceId: fresh('a') })).toEqual({ counters: [], more: false })
+    expect(await pool.call('list', { ...request, resourceId: fresh('a') })).toEqual({ counters: [] })
   })
 })
 
@@ -179,11 +239,12 @@ describe('a listing is refused with the field and the rule', async () => {
   test.each<[string, Record<string, string>, string, string]>([
     ['no resource', {}, 'resource_id', 'is missing'],
     ['an empty one', { resource_id: '' }, 'resource_id', 'must be a string of 1 to 256 characters'],
-    ['a type with a colon', { resource_id: 'a', after: 'a:b' }, 'after', 'must be a string of 1 to 64 letters'],
+    ['no cursor', { resource_id: 'a', after: 'a:b' }, 'after', 'must be a cursor as a page gave it, got "a:b"'],
+    ['two cursors', { resource_id: 'a', after: 'a', before: 'b' }, 'before', 'must not stand beside after'],
     ['no counters', { resource_id: 'a', limit: '0' }, 'limit', 'must be a whole number from 1 to 1000, got "0"'],
     ['too many', { resource_id: 'a', limit: '1001' }, 'limit', 'must be a whole number from 1 to 1000'],
     ['a fraction', { resource_id: 'a', limit: '1.5' }, 'limit', 'must be a whole number from 1 to 1000'],
-    ['what is not known', { resource_id: 'a', before: 'b' }, 'before', 'is not a known field'],
+    ['what is not known', { resource_id: 'a', offset: '5' }, 'offset', 'is not a known field'],
   ])('%s', async (_name, query, field, problem) => {
     const client = await startClient(stores as NonNullable<typeof stores>)
 
@@ -198,4 +259,55 @@ describe('a listing is refused with the field and the rule', async () => {
 
     expect((await list(client, { resource_id: 'a' })).status).toBe(501)
   })
+})
+
+describe('cursors', () => {
+  const secret = 'a secret of many characters'
+
+  test('are good at every counter service with the secret, after a change of secrets, and nowhere else', async () => {
+    const pages = async (cursorSecrets?: readonly string[], after?: string): Promise<CounterPage> => {
+      const listing = new DatabaseListing(database, cursorSecrets ?? [randomBytes(32)])
+      return listing.list({ resourceId: post, limit: 1, after })
+    }
+    const [{ stores } = {}] = all
+    const { database } = stores as Stores
+    const client = await startClient(stores as Stores)
+    const post = fresh('post')
+    await commit(client, post, ['like', 'view'])
+
+    const { next } = await pages([secret])
+
+    expect((await pages([secret], next)).counters).toEqual([{ counterType: 'view', value: 2 }])
+    expect((await pages(['the secret that follows it', secret], next)).counters).toHaveLength(1)
+    for (const other of [['the secret that follows it'], undefined])
+      await expect(pages(other, next)).rejects.toMatchObject({ code: 'ERR_CURSOR', reason: 'signature' })
+  })
+
+  test('have their secrets from the environment, which is refused without being repeated', () => {
+    onTestFinished(() => void vi.unstubAllEnvs())
+    vi.stubEnv('CURSOR_SECRET', `${secret},another secret of many characters`)
+    expect(storesOf(undefined).cursorSecrets).toEqual([secret, 'another secret of many characters'])
+
+    vi.stubEnv('CURSOR_SECRET', 'hush')
+    expect(() => storesOf(undefined)).toThrow(/CURSOR_SECRET must be a secret of at least 16 characters/)
+    expect(() => storesOf(undefined)).not.toThrow(/hush/)
+  })
+})
+
+test.each(all)('a page far behind is found by the index on $title', async ({ stores }) => {
+  const { database } = stores
+  const post = fresh('post')
+  const key = (n: string): string => `'${post}:t-' || lpad((${n})::text, 6, '0')`
+  await database.script(
+    `INSERT INTO spillway_counters (key, value) SELECT ${key('n')}, n FROM generate_series(1, 20000) AS n; ANALYZE spillway_counters`,
+  )
+  const { root } = await explain(database.client, {
+    text: `SELECT counter_type, value FROM counter_listing
+      WHERE key > $1 AND key < $2 AND resource_id = $3 AND key > $4 ORDER BY key LIMIT 11`,
+    values: [`${post}:`, `${post};`, post, `${post}:t-015000`],
+  })
+  const [scan] = root.children
+
+  expect([root.type, scan?.type]).toEqual(['Limit', 'Index Scan'])
+  expect(scan?.conditions.index).toMatch(/key > .*key > /)
 })

@@ -3,6 +3,7 @@ import type { Logger } from 'pino'
 import type { Closable } from 'spillway/process'
 import { type Log, text } from '../counters.ts'
 import type { Logging } from '../logging.ts'
+import type { Metrics } from '../metrics.ts'
 import { answerWithId, requestLogging } from '../request-log.ts'
 import { closeAll, closeHttp, defaultHost, logToStderr, type Running } from '../running.ts'
 import { type ClientSecrets, Clients } from './clients.ts'
@@ -31,6 +32,8 @@ export interface AuthServiceOptions {
   /** How long a key signs. */
   keyLifeSeconds?: number | undefined
   log?: Log | undefined
+  /** What is measured in this process. Nothing is without it. */
+  metrics?: Metrics | undefined
   /** Where requests are logged, with an id each. None are without it. */
   logging?: Logging | undefined
 }
@@ -51,6 +54,7 @@ export async function startAuthService(options: AuthServiceOptions): Promise<Aut
   let name = options.issuer ?? ''
   const issuer = new TokenIssuer({ issuer: () => name, clients, keys, tokenLifeSeconds })
   const app = createAuthServer(issuer, keys, log, options.logging?.logger.child({ service: 'auth' }))
+  options.metrics?.time('auth', app)
   const url = await app.listen({ host, port })
   name ||= url
   const rotation = setInterval(() => rotateKeys(keys, log), keyLifeSeconds * 1_000)
@@ -60,6 +64,10 @@ export async function startAuthService(options: AuthServiceOptions): Promise<Aut
     await closeHttp(app, timeoutMs)
   }
   const parts: Closable[] = [{ name: 'auth service', close }]
+  if (options.metrics !== undefined) {
+    const tallies = { issued_tokens: () => issuer.stats().issued, refused_tokens: () => issuer.stats().refused }
+    parts.push(options.metrics.add('auth', {}, tallies))
+  }
   return { url, issuer: name, keys, parts, close: () => closeAll(parts), stats: () => issuer.stats() }
 }
 

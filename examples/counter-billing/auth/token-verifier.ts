@@ -1,6 +1,7 @@
 import { hash } from 'node:crypto'
 import { createRemoteJWKSet, errors, type JWTPayload, jwtVerify, type RemoteJWKSet } from 'jose'
 import { MultiLevelCache } from 'spillway'
+import type { Tallies } from '../metrics.ts'
 import type { Audience, Scope } from './permissions.ts'
 import { algorithm } from './signing-keys.ts'
 import { tokenType } from './token-issuer.ts'
@@ -55,13 +56,14 @@ const bearer = /^bearer +([A-Za-z0-9\-._~+/]+=*)$/i
  * kept: whoever makes them up could fill any cache.
  */
 export class TokenVerifier {
-  readonly #options: TokenVerifierOptions
-  readonly #keys: RemoteJWKSet
-  readonly #verified = new MultiLevelCache<VerifiedToken>({
+  /** What verified tokens say, by their digests. */
+  readonly verified = new MultiLevelCache<VerifiedToken>({
     name: 'verified-tokens',
     l1: { maxEntries: maxTokens, ttlMs: Number.POSITIVE_INFINITY },
     ttlMs: Number.POSITIVE_INFINITY,
   })
+  readonly #options: TokenVerifierOptions
+  readonly #keys: RemoteJWKSet
   #accepted = 0
   #refused = 0
   #verifications = 0
@@ -86,7 +88,7 @@ export class TokenVerifier {
     if (authorization === undefined) return this.#refuse('missing_token', 'a bearer token is needed', scope)
     if (authorization.length > maxTokenLength) return this.#refuse('invalid_token', 'no token is so long', scope)
     const key = hash('sha256', authorization, 'base64')
-    const known = this.#verified.peek(key)
+    const known = this.verified.peek(key)
     // Its life in the cache is by a clock that may stand still while a machine sleeps.
     if (known !== undefined && known.expiresAt > Date.now()) return this.#admit(known, scope)
     const token = bearer.exec(authorization)?.[1]
@@ -95,23 +97,23 @@ export class TokenVerifier {
   }
 
   /** Calls that were let in and that were refused, and how many tokens that took to verify. */
-  stats(): Record<string, unknown> {
+  stats(): { accepted: number; refused: number; verifications: number; tokens: number } {
     return {
       accepted: this.#accepted,
       refused: this.#refused,
       verifications: this.#verifications,
-      tokens: this.#verified.stats().l1.entries,
+      tokens: this.verified.stats().l1.entries,
     }
   }
 
   async close(): Promise<void> {
-    await this.#verified.close()
+    await this.verified.close()
   }
 
   async #checkNew(key: string, token: string, scope: Scope | undefined): Promise<VerifiedToken> {
     let verified: VerifiedToken
     try {
-      verified = await this.#verified.getOrLoad(key, async (_key, context) => {
+      verified = await this.verified.getOrLoad(key, async (_key, context) => {
         const fresh = await this.#verify(token)
         context.setTtl(fresh.expiresAt - Date.now())
         return fresh
@@ -153,6 +155,12 @@ export class TokenVerifier {
     this.#refused++
     throw new AccessError(code, message, scope)
   }
+}
+
+/** What a verifier counts, for whoever measures. */
+export function callersOf(verifier: TokenVerifier | undefined): Pick<Tallies, 'accepted_calls' | 'refused_calls'> {
+  if (verifier === undefined) return {}
+  return { accepted_calls: () => verifier.stats().accepted, refused_calls: () => verifier.stats().refused }
 }
 
 function tokenOf({ sub = '', scope, exp = 0 }: JWTPayload): VerifiedToken {

@@ -2,6 +2,7 @@ import type { UsageSink } from 'spillway'
 import type { Closable } from 'spillway/process'
 import { scopesOf } from '../auth/permissions.ts'
 import type { ServiceTokens } from '../auth/service-tokens.ts'
+import type { Instruments } from '../metrics.ts'
 import { connectToServices, type ServicePoolOptions } from '../service-pool.ts'
 import { Metering, type MeteringOptions } from './metering.ts'
 import { billingClient } from './protocol.ts'
@@ -25,6 +26,7 @@ export interface BillingServices {
   readonly metering: Metering
   /** What is open, in the order in which to close it. */
   readonly parts: readonly Closable[]
+  readonly instruments: Instruments
   stats(): Record<string, unknown>
 }
 
@@ -33,7 +35,7 @@ export interface BillingServices {
  * what is metered waits.
  */
 export async function connectToBillingServices(options: BillingServicesOptions): Promise<BillingServices> {
-  const { pool, balancer, parts, stats } = await connectToServices({
+  const { pool, balancer, parts, instruments, stats } = await connectToServices({
     ...options,
     service: billingServiceName,
     clientOf: billingClient,
@@ -45,6 +47,11 @@ export async function connectToBillingServices(options: BillingServicesOptions):
     pool,
     metering,
     parts: [metering.usage, ...parts],
+    instruments: {
+      ...instruments,
+      usage: metering.usage,
+      ...(metering.journal !== undefined && { 'usage journal': metering.journal }),
+    },
     stats: () => ({ ...stats(), usage: metering.usage.stats() }),
   }
 }

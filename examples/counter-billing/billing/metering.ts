@@ -16,12 +16,12 @@ const quotaType = freeQuotaOf(meteredService)
 /** Counts the writes of users as uses of their quota, behind the requests that made them. */
 export class Metering {
   readonly usage: QuotaConsumer
-  readonly #journal: FileJournal | undefined
+  readonly journal: FileJournal | undefined
   readonly #log: Log
 
   constructor(sink: UsageSink, { tariff = defaultTariff, journal, log }: MeteringOptions) {
     this.#log = log
-    this.#journal = journal === undefined ? undefined : new FileJournal(journal)
+    this.journal = journal === undefined ? undefined : new FileJournal(journal)
     this.usage = new QuotaConsumer(sink, {
       name: 'usage',
       periodOf: (type) => periodOf(tariff, type),
@@ -30,7 +30,7 @@ export class Metering {
       maxWaitMs: 250,
       timeoutMs: 10_000,
       retry: patience,
-      ...(this.#journal !== undefined && { journal: this.#journal }),
+      ...(this.journal !== undefined && { journal: this.journal }),
       onFailed: (failure) => this.#lose(failure),
     })
     this.usage.on('unhealthy', ({ reason, error }) => log('warn', `usage isn't accounted (${reason}): ${text(error)}`))
@@ -42,7 +42,7 @@ export class Metering {
 
   /** Hands on what an earlier process had metered, though nobody writes: what that one had given up, too. */
   async start(): Promise<void> {
-    await this.#journal?.requeue()
+    await this.journal?.requeue()
     await this.usage.start()
   }
 
@@ -67,7 +67,7 @@ export class Metering {
 
   /** Nobody waits for these any more: without a journal, the log is the last place that can know of them. */
   #lose({ events, error }: UsageFailure): void {
-    if (this.#journal !== undefined)
+    if (this.journal !== undefined)
       return this.#log('warn', `${events.length} uses are tried again after the next start (${text(error)})`)
     const writes: Record<string, number> = {}
     for (const { userId, value } of events) writes[String(userId)] = (writes[String(userId)] ?? 0) + value

@@ -2,6 +2,7 @@ import type { QuotaStore } from 'spillway'
 import { PostgresQuotaStore } from 'spillway/postgres'
 import { RedisQuotaStore } from 'spillway/redis'
 import type { Database } from '../database.ts'
+import type { Instruments } from '../metrics.ts'
 import { connectRedis, type StoresOptions } from '../stores.ts'
 
 /** Where uses are counted. */
@@ -9,6 +10,8 @@ export interface QuotaStorage {
   readonly store: QuotaStore
   /** What it is, for people. */
   readonly title: string
+  /** What can be measured of it. */
+  readonly instruments: Instruments
   close(): Promise<void>
 }
 
@@ -23,10 +26,11 @@ export async function openQuotaStore(
   if (databaseUrl === undefined && redisUrl !== undefined) {
     const redis = await connectRedis(redisUrl, onError)
     const store = new RedisQuotaStore(redis, { prefix: 'billing', dedupe: 'event' })
-    return { store, title: `Redis at ${new URL(redisUrl).host}`, close: async () => redis.disconnect() }
+    const title = `Redis at ${new URL(redisUrl).host}`
+    return { store, title, instruments: {}, close: async () => redis.disconnect() }
   }
   if (database === undefined) throw new Error('REDIS_URL or DATABASE_URL must name a server that counts uses')
   const store = new PostgresQuotaStore(database.client, { dedupe: 'event' })
   await store.createSchema()
-  return { store, title: database.title, close: async () => undefined }
+  return { store, title: database.title, instruments: { uses: store }, close: async () => undefined }
 }

@@ -1,10 +1,11 @@
 import { QuotaService, type QuotaStore } from 'spillway'
 import type { Closable } from 'spillway/process'
 import { guardGrpc } from '../auth/grpc-guard.ts'
-import { TokenVerifier, type TrustedIssuer } from '../auth/token-verifier.ts'
+import { callersOf, TokenVerifier, type TrustedIssuer } from '../auth/token-verifier.ts'
 import type { Log } from '../counters.ts'
 import type { Database } from '../database.ts'
 import { startGrpcServer } from '../grpc-server.ts'
+import type { Metrics } from '../metrics.ts'
 import { closeAll, defaultHost, logToStderr, type Running } from '../running.ts'
 import { registerService } from '../service-pool.ts'
 import { Billing } from './billing.ts'
@@ -28,6 +29,8 @@ export interface BillingServiceOptions {
   auth?: TrustedIssuer | undefined
   /** A Consul to register with: `http://host:port`. */
   consul?: string | undefined
+  /** What is measured in this process. Nothing is without it. */
+  metrics?: Metrics | undefined
   log?: Log | undefined
 }
 
@@ -55,6 +58,10 @@ export async function startBillingService(options: BillingServiceOptions): Promi
   const verifier = options.auth && new TokenVerifier({ ...options.auth, audience: 'billing-service' })
   const parts: Closable[] = [{ name: 'billing', close: () => billing.close() }]
   if (verifier !== undefined) parts.push({ name: 'verified tokens', close: () => verifier.close() })
+  if (options.metrics !== undefined) {
+    const tokens = verifier !== undefined && { 'verified tokens': verifier.verified }
+    parts.push(options.metrics.add('billing-service', { quota, ...tokens }, callersOf(verifier)))
+  }
   try {
     const service = guardGrpc(billingHandlers(billing, quotaStore), verifier, billingScopes)
     const server = await startGrpcServer([service], `${host}:${port}`)

@@ -29,7 +29,7 @@ export async function startUsageWorker(
   stream: RedisUsageStream,
   store: QuotaStore,
   log: Log = logToStderr,
-): Promise<Running> {
+): Promise<Running & { worker: RedisUsageWorker }> {
   const worker = new RedisUsageWorker(stream, store)
   worker.on('writeFailed', ({ events, error, next }) => log('warn', `${events} uses failed (${text(error)}): ${next}`))
   worker.on('deadLettered', ({ entryId, reason }) => log('error', `${entryId} is in the dead letters: ${reason}`))
@@ -45,5 +45,5 @@ export async function startUsageWorker(
     close: async () => log('info', `a usage worker accounted ${accounted} events`),
   }
   const parts = [worker, report]
-  return { parts, close: () => closeAll(parts) }
+  return { worker, parts, close: () => closeAll(parts) }
 }
