@@ -17,6 +17,9 @@ export interface Sample {
   readonly attributes: MetricAttributes
 }
 
+/** What takes the values of a series of a histogram. */
+export type RecorderOf = (metric: Metric, attributes: MetricAttributes) => (value: number) => void
+
 interface Watched extends NamedComponent {
   readonly members: BoundedMembers
   failures: number
@@ -46,18 +49,19 @@ export class Collector {
     return metrics
   }
 
-  /** Begins to listen and to measure, and tells `record` what belongs into histograms. */
-  start(record: Observe): void {
+  /** Begins to listen and to measure. `recorderOf` is asked once for each series of a histogram, since its values come with each batch. */
+  start(recorderOf: RecorderOf): void {
     if (this.#measuresLoop) this.#eventLoop = new EventLoopDelay()
     for (const { name, component, kind } of this.#components) {
       for (const [event, records] of Object.entries(kind.events ?? {})) {
         const { on } = component as { on?: (event: string, listener: (payload: object) => void) => () => void }
+        const takers = records.map(({ metric, attributes, value }) => {
+          return { value, record: recorderOf(metric, { ...named(metric, name), ...attributes }) }
+        })
         const off = on?.call(component, event, (payload) => {
-          for (const { metric, attributes, value } of records) {
+          for (const { value, record } of takers) {
             const found = value(payload as MemberStats)
-            if (found !== undefined && Number.isFinite(found)) {
-              record(metric, found, { ...named(metric, name), ...attributes })
-            }
+            if (found !== undefined && Number.isFinite(found)) record(found)
           }
         })
         if (typeof off === 'function') this.#offs.push(off)

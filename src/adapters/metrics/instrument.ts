@@ -141,7 +141,10 @@ class Instruments {
     this.#running = true
     this.#meter.addBatchObservableCallback(this.#callback, [...this.#observables.values()] as never[])
     try {
-      this.#collector.start((metric, value, attributes) => this.#histograms.get(metric)?.record(value, attributes))
+      this.#collector.start((metric, attributes) => {
+        const histogram = this.#histograms.get(metric)
+        return (value) => histogram?.record(value, attributes)
+      })
     } catch (error) {
       this.stop()
       throw error

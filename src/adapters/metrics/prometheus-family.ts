@@ -126,19 +126,19 @@ interface HistogramSeries {
 export class RecordedHistograms {
   readonly #series = new Map<string, HistogramSeries>()
 
-  /** Adds a value. */
-  record(metric: Metric, value: number, attributes: MetricAttributes): void {
-    const key = seriesKey(metric, attributes)
+  /** What adds values to a series. */
+  recorderOf(metric: Metric, attributes: MetricAttributes): (value: number) => void {
+    const series = this.#seriesOf(metric, attributes)
     const buckets = metric.buckets ?? []
-    let series = this.#series.get(key)
-    if (series === undefined) {
-      series = { metric, attributes, counts: buckets.map(() => 0), sum: 0, count: 0 }
-      this.#series.set(key, series)
+    return (value) => {
+      series.sum += value
+      series.count++
+      for (let index = 0; index < buckets.length; index++) {
+        if (value > (buckets[index] as number)) continue
+        series.counts[index] = (series.counts[index] as number) + 1
+        break
+      }
     }
-    series.sum += value
-    series.count++
-    const index = buckets.findIndex((bound) => value <= bound)
-    if (index >= 0) series.counts[index] = (series.counts[index] ?? 0) + 1
   }
 
   /** The lines of a metric, each with its name. */
@@ -146,7 +146,8 @@ export class RecordedHistograms {
     const { prometheusName: name } = metric
     const samples: HistogramSample[] = []
     for (const series of this.#series.values()) {
-      if (series.metric.prometheusName !== name) continue
+      // As long as it has no value it isn't there.
+      if (series.metric.prometheusName !== name || series.count === 0) continue
       const { attributes, counts, sum, count } = series
       let below = 0
       series.metric.buckets?.forEach((bound, index) => {
@@ -164,8 +165,21 @@ export class RecordedHistograms {
 
   /** Forgets a metric's values. */
   reset(metric: Metric): void {
-    for (const [key, series] of this.#series) {
-      if (series.metric.prometheusName === metric.prometheusName) this.#series.delete(key)
+    for (const series of this.#series.values()) {
+      if (series.metric.prometheusName !== metric.prometheusName) continue
+      series.counts.fill(0)
+      series.sum = 0
+      series.count = 0
     }
+  }
+
+  #seriesOf(metric: Metric, attributes: MetricAttributes): HistogramSeries {
+    const key = seriesKey(metric, attributes)
+    let series = this.#series.get(key)
+    if (series === undefined) {
+      series = { metric, attributes, counts: (metric.buckets ?? []).map(() => 0), sum: 0, count: 0 }
+      this.#series.set(key, series)
+    }
+    return series
   }
 }

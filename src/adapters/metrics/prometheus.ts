@@ -96,7 +96,7 @@ class RegistrySource implements FamilySource {
   }
 
   start(): void {
-    this.#collector.start((metric, value, attributes) => this.#histograms.record(metric, value, attributes))
+    this.#collector.start((metric, attributes) => this.#histograms.recorderOf(metric, attributes))
   }
 
   stop(): void {
