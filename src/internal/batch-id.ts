@@ -25,10 +25,23 @@ export function batchId(wallMs: number, random?: () => number): string {
   return format(wallMs, at)
 }
 
+/** The latest millisecond that an id was made in, and how ids of it begin: under load that is many. */
+let latestMs = -1
+let beginning = ''
+
+function beginningAt(wallMs: number): string {
+  const ms = Math.max(0, Math.trunc(wallMs))
+  if (ms !== latestMs) {
+    const time = ms.toString(16).padStart(12, '0').slice(-12)
+    latestMs = ms
+    beginning = `${time.slice(0, 8)}-${time.slice(8)}-`
+  }
+  return beginning
+}
+
 function format(wallMs: number, at: number): string {
-  const time = Math.max(0, Math.trunc(wallMs)).toString(16).padStart(12, '0').slice(-12)
   const byte = (i: number): string => hex[pool[at + i] as number] as string
   const version = hex[0x70 | ((pool[at] as number) & 0x0f)] as string
   const variant = hex[0x80 | ((pool[at + 2] as number) & 0x3f)] as string
-  return `${time.slice(0, 8)}-${time.slice(8)}-${version}${byte(1)}-${variant}${byte(3)}-${byte(4)}${byte(5)}${byte(6)}${byte(7)}${byte(8)}${byte(9)}`
+  return `${beginningAt(wallMs)}${version}${byte(1)}-${variant}${byte(3)}-${byte(4)}${byte(5)}${byte(6)}${byte(7)}${byte(8)}${byte(9)}`
 }
