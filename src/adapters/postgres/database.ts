@@ -150,17 +150,17 @@ class PoolSession implements Session {
   }
 
   async transaction<T>(work: (run: RunQuery) => Promise<T>, signal?: AbortSignal): Promise<T> {
-    return withClient(this.#pool, async (client) => {
+    return withClient(this.#pool, async (client, discard) => {
       signal?.throwIfAborted()
-      await client.query({ text: 'BEGIN' })
       let result: T
       try {
+        await client.query({ text: 'BEGIN' })
         result = await work(async <Row>(text: string, values: unknown[]) => {
           return (await client.query({ text, values })).rows as readonly Row[]
         })
       } catch (error) {
-        // If this fails, so has the connection, and the server rolls back by itself.
-        await client.query({ text: 'ROLLBACK' }).catch(() => undefined)
+        // Without an answer, by the pool's query_timeout say, the transaction may still be open: nobody else may get it.
+        await client.query({ text: 'ROLLBACK' }).catch(discard)
         throw error
       }
       await client.query({ text: 'COMMIT' })
@@ -176,10 +176,12 @@ class PoolSession implements Session {
 /**
  * Checks a client out for some work. A connection that breaks meanwhile fails the work, not the process: a client that is
  * checked out has no listener but ours.
+ *
+ * @param work - gets a function too, by which it has the connection closed afterwards: for what nobody else may find there.
  */
 export async function withClient<T>(
   pool: PostgresPoolLike,
-  work: (client: PostgresClientLike) => Promise<T>,
+  work: (client: PostgresClientLike, discard: (reason: Error) => void) => Promise<T>,
 ): Promise<T> {
   let client: PostgresClientLike
   try {
@@ -193,7 +195,7 @@ export async function withClient<T>(
   }
   client.on('error', onError)
   try {
-    return await work(client)
+    return await work(client, onError)
   } catch (error) {
     // The socket may tell that the session is over only when somebody else has the client.
     if (endsSession(error)) broken ??= error as Error

@@ -275,6 +275,36 @@ describe.skipIf(server === undefined)('on a real server', () => {
     expect(store.stats()).toMatchObject({ walked: 1, repeated: 1 })
   })
 
+  test('a transaction that the query_timeout of the pool gives up is nobody else’s', async () => {
+    // Starting it holds up the timers of this process.
+    await embedded.waitReady
+    await new PostgresCounterStore(pool).add(new Map([['given up', max]]), batch())
+    const hasty = makePool({ max: 1, query_timeout: 300, idleTimeoutMillis: 0 })
+    const client = await hasty.connect()
+    const query = client.query.bind(client) as (...args: unknown[]) => unknown
+    let last: string | undefined
+    Object.assign(client, {
+      query: (statement: { text?: string }, ...rest: unknown[]) => {
+        const first = last === 'BEGIN'
+        last = statement.text
+        return query(first ? { text: 'SELECT pg_sleep(3)' } : statement, ...rest)
+      },
+    })
+    client.release()
+    const sleeping = async (): Promise<number | null> =>
+      (await pool.query(`SELECT FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(3)' AND state = 'active'`))
+        .rowCount
+    const store = new PostgresCounterStore(hasty, { retry: { attempts: 1 } })
+
+    const increments = [1, -2].map((delta) => ({ key: 'given up', delta }))
+    await expect(store.increment(increments, batch())).rejects.toThrow('Query read timeout')
+    await until(async () => (await sleeping()) === 0)
+
+    // With that connection, this would run behind BEGIN, and nobody would say COMMIT.
+    await store.add(new Map([['after given up', 1]]), batch())
+    expect(await new PostgresCounterStore(pool).getMany(['after given up'])).toEqual([1])
+  })
+
   test('a deadlock that others cause is retried, and nobody hears of it', async () => {
     const store = new PostgresCounterStore(pool)
     await store.increment(ones('lock a', 'lock b'), batch())
