@@ -4,10 +4,17 @@ import { isPGlite, type PGliteLike, type PostgresDatabase, type PostgresPoolLike
 /** Runs one statement by the extended protocol, which refuses several in one. */
 export type RunStatement = <Row>(text: string, values?: readonly unknown[]) => Promise<readonly Row[]>
 
+/** Has the connection closed afterwards. */
+export type Discard = (reason: Error) => void
+
 /** What a transaction that leaves nothing behind is like. */
 export interface PassingTransactionOptions {
   /** Whether the server refuses what writes. */
   readonly readOnly: boolean
+  /**
+   * Whether what runs may take locks that outlive the transaction. If it did, the connection is closed, and they go with it.
+   */
+  readonly mayLock?: boolean
   /** How long one statement may take, in milliseconds. */
   readonly timeoutMs: number
   /** Gives it up: what runs in the server is cancelled. */
@@ -18,7 +25,7 @@ export interface PassingTransactionOptions {
 export function inPassingTransaction<T>(
   database: PostgresDatabase,
   options: PassingTransactionOptions,
-  work: (run: RunStatement) => Promise<T>,
+  work: (run: RunStatement, discard: Discard) => Promise<T>,
 ): Promise<T> {
   const { signal } = options
   if (signal?.aborted) return Promise.reject(signal.reason)
@@ -28,7 +35,7 @@ export function inPassingTransaction<T>(
 async function inPGlite<T>(
   database: PGliteLike,
   { readOnly, timeoutMs, signal }: PassingTransactionOptions,
-  work: (run: RunStatement) => Promise<T>,
+  work: (run: RunStatement, discard: Discard) => Promise<T>,
 ): Promise<T> {
   // It commits unless something is thrown.
   const done: { answer?: T } = {}
@@ -39,7 +46,7 @@ async function inPGlite<T>(
         (await transaction.query<Row>(text, [...values])).rows
       if (readOnly) await run('SET TRANSACTION READ ONLY')
       await run(limitTime, [limitOf(timeoutMs)])
-      done.answer = await work(run)
+      done.answer = await work(run, () => undefined)
       throw done
     })
   } catch (error) {
@@ -50,33 +57,40 @@ async function inPGlite<T>(
 
 async function inPool<T>(
   pool: PostgresPoolLike,
-  { readOnly, timeoutMs, signal }: PassingTransactionOptions,
-  work: (run: RunStatement) => Promise<T>,
+  { readOnly, timeoutMs, signal, mayLock = false }: PassingTransactionOptions,
+  work: (run: RunStatement, discard: Discard) => Promise<T>,
 ): Promise<T> {
-  return withClient(pool, async (client) => {
+  return withClient(pool, async (client, discard) => {
     // The wait for a connection may have been long.
     signal?.throwIfAborted()
     const run: RunStatement = async <Row>(text: string, values: readonly unknown[] = []) =>
       (await client.query({ text, values: [...values], queryMode: 'extended' })).rows as readonly Row[]
-    await client.query({ text: readOnly ? 'BEGIN READ ONLY' : 'BEGIN' })
+    const countLocks = async (): Promise<number> => (await run<{ count: number }>(sessionLocks))[0]?.count ?? 0
+    let locks = 0
     let cancellation: Cancellation | undefined
     try {
+      await client.query({ text: readOnly ? 'BEGIN READ ONLY' : 'BEGIN' })
+      if (mayLock) locks = await countLocks()
       const [session] = await run<{ pid: number }>(limitTime, [limitOf(timeoutMs)])
       signal?.throwIfAborted()
       cancellation = new Cancellation(pool, session?.pid ?? 0, signal)
-      return await work(run)
+      return await work(run, discard)
     } finally {
       await cancellation?.end()
       const rollBack = (): Promise<unknown> => client.query({ text: 'ROLLBACK' })
-      // A cancellation that came late may have met the first; if the second fails too, so has the connection.
-      await rollBack()
-        .catch(rollBack)
-        .catch(() => undefined)
+      // A cancellation that came late may have met the first. If the second fails too, so has the connection, or it is still busy with
+      // what the pool's query_timeout gave up: whoever got it next would be in this transaction.
+      const checkLocks = async (): Promise<void> => {
+        if (mayLock && (await countLocks()) > locks) throw new Error('a lock outlived its transaction')
+      }
+      await rollBack().catch(rollBack).then(checkLocks).catch(discard)
     }
   })
 }
 
 const limitTime = `SELECT set_config('statement_timeout', $1, true), pg_backend_pid() AS pid`
+
+const sessionLocks = `SELECT count(*)::int AS count FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()`
 
 function limitOf(timeoutMs: number): string {
   return String(Math.ceil(timeoutMs))

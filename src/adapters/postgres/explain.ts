@@ -2,7 +2,7 @@ import { systemClock } from '../../core/clock.js'
 import { type SpillwayError, StoreError, TimeoutError } from '../../core/errors.js'
 import { checkBoolean, checkDuration, checkOptions, checkSignal, failOption, valueOr } from '../../core/options.js'
 import { isPGlite, isPool, type PostgresDatabase } from './database.js'
-import { inPassingTransaction, type RunStatement } from './explain-transaction.js'
+import { type Discard, inPassingTransaction, type RunStatement } from './explain-transaction.js'
 import { sqlStateOf, storeErrorOnce } from './postgres-error.js'
 import { type QueryPlan, readExplained } from './query-plan.js'
 
@@ -22,7 +22,7 @@ export interface ExplainOptions {
   /**
    * Whether the statement is run, so that the plan has its times and rows, in a transaction that is rolled back. Without `writes` the
    * transaction is read only too, so that the server refuses what writes. What a function does outside of the transaction stays:
-   * session locks, calls of other servers, files.
+   * calls of other servers, files. A connection of a pool that is left with a session lock is closed.
    * @defaultValue false
    */
   analyze?: boolean | undefined
@@ -85,13 +85,13 @@ export async function explain(
   try {
     return await inPassingTransaction(
       database,
-      { readOnly: !(analyze && writes), timeoutMs, signal },
-      async (run): Promise<QueryPlan> => {
+      { readOnly: !(analyze && writes), mayLock: analyze, timeoutMs, signal },
+      async (run, discard): Promise<QueryPlan> => {
         // A parameter, or what looks like one in a literal: then the generic plan is that of the statement itself.
         if (values !== undefined || analyze || !/\$\d/.test(text)) {
           return readExplained(await planOf(run, `${command} ${text}`, values), false)
         }
-        return explainGenerically(run, command, text)
+        return explainGenerically(run, discard, command, text)
       },
     )
   } catch (error) {
@@ -120,10 +120,15 @@ let prepared = 0
  * The plan for any values, on every version: `EXPLAIN (GENERIC_PLAN)` came with 16, and only by the protocol that takes several
  * statements in one. A prepared statement outlives its transaction, so it is taken away again, even after an error.
  */
-async function explainGenerically(run: RunStatement, command: string, text: string): Promise<QueryPlan> {
+async function explainGenerically(
+  run: RunStatement,
+  discard: Discard,
+  command: string,
+  text: string,
+): Promise<QueryPlan> {
   const name = `spillway_explain_${++prepared}`
-  await run(`PREPARE ${name} AS ${text}`)
   await run('SAVEPOINT spillway_explain')
+  await run(`PREPARE ${name} AS ${text}`)
   try {
     const [found] = await run<{ count: number }>(
       'SELECT cardinality(parameter_types) AS count FROM pg_prepared_statements WHERE name = $1',
@@ -135,7 +140,7 @@ async function explainGenerically(run: RunStatement, command: string, text: stri
     return readExplained(await planOf(run, `${command} EXECUTE ${name}${list}`), count > 0)
   } finally {
     await run('ROLLBACK TO SAVEPOINT spillway_explain').catch(() => undefined)
-    await run(`DEALLOCATE ${name}`).catch(() => undefined)
+    await run(`DEALLOCATE ${name}`).catch(discard)
   }
 }
 

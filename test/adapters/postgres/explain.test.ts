@@ -311,6 +311,43 @@ describe.skipIf(server === undefined)('explain in a pool', () => {
     await until(() => pool.idleCount === 1 && pool.waitingCount === 0)
   })
 
+  test('a query_timeout of the pool that ends sooner leaves nobody in the transaction', async () => {
+    const pool = pools.make({ max: 1, query_timeout: 150 })
+
+    await expect(explain(pool, { text: 'SELECT pg_sleep(1)' }, { analyze: true })).rejects.toThrow('Query read timeout')
+
+    expect((await pool.query('SHOW transaction_read_only')).rows).toEqual([{ transaction_read_only: 'off' }])
+  })
+
+  test('a session lock that the statement took ends with its connection, and only that', async () => {
+    const pool = pools.make({ max: 1, idleTimeoutMillis: 0 })
+    const pid = async (): Promise<unknown> => (await pool.query('SELECT pg_backend_pid() AS pid')).rows[0].pid
+    const before = await pid()
+    await explain(pool, { text: 'SELECT pg_advisory_xact_lock(4711)' }, { analyze: true })
+    expect(await pid()).toBe(before)
+
+    await explain(pool, { text: 'SELECT pg_advisory_lock(4711)' }, { analyze: true })
+
+    const other = pools.make({ max: 1 })
+    await until(async () => (await other.query('SELECT pg_try_advisory_lock(4711) AS free')).rows[0].free === true)
+    expect(await pid()).not.toBe(before)
+  })
+
+  test('a prepared statement that cannot be taken away again goes with its connection', async () => {
+    const pool = pools.make({ max: 1 })
+    const client = await pool.connect()
+    const query = client.query.bind(client) as (...args: unknown[]) => unknown
+    Object.assign(client, {
+      query: (statement: { text?: string }, ...rest: unknown[]) =>
+        query(statement.text?.startsWith('ROLLBACK TO') ? { text: 'SELECT 1 / 0' } : statement, ...rest),
+    })
+    client.release()
+
+    await explain(pool, { text: 'SELECT $1::int' })
+
+    expect((await pool.query('SELECT name FROM pg_prepared_statements')).rows).toEqual([])
+  })
+
   test('parallel processes count as the time that passed', async () => {
     const pool = pools.make({ max: 1 })
     await pool.query(`SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;
