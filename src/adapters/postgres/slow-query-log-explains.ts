@@ -47,6 +47,7 @@ export class SlowQueryExplains {
   readonly #explainedAt = new Map<string, number>()
   readonly #controller = new AbortController()
   #running: Promise<boolean> | undefined
+  #stopped = false
 
   constructor(watch: Watch, settings: ExplainSettings, clock: Clock, observer: ExplainObserver) {
     this.#watch = watch
@@ -62,7 +63,7 @@ export class SlowQueryExplains {
   }
 
   offer(query: SlowQuery, values: readonly unknown[] | undefined): void {
-    if (!onlyReads(query.text)) return
+    if (this.#stopped || !onlyReads(query.text)) return
     const now = this.#clock.now()
     const last = this.#explainedAt.get(query.text)
     if (last !== undefined && now - last < this.#settings.repeatMs) return
@@ -76,6 +77,11 @@ export class SlowQueryExplains {
         this.#running = undefined
       }),
     )
+  }
+
+  /** Begins no more: what was under way at a close may still turn out slow. */
+  stop(): void {
+    this.#stopped = true
   }
 
   /** Gives up what is under way. */

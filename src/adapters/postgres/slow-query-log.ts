@@ -141,6 +141,7 @@ export class SlowQueryLog extends ClosableComponent<SlowQueryLogEvents, SlowQuer
 
   protected override async drain(): Promise<void> {
     this.#watch.stop()
+    this.#explains?.stop()
     await this.#explains?.running
   }
 

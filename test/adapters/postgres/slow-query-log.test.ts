@@ -375,6 +375,22 @@ describe.skipIf(server === undefined)('SlowQueryLog on a pool', () => {
     expect(await log.close()).toEqual({ drained: true, abandoned: 0 })
   })
 
+  test('a query that is under way at the close is not explained any more', async () => {
+    const own = pools.make()
+    const log = new SlowQueryLog(own, { thresholdMs: 0, explain: true })
+    let plans = 0
+    for (const event of ['explained', 'explainFailed'] as const) log.on(event, () => plans++)
+    const running = own.query('SELECT pg_sleep(0.1)')
+    await until(() => log.stats().pending === 1)
+
+    await log.close()
+    await running
+    await log.flush()
+
+    expect(log.stats()).toMatchObject({ reported: 1, explained: 0, explainsFailed: 0, explainsSkipped: 0 })
+    expect(plans).toBe(0)
+  })
+
   test('two logs see the same, and one that is closed under another only passes on', async () => {
     const own = pools.make()
     const first = new SlowQueryLog(own)
