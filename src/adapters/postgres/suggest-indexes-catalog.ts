@@ -56,6 +56,8 @@ export interface CatalogColumn {
   readonly name: string
   readonly number: number
   readonly type: string
+  /** Whether its values have an order that a B-tree goes by: those of `box` have none, though they have an `=`. */
+  readonly ordered: boolean
   readonly distinct: number | null
   readonly nullShare: number | null
   readonly correlation: number | null
@@ -107,7 +109,8 @@ const indexes = `
     i.indisprimary OR i.indisexclusion OR i.indisreplident OR i.indisclustered
       OR EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid) AS "needed",
     i.indisvalid AS "valid",
-    EXISTS (SELECT FROM pg_stat_progress_create_index p WHERE p.index_relid = i.indexrelid) AS "building",
+    EXISTS (SELECT FROM pg_stat_progress_create_index p WHERE p.index_relid = i.indexrelid
+      OR p.index_relid IS NULL AND p.datname = current_database()) AS "building",
     x.relkind = 'I' OR x.relispartition AS "partitioned",
     COALESCE(s.idx_scan, 0)::float8 AS "scans", COALESCE(pg_relation_size(x.oid), 0)::float8 AS "bytes"
   FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_class c ON c.oid = i.indrelid
@@ -144,9 +147,14 @@ export async function readCatalog(run: RunStatement, schemas: readonly string[] 
 
 const columns = `
   SELECT a.attrelid::text AS "tableId", a.attname::text AS "name", a.attnum::int AS "number", t.typname::text AS "type",
+    b.typtype IN ('c', 'e', 'r', 'm') OR b.typcategory = 'A' OR EXISTS (
+      SELECT FROM pg_opclass o JOIN pg_am m ON m.oid = o.opcmethod AND m.amname = 'btree' WHERE o.opcdefault AND (o.opcintype = b.oid
+        OR EXISTS (SELECT FROM pg_cast k WHERE k.castsource = b.oid AND k.casttarget = o.opcintype AND k.castmethod = 'b'
+          AND k.castcontext = 'i'))) AS "ordered",
     p.n_distinct::float8 AS "distinct", p.null_frac::float8 AS "nullShare", p.correlation::float8 AS "correlation",
     p.most_common_vals::text::text[] AS "commonValues", p.most_common_freqs::float8[] AS "commonShares"
-  FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid JOIN pg_class c ON c.oid = a.attrelid
+  FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+    JOIN pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END JOIN pg_class c ON c.oid = a.attrelid
     JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pg_stats p ON p.schemaname = n.nspname AND p.tablename = c.relname AND p.attname = a.attname AND NOT p.inherited
   WHERE a.attrelid = ANY ($1::oid[]) AND a.attnum > 0 AND NOT a.attisdropped`

@@ -111,6 +111,8 @@ function comparisonOf(
   if (unquote(table) !== alias || value === undefined || mentions(value, alias)) return undefined
   const any = /^ANY \((.*)\)$/s.exec(value)
   if (any !== null && operator !== '=') return undefined
+  // It is worked out for each row anew, so no index is searched by it.
+  if (/\((?:hashed |alternatives: )?SubPlan \d/.test(value.replaceAll(quoted, ''))) return undefined
   if (any === null && /^(?:ALL|SOME) \(/.test(value)) return undefined
   const kind = any !== null ? 'any' : operator === '=' ? 'equal' : 'range'
   return {
@@ -121,6 +123,8 @@ function comparisonOf(
     values: any === null ? 1 : valuesOf(any[1] ?? ''),
   }
 }
+
+const quoted = /'(?:[^']|'')*'|"(?:[^"]|"")*"/g
 
 /** Whether an expression has a column of this table in it, outside of its literals. */
 function mentions(expression: string, alias: string): boolean {

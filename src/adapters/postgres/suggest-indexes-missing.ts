@@ -1,4 +1,4 @@
-import type { Catalog, CatalogColumn, CatalogTable } from './suggest-indexes-catalog.js'
+import type { Catalog, CatalogColumn, CatalogIndex, CatalogTable } from './suggest-indexes-catalog.js'
 import type { ColumnTest, FilteredScan } from './suggest-indexes-filters.js'
 import { finds } from './suggest-indexes-review.js'
 import { count, createIndex, type IndexSuggestion, percent, qualified } from './suggest-indexes-suggestion.js'
@@ -49,7 +49,9 @@ export function suggestForFilters(
     const numbers = chosen.map(({ column }) => column.number)
     const [first] = chosen
     if (first === undefined) continue
-    if (catalog.indexes.some((index) => index.tableId === table.id && finds(index, numbers))) continue
+    const isThere = (index: CatalogIndex): boolean =>
+      index.tableId === table.id && finds(index, numbers) && !(index.method === 'hash' && first.test.kind === 'range')
+    if (catalog.indexes.some(isThere)) continue
     // Whoever makes an index of one partition leaves out the others.
     const target = byId.get(table.rootId) ?? table
     const names = chosen.map(({ column }) => column.name)
@@ -110,9 +112,7 @@ interface ChosenColumn {
 function chooseColumns(tests: readonly ColumnTest[], columns: readonly CatalogColumn[], rows: number): ChosenColumn[] {
   const usable = tests.flatMap((test): ChosenColumn[] => {
     const column = columns.find(({ name }) => name === test.column)
-    return column !== undefined && castIsHarmless(test, column)
-      ? [{ column, test, share: shareOf(test, column, rows) }]
-      : []
+    return column?.ordered && castIsHarmless(test, column) ? [{ column, test, share: shareOf(test, column, rows) }] : []
   })
   const equal = usable
     .filter(({ test }) => test.kind !== 'range')

@@ -7,7 +7,10 @@ const database = new PGlite()
 beforeAll(async () => {
   await database.exec(`
     CREATE TABLE "My ""T" (a text, "B c" int, v varchar(9), flag boolean, day date, n numeric, other text);
+    CREATE DOMAIN words AS text; CREATE TABLE typed (word words, boxed box, net cidr, tags int[], hashed int);
     INSERT INTO "My ""T" SELECT 'a' || n, n, 'v' || n, n % 50 = 0, '2026-01-01'::date + n, n, 'a' || n + 1 FROM generate_series(1, 1000) AS n;
+    INSERT INTO typed SELECT 'w' || n, box(point(n, n), point(0, 0)), '10.0.0.0/8', ARRAY[n], n FROM generate_series(1, 1000) AS n;
+    CREATE INDEX ON typed USING hash (hashed);
     CREATE TABLE t AS SELECT n AS id, n % 100 AS tag FROM generate_series(1, 1000) AS n;
     ANALYZE;
     CREATE FUNCTION same(text) RETURNS text STABLE LANGUAGE sql AS 'SELECT $1'`)
@@ -38,6 +41,8 @@ test.each<[string, string[]]>([
   [`v = 'v7'`, ['v']],
   [`a = same('x')`, ['a']],
   [`flag IS TRUE`, ['flag']],
+  // What is worked out for each row anew is nothing to search by; the scan within it is.
+  [`a = (SELECT min(i.a) FROM "My ""T" i WHERE i.v = "X.y".v)`, ['v']],
 ])('of %s the index is %j', async (where, columns) => {
   expect(await columnsFor(where)).toEqual([columns])
 })
@@ -71,6 +76,32 @@ test('a condition that compares with another table asks for the column of this o
       ['t', ['tag']],
     ]),
   )
+})
+
+test.each<[string, string[][]]>([
+  ['word IS NULL', [['word']]],
+  ['net IS NULL', [['net']]],
+  ['boxed IS NULL', []],
+  [`tags = '{1}'`, [['tags']]],
+  [`boxed = '(1,1),(0,0)'`, []],
+  ['hashed = 5', []],
+  ['hashed < 5', [['hashed']]],
+])('of %s on typed columns what a B-tree can do is suggested: %j', async (where, columns) => {
+  await database.exec('SET enable_indexscan = off; SET enable_bitmapscan = off')
+  const { suggestions } = await suggestIndexes(database, {
+    queries: [{ text: `SELECT * FROM typed WHERE ${where}` }],
+    minTableRows: 0,
+    maxShare: 1,
+  })
+  await database.exec('RESET enable_indexscan; RESET enable_bitmapscan')
+
+  const made = suggestions.filter(({ kind }) => kind === 'filter')
+  expect(made.map((one) => one.columns)).toEqual(columns)
+  // The server takes them.
+  for (const { statement } of made)
+    await database.exec(
+      `${statement?.replace(' CONCURRENTLY', '')}; DROP INDEX typed_${columns[0]?.[0]}_idx${where.startsWith('hashed') ? '1' : ''}`,
+    )
 })
 
 test('of values that are known the rare ones count, not the average', async () => {

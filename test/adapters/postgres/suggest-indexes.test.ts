@@ -4,6 +4,7 @@ import { explain, type IndexReport, type IndexSuggestion, planNodes, suggestInde
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { embeddedPostgres, startPostgres } from '../../servers/postgres.ts'
 import { poolsOf } from './pools.ts'
+import { until } from './until.ts'
 
 const unhandled: unknown[] = []
 const onUnhandled = (reason: unknown): void => void unhandled.push(reason)
@@ -297,6 +298,25 @@ describe.skipIf(server === undefined)('suggestIndexes on a server', () => {
     expect(found).toMatchObject({ index: 'broken', reason: expect.stringContaining('never finished') })
     await pool.query(String(found?.statement))
     expect(of(await suggestIndexes(pool), 'invalid')).toEqual([])
+  })
+
+  test('an index that somebody else builds right now is not called unfinished', async () => {
+    const pool = pools.make()
+    await pool.query('CREATE TABLE slowly AS SELECT 1 AS n; CREATE ROLE onlooker; GRANT SELECT ON slowly TO onlooker')
+    const onlooker = pools.make({ options: '-c role=onlooker' })
+    const writer = await pool.connect()
+    await writer.query('BEGIN')
+    await writer.query('INSERT INTO slowly VALUES (2)')
+    const building = pool.query('CREATE INDEX CONCURRENTLY slowly_made ON slowly (n)')
+    const there = `SELECT FROM pg_index WHERE indexrelid = to_regclass('slowly_made') AND NOT indisvalid`
+    await until(async () => (await pool.query(there)).rowCount === 1)
+
+    const seen = [of(await suggestIndexes(pool), 'invalid'), of(await suggestIndexes(onlooker), 'invalid')]
+
+    await writer.query('COMMIT')
+    writer.release()
+    await building
+    expect(seen).toEqual([[], []])
   })
 
   test('a session that cannot be had is one error', async () => {
