@@ -109,18 +109,29 @@ describe('an entry that grows', () => {
     await queue.drain()
   })
 
-  inVirtualTime('takes in nothing in a later turn, behind another entry, or after a flush', async (clock) => {
+  inVirtualTime('takes in what comes in a later turn of the same millisecond', async (clock) => {
+    const { queue, calls, offer } = queueOf(clock, { eager: false })
+    const pile = offer(1)
+    await clock.advance(0.9)
+
+    expect(queue.join(pile, 1)).toBe(true)
+    expect(queue.books.snapshot()).toMatchObject({ offered: 2 })
+    await queue.drain()
+    expect(calls).toEqual([[2]])
+  })
+
+  inVirtualTime('takes in nothing a millisecond later, behind another entry, or after a flush', async (clock) => {
     const { queue, offer } = queueOf(clock, { eager: false })
     const first = offer(1)
-    await clock.advance(0)
-    const inALaterTurn = queue.join(first, 1)
+    await clock.advance(1)
+    const aMillisecondLater = queue.join(first, 1)
     const second = offer(1)
     const third = offer(1)
     const behindAnother = queue.join(second, 1)
     void queue.flush()
     const afterAFlush = queue.join(third, 1)
 
-    expect([inALaterTurn, behindAnother, afterAFlush]).toEqual([false, false, false])
+    expect([aMillisecondLater, behindAnother, afterAFlush]).toEqual([false, false, false])
     await clock.advance(0)
     expect(queue.books.snapshot()).toMatchObject({ offered: 3, succeeded: 3 })
     await queue.drain()

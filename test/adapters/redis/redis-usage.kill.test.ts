@@ -33,6 +33,8 @@ class Runner {
   readonly #script: string
   readonly #args: (life: number) => string[]
   lives = 0
+  /** Whether the process that runs now has said that it does. */
+  ready = false
   #child: ChildProcess | undefined
   #output = ''
 
@@ -48,8 +50,10 @@ class Runner {
       stdio: ['ignore', 'pipe', 'inherit'],
     })
     this.#output = ''
+    this.ready = false
     child.stdout.on('data', (chunk) => {
       this.#output += chunk
+      this.ready = true
     })
     running.add(child)
     child.once('close', () => running.delete(child))
@@ -111,6 +115,8 @@ describe.skipIf(redis === undefined || postgres === undefined)('usage through Re
     }
     for (const publisher of publishers) await publisher.end('SIGKILL')
     await until(async () => (await pending()) === 0, 90_000)
+    // One of them may have done all of it while the other was still starting.
+    await until(async () => workers.every((worker) => worker.ready), 60_000)
     const reports = await Promise.all(workers.map((worker) => worker.end('SIGTERM')))
 
     const [tried, told] = [new Set<string>(), new Set<string>()]
