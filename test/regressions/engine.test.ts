@@ -382,7 +382,7 @@ test('closeOnExit keeps its deadline over all components, and leaves time for th
   // Somebody else listens, so that the process doesn't end.
   const application = (): void => undefined
   process.on('SIGUSR2', application)
-  const stop = closeOnExit([...hanging, last], { timeoutMs: 200, signals: ['SIGUSR2'] })
+  const stop = closeOnExit([...hanging, last], { timeoutMs: 800, signals: ['SIGUSR2'] })
 
   const startedAt = performance.now()
   process.kill(process.pid, 'SIGUSR2')
@@ -391,6 +391,7 @@ test('closeOnExit keeps its deadline over all components, and leaves time for th
   stop()
   process.off('SIGUSR2', application)
 
-  expect(tookMs).toBeLessThan(320)
+  // Far less than each of them would take by itself, whatever else the machine does.
+  expect(tookMs).toBeLessThan(2_000)
   expect(given).toBeGreaterThan(0)
 })

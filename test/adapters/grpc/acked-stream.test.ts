@@ -349,7 +349,7 @@ describe('an acked stream', () => {
       outcomeUnknown: true,
     })
 
-    await vi.waitFor(() => expect(seen).toMatchObject({ streams: 2, cancelled: 2 }))
+    await vi.waitFor(() => expect(seen).toMatchObject({ streams: 2, cancelled: 2 }), 10_000)
     // For the pool that is a failure of the server's, not a wish of the caller's.
     expect(pool.stats()).toMatchObject({ offered: 2, failed: 2, aborted: 0 })
   })

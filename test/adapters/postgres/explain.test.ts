@@ -300,7 +300,7 @@ describe.skipIf(server === undefined)('explain in a pool', () => {
     const given = explain(
       pool,
       { text: 'SELECT pg_sleep(60)' },
-      { analyze: true, signal: controller.signal, timeoutMs: 300 },
+      { analyze: true, signal: controller.signal, timeoutMs: 2_000 },
     )
     await until(async () => (await running(pools.make())) === 1)
 
