@@ -1,5 +1,6 @@
 import Fastify, { type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import { type CounterIncrement, type CursorError, isSpillwayError } from 'spillway'
+import type { ApiOptions } from './api-options.ts'
 import { type AuthMode, guardHttp } from './auth/http-guard.ts'
 import type { TokenVerifier } from './auth/token-verifier.ts'
 import type { BillingServices } from './billing/billing-services.ts'
@@ -40,6 +41,8 @@ const retryAfterSeconds = 1
 export interface GatewayOptions {
   /** When an increment is answered whose request doesn't say. */
   acknowledgement: Acknowledgement
+  /** Limits, and API keys of the configuration. */
+  api?: ApiOptions | undefined
   /** What is told of the counter services, if the stores aren't here. */
   services?: (() => Record<string, unknown>) | undefined
   /** Billing services to pass requests on to; the writes of users are metered then. */

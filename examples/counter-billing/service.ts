@@ -1,6 +1,8 @@
 import type { FastifyInstance } from 'fastify'
+import type { Redis } from 'ioredis'
 import type { CounterStore } from 'spillway'
 import type { Closable } from 'spillway/process'
+import type { ApiOptions } from './api-options.ts'
 import { guardGrpc } from './auth/grpc-guard.ts'
 import type { AuthMode } from './auth/http-guard.ts'
 import { type AuthClient, type ServiceTokens, serviceTokens } from './auth/service-tokens.ts'
@@ -15,6 +17,7 @@ import { CounterReads, type SharedCache } from './counter-reads.ts'
 import { counterHandlers, counterScopes } from './counter-server.ts'
 import { type CounterServicesOptions, connectToCounterServices, serviceName } from './counter-services.ts'
 import { type Acknowledgement, Counters, type CountersOptions, type Log } from './counters.ts'
+import type { Database } from './database.ts'
 import { createGateway } from './gateway.ts'
 import { startGrpcServer } from './grpc-server.ts'
 import type { Logging } from './logging.ts'
@@ -91,6 +94,12 @@ export interface GatewayServiceOptions extends CountersOptions {
   auth?: GatewayAuth | undefined
   /** Billing services to pass requests on to, and to meter the writes of users with. None by default. */
   billing?: Omit<BillingServicesOptions, 'log'> | undefined
+  /** Limits of the HTTP face, and API keys of the configuration. */
+  api?: ApiOptions | undefined
+  /** Where API keys are, and what was answered to an `Idempotency-Key`. Without it, there are the keys of the configuration. */
+  database?: Database | undefined
+  /** Where gateways count together how many requests a caller makes, and without a database, what they answered. */
+  redis?: Redis | undefined
   host?: string | undefined
   /** The ports to try, in this order; 0 is any free one. */
   ports?: readonly number[] | undefined
@@ -130,8 +139,8 @@ export async function startGateway(options: GatewayServiceOptions): Promise<Gate
     const stores = services ?? (options.counters as Exclude<GatewayServiceOptions['counters'], { at: unknown }>)
     const counters = new Counters(stores, log, options)
     const reads = new CounterReads(counters, stores.listing, options.cache)
-    const { logging, metrics } = options
-    const settings = { acknowledgement, services: services?.stats, billing, auth: access, logging, metrics }
+    const { api, logging, metrics } = options
+    const settings = { acknowledgement, api, services: services?.stats, billing, auth: access, logging, metrics }
     const app = await createGateway(counters, reads, log, settings)
     const http: Closable = { name: 'gateway', close: ({ timeoutMs } = {}) => closeHttp(app, timeoutMs) }
     parts.unshift(http, reads.cache, ...partsOf(counters))
