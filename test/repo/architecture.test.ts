@@ -16,7 +16,7 @@ function violations(files: Readonly<Record<string, string>>): string[] {
 describe('the import table', () => {
   it('is kept by every file of src, bench, examples and test', () => {
     expect(checkArchitecture(readTree())).toEqual([])
-  })
+  }, 120_000)
 
   it('is read from a tree that has files to read', () => {
     const paths = [...readTree().keys()]
