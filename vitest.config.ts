@@ -10,6 +10,12 @@ const { compilerOptions } = JSON.parse(readFileSync(local('./tsconfig.check.json
   compilerOptions: { paths: Record<string, [string]> }
 }
 
+/** What starts no server: a process of its own for each of these files would take longer than its tests. */
+const withoutServers = [
+  ...['balancer', 'batcher', 'breaker', 'cache', 'contracts', 'core'],
+  ...['internal', 'quota', 'testing', 'token'],
+].map((folder) => `test/${folder}/**/*.test.ts`)
+
 export default defineConfig({
   resolve: {
     alias: Object.entries(compilerOptions.paths).map(([name, [path]]) => ({
@@ -18,7 +24,10 @@ export default defineConfig({
     })),
   },
   test: {
-    include: ['test/**/*.test.ts'],
+    projects: [
+      { extends: true, test: { name: 'primitives', include: withoutServers, isolate: false } },
+      { extends: true, test: { name: 'systems', include: ['test/**/*.test.ts'], exclude: withoutServers } },
+    ],
     pool: 'forks',
     // Two even on two cores: many tests wait for servers and processes most of their time.
     maxWorkers: Math.max(2, availableParallelism() - 1),
