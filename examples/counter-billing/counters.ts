@@ -37,6 +37,11 @@ export interface Losses {
 /** About half a minute of trying: a store may restart without costing a single increment. */
 export const patience: RetryOptions = { attempts: 20, delayMs: 100, maxDelayMs: 5_000 }
 
+/** How many times as much may wait for the live store as for the durable one. */
+const liveRoom = 10
+
+type CountersPart = 'liveWrites' | 'durableWrites' | 'liveAnswers' | 'durableAnswers' | 'liveReads' | 'durableReads'
+
 /**
  * The core of the gateway and of the counter service: five ways to two stores, each through the primitive that suits it.
  *
@@ -82,7 +87,7 @@ export class Counters {
         ...writes,
         name: 'live-writes',
         // An outage of the live store must not cost the durable one anything, so there is more room to wait in.
-        capacity: capacity * 10,
+        capacity: capacity * liveRoom,
         maxWaitMs: 100,
         timeoutMs: 2_000,
         idempotent: live.idempotent,
@@ -117,6 +122,14 @@ export class Counters {
   /** What holds increments, in the order in which to close it: what answers comes before what it then writes to. */
   get parts(): readonly (AsyncWriteBuffer<string, number> | AsyncBatcher<CounterIncrement, number>)[] {
     return [this.liveAnswers, this.durableAnswers, this.durableWrites, this.liveWrites]
+  }
+
+  /** How many counters, or calls, may wait in each of the parts. */
+  get capacities(): Readonly<Record<CountersPart, number>> {
+    const capacity = this.#capacity
+    const { capacity: reads } = AsyncBatcher.defaults
+    const answers = { liveAnswers: capacity, durableAnswers: capacity, liveReads: reads, durableReads: reads }
+    return { liveWrites: capacity * liveRoom, durableWrites: capacity, ...answers }
   }
 
   /** Accepts an increment, to be written soon; false when there is no room. */

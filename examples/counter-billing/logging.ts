@@ -38,7 +38,7 @@ export interface LoggingStats extends AsyncLogBufferStats {
 }
 
 /** Lines that may wait for the disk. */
-const capacity = 20_000
+export const logCapacity = 20_000
 /** At most 300 MB of log, in six files. */
 const rotate = { maxBytes: 50_000_000, maxFiles: 5 }
 
@@ -48,7 +48,7 @@ const rotate = { maxBytes: 50_000_000, maxFiles: 5 }
  */
 export function createLogging({ role, file, level }: LoggingOptions): Logging {
   const sink = new FileSink(file === undefined ? { fd: 2 } : { path: file, mkdir: true, rotate, mode: 0o640 })
-  const lines = new AsyncLogBuffer(sink, { name: 'log', capacity, levelOf })
+  const lines = new AsyncLogBuffer(sink, { name: 'log', capacity: logCapacity, levelOf })
   const logger = pino(
     {
       level: level ?? (file === undefined ? 'info' : 'debug'),

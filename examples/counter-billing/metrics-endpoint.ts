@@ -3,7 +3,7 @@ import type { Metrics } from './metrics.ts'
 import { closeAll, closeHttp, defaultHost, type Running } from './running.ts'
 
 /** Addresses of this machine, by which a proxy on it comes, too: what it passes on is its own business. */
-const loopback = /^(?:127\.|::ffff:127\.|::1$)/
+export const loopback = /^(?:127\.|::ffff:127\.|::1$)/
 
 /** Answers `GET /metrics`, without a token, and only to this machine: it says much, and it takes a while. */
 export function answerMetrics(app: FastifyInstance, metrics: Metrics): void {

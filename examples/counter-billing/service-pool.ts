@@ -4,6 +4,7 @@ import { type InstanceSource, LoadBalancer, StoreError, type TokenSource } from 
 import { ConsulRegistration, consulSource } from 'spillway/consul'
 import { classifyGrpcError, GrpcBalancedPool, GrpcCallError, tokenInterceptor } from 'spillway/grpc'
 import type { Closable } from 'spillway/process'
+import { CallTimes } from './call-times.ts'
 import { type Log, text } from './counters.ts'
 import type { Instruments } from './metrics.ts'
 
@@ -40,7 +41,7 @@ export interface ServicePool<C extends Client> {
   /** What is open, in the order in which to close it. */
   readonly parts: readonly Closable[]
   readonly instruments: Instruments
-  /** Each of them: whether it is well, and how many calls it was given. */
+  /** Each of them: whether it is well, how many calls it was given, and how long those took. */
   stats(): Record<string, unknown>
 }
 
@@ -68,10 +69,11 @@ export async function connectToServices<C extends Client>(options: ServicePoolOp
   balancer.on('ejected', ({ instance }) => log('warn', `${instance.id} fails, so others take its calls`))
   balancer.on('readmitted', ({ instance }) => log('info', `${instance.id} takes calls again`))
   balancer.on('refreshFailed', ({ error }) => log('warn', `the list of ${service}s stays as it was: ${text(error)}`))
+  const times = new CallTimes()
   const pool = new GrpcBalancedPool(
     balancer,
-    ({ host, port }: ServiceInstance, channelOptions): C =>
-      clientOf(`${host}:${port}`, { ...channelOptions, interceptors }),
+    ({ id, host, port }: ServiceInstance, channelOptions): C =>
+      clientOf(`${host}:${port}`, { ...channelOptions, interceptors: [times.interceptorOf(id), ...interceptors] }),
     { name: service, channels },
   )
   try {
@@ -92,7 +94,7 @@ export async function connectToServices<C extends Client>(options: ServicePoolOp
     stats: () => {
       const calls = new Map(pool.stats().instances.map(({ instance, offered }) => [instance, offered]))
       const instances = balancer.instances().map(({ instance, state, inFlight, weight }) => {
-        return { ...instance, state, inFlight, weight, calls: calls.get(instance.id) ?? 0 }
+        return { ...instance, state, inFlight, weight, calls: calls.get(instance.id) ?? 0, ...times.of(instance.id) }
       })
       return { ...balancer.stats(), instances }
     },
