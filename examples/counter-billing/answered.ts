@@ -20,6 +20,7 @@ export class Answered {
   /** This gateway. */
   readonly #self: string
   readonly #capacity: number
+  readonly #rememberedMs: number
   #answers = 0
   #recent = new Map<string, number>()
   #before = new Map<string, number>()
@@ -28,9 +29,10 @@ export class Answered {
   /** What was forgotten counts as answered, whatever it was: by then, and until what others had read before it is kept no longer. */
   #forgotten = { answers: 0, untilMs: 0 }
 
-  constructor(self: string, maxCounters = capacity) {
+  constructor(self: string, maxCounters = capacity, forMs = rememberedMs) {
     this.#self = self
     this.#capacity = maxCounters
+    this.#rememberedMs = forMs
   }
 
   /** The moment now, for what is about to be read. */
@@ -47,7 +49,7 @@ export class Answered {
   /** The last answer that must not be followed by an older one; undefined where there is none. */
   last(name: string): number | undefined {
     const now = performance.now()
-    if (now - this.#turnedAt > rememberedMs) this.#turn(now)
+    if (now - this.#turnedAt > this.#rememberedMs) this.#turn(now)
     const last = this.#recent.get(name) ?? this.#before.get(name)
     if (last !== undefined || now >= this.#forgotten.untilMs) return last
     return this.#forgotten.answers
@@ -62,7 +64,7 @@ export class Answered {
   /** Names are forgotten all at once, a generation later. */
   #turn(now: number): void {
     if (this.#before.size > 0) {
-      this.#forgotten = { answers: this.#answersAtTurn, untilMs: this.#turnedAt + rememberedMs }
+      this.#forgotten = { answers: this.#answersAtTurn, untilMs: this.#turnedAt + this.#rememberedMs }
     }
     this.#before = this.#recent
     this.#recent = new Map()

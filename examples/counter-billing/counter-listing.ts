@@ -27,6 +27,8 @@ export interface CounterPage {
 
 /** Lists the counters of a resource, as they are committed. */
 export interface CounterListing {
+  /** The most counters of a page, where it isn't the usual one. */
+  readonly maxPageSize?: number | undefined
   /** @returns rejects with `ERR_CURSOR` for a cursor that isn't of this listing and this resource. */
   list(request: ListRequest): Promise<CounterPage>
 }
@@ -46,11 +48,13 @@ CREATE OR REPLACE VIEW counter_listing AS
  */
 export class DatabaseListing implements CounterListing {
   readonly pages: Paginator<{ counter_type: string; value: unknown }>
+  readonly maxPageSize: number
   readonly #database: Database
 
   /** @param secrets - the first one signs cursors, and those of all are good. */
-  constructor(database: Database, secrets: readonly (string | Uint8Array)[]) {
+  constructor(database: Database, secrets: readonly (string | Uint8Array)[], max = maxPageSize) {
     this.#database = database
+    this.maxPageSize = max
     this.pages = new Paginator(database.client, {
       name: 'counter-listing',
       from: 'counter_listing',
@@ -58,7 +62,7 @@ export class DatabaseListing implements CounterListing {
       orderBy: ['key'],
       // A view has no index that proves it, but the key is the counters' primary key.
       assumeUnique: true,
-      maxLimit: maxPageSize,
+      maxLimit: max,
       secret: secrets,
     })
   }

@@ -9,7 +9,22 @@ import { keyOf } from './schemas.ts'
 /** How long what was read is kept, in both tiers together. */
 export const keptMs = 5_000
 /** How many counters and pages a gateway keeps by itself. */
-const maxEntries = 10_000
+const entries = 10_000
+/** How long an answer is remembered beyond what was read: longer than a read takes. */
+const readMs = 10_000
+
+export interface CounterReadsOptions {
+  /** How many counters and pages are kept in memory. */
+  maxEntries?: number | undefined
+  /** How many in place of those that gateways share, where they share none. */
+  l2MaxEntries?: number | undefined
+  /** How long what was read is kept. */
+  ttlMs?: number | undefined
+  /** How long those that gateways share may take to be there. */
+  l2TimeoutMs?: number | undefined
+  /** How many counters' answers are remembered. */
+  rememberedCounters?: number | undefined
+}
 
 export type Source = 'live' | 'durable'
 
@@ -38,20 +53,31 @@ export class CounterReads {
   readonly #pages: Pick<MultiLevelCache<Read<CounterPage>>, 'getOrLoad' | 'delete'>
   readonly #counters: Counters
   readonly #listing: CounterListing | undefined
-  readonly #answered = new Answered(randomUUID())
+  readonly #answered: Answered
+  /** How long what was read is kept, in milliseconds. */
+  readonly keptMs: number
   #fresh = 0
   #outdated = 0
 
-  constructor(counters: Counters, listing: CounterListing | undefined, shared?: SharedCache) {
+  constructor(
+    counters: Counters,
+    listing: CounterListing | undefined,
+    shared?: SharedCache,
+    options: CounterReadsOptions = {},
+  ) {
+    const { maxEntries = entries, l2MaxEntries = entries, ttlMs = keptMs, l2TimeoutMs, rememberedCounters } = options
+    this.keptMs = ttlMs
+    this.#answered = new Answered(randomUUID(), rememberedCounters, ttlMs + readMs)
     this.#counters = counters
     this.#listing = listing
     this.cache = new MultiLevelCache<Read<number>>({
       name: 'counter-reads',
       namespace: 'counters',
-      l1: { maxEntries, ttlMs: keptMs },
-      l2: shared?.l2 ?? new MemoryCacheStore({ capacity: maxEntries }),
+      l1: { maxEntries, ttlMs },
+      l2: shared?.l2 ?? new MemoryCacheStore({ capacity: l2MaxEntries }),
+      l2TimeoutMs,
       ...(shared?.bus !== undefined && { bus: shared.bus }),
-      ttlMs: keptMs,
+      ttlMs,
     })
     this.#pages = this.cache.namespace<Read<CounterPage>>('pages')
   }

@@ -55,7 +55,7 @@ export function counterHandlers({ live, durable, listing, counters }: CounterSer
     }),
     list: unary<ListRequest, CounterPage>(async ({ request }) => {
       if (listing === undefined) throw statusError(status.UNIMPLEMENTED, 'these counters have no listing')
-      check(request)
+      check(request, listing.maxPageSize ?? maxPageSize)
       return listing.list(request)
     }, listingStatusOf),
     streamIncrements: streamIncrements(live, durable),
@@ -138,12 +138,12 @@ function streamIncrements(
 }
 
 /** A gateway has checked what came by HTTP; others are checked here. */
-function check({ resourceId, limit }: ListRequest): void {
+function check({ resourceId, limit }: ListRequest, max: number): void {
   if (resourceId === '' || resourceId.includes('\0')) {
     throw statusError(status.INVALID_ARGUMENT, 'a listing needs a resource, and no NUL')
   }
-  if (limit >= 1 && limit <= maxPageSize) return
-  throw statusError(status.INVALID_ARGUMENT, `limit must be a whole number from 1 to ${maxPageSize}, got ${limit}`)
+  if (limit >= 1 && limit <= max) return
+  throw statusError(status.INVALID_ARGUMENT, `limit must be a whole number from 1 to ${max}, got ${limit}`)
 }
 
 function incrementsOf(keys: readonly string[], deltas: readonly number[]): CounterIncrement[] {

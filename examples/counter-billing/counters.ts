@@ -20,6 +20,31 @@ export interface CountersOptions {
   capacity?: number | undefined
   /** How failed calls of a store are tried again, in place of what suits each way. */
   retry?: RetryOptions | undefined
+  /** What becomes of accepted increments where there is no room: new ones are refused by default. */
+  overflow?: 'reject' | 'drop-oldest' | undefined
+  /** Batches of accepted increments. */
+  writes?: WritesOptions | undefined
+  /** Batches of increments that are answered with values. */
+  answers?: { maxBatchSize?: number | undefined; maxWaitMs?: number | undefined; concurrency?: number | undefined }
+  /** Batches of reads. */
+  reads?: ReadsOptions | undefined
+}
+
+export interface WritesOptions {
+  /** Counters in a batch. */
+  maxBatchSize?: number | undefined
+  /** How long an increment waits to be written. */
+  maxWaitMs?: number | undefined
+  /** How long a call of the durable store may take, and how long one of the live store. */
+  timeoutMs?: number | undefined
+  liveTimeoutMs?: number | undefined
+  /** How a batch is tried again. */
+  retry?: RetryOptions | undefined
+}
+
+export interface ReadsOptions {
+  maxBatchSize?: number | undefined
+  concurrency?: number | undefined
 }
 
 /** What went wrong with increments that had been accepted. */
@@ -69,15 +94,24 @@ export class Counters {
 
   constructor(stores: { live: CounterStore; durable: CounterStore }, log: Log, options: CountersOptions = {}) {
     const { live, durable } = stores
-    const { capacity = AsyncWriteBuffer.defaults.capacity, retry } = options
+    const { capacity = AsyncWriteBuffer.defaults.capacity, retry, overflow = 'reject', reads } = options
+    const { maxBatchSize = 1_000, maxWaitMs = 100, timeoutMs = 10_000, liveTimeoutMs = 2_000 } = options.writes ?? {}
+    const { maxBatchSize: maxAnswers = 500, maxWaitMs: besideMs = 2, concurrency = 2 } = options.answers ?? {}
     this.#log = log
     this.#capacity = capacity
-    const writes = { merge: addDeltas, maxBatchSize: Math.min(1_000, capacity), capacity, retry: retry ?? patience }
+    const writes = {
+      merge: addDeltas,
+      maxBatchSize: Math.min(maxBatchSize, capacity),
+      capacity,
+      overflow,
+      maxWaitMs,
+      retry: retry ?? options.writes?.retry ?? patience,
+    }
     this.durableWrites = new AsyncWriteBuffer(
       async (sums, context) => {
         for (const { key, delta, error } of await durable.add(sums, context)) this.#lose([[key, delta]], error)
       },
-      { ...writes, name: 'durable-writes', maxWaitMs: 100, timeoutMs: 10_000, idempotent: durable.idempotent },
+      { ...writes, name: 'durable-writes', timeoutMs, idempotent: durable.idempotent },
     )
     this.liveWrites = new AsyncWriteBuffer(
       async (sums, context) => {
@@ -88,21 +122,20 @@ export class Counters {
         name: 'live-writes',
         // An outage of the live store must not cost the durable one anything, so there is more room to wait in.
         capacity: capacity * liveRoom,
-        maxWaitMs: 100,
-        timeoutMs: 2_000,
+        timeoutMs: liveTimeoutMs,
         idempotent: live.idempotent,
       },
     )
     // While a call is out, the next batch gathers: load makes batches larger, and nobody waits for a clock when it is quiet. One
     // call at a time is best where calls are short. A commit waits for the disk, so a second one may leave after 2 ms; more of
     // them would only wait for each other's locks.
-    const answers = { maxBatchSize: Math.min(500, capacity), capacity }
+    const answers = { maxBatchSize: Math.min(maxAnswers, capacity), capacity }
     this.durableAnswers = new AsyncBatcher((increments, context) => durable.increment(increments, context), {
       ...answers,
       name: 'durable-answers',
-      concurrency: 2,
-      maxWaitMs: 2,
-      timeoutMs: 10_000,
+      concurrency,
+      maxWaitMs: besideMs,
+      timeoutMs,
       idempotent: durable.idempotent,
       retry: retry ?? { attempts: 6, delayMs: 50, maxDelayMs: 1_000 },
     })
@@ -110,12 +143,12 @@ export class Counters {
       ...answers,
       name: 'live-answers',
       concurrency: 1,
-      timeoutMs: 2_000,
+      timeoutMs: liveTimeoutMs,
       idempotent: live.idempotent,
       retry: retry ?? { attempts: 4, delayMs: 20, maxDelayMs: 500 },
     })
-    this.liveReads = reader('live-reads', live, retry)
-    this.durableReads = reader('durable-reads', durable, retry)
+    this.liveReads = reader('live-reads', live, retry, reads)
+    this.durableReads = reader('durable-reads', durable, retry, reads)
     this.#watch()
   }
 
@@ -249,6 +282,9 @@ export class Counters {
       this.#lose([...entries], error)
     })
     this.liveWrites.on('failed', ({ entries, error }) => this.#missLive([...entries.keys()], error))
+    const noRoom = new Error('there was no more room, and those that waited longest were given up')
+    this.durableWrites.on('dropped', ({ key, value }) => this.#lose([[key, value]], noRoom))
+    this.liveWrites.on('dropped', ({ key }) => this.#missLive([key], noRoom))
   }
 
   /** Nobody waits for these any more, so the log is the last place that can know of them. */
@@ -294,12 +330,17 @@ export function text(error: unknown): string {
   return error instanceof Error ? error.message : String(error)
 }
 
-function reader(name: string, store: CounterStore, retry: RetryOptions | undefined): AsyncBatcher<string, number> {
+function reader(
+  name: string,
+  store: CounterStore,
+  retry: RetryOptions | undefined,
+  { maxBatchSize = 500, concurrency = 2 }: ReadsOptions = {},
+): AsyncBatcher<string, number> {
   return new AsyncBatcher((keys) => store.getMany(keys), {
     name,
     keyOf: (key) => key,
-    maxBatchSize: 500,
-    concurrency: 2,
+    maxBatchSize,
+    concurrency,
     timeoutMs: 2_000,
     idempotent: true,
     retry: retry ?? { attempts: 2, delayMs: 50 },

@@ -35,8 +35,21 @@ export interface DatabaseOptions {
   onError?: ((error: Error) => void) | undefined
   /** From how many milliseconds on a query is slow, in place of what is usual. */
   slowQueryMs?: number | undefined
+  /** Whether a server is asked for the plans of slow queries; it is by default. */
+  explain?: boolean | undefined
+  /** The connections to a server. */
+  pool?: PoolOptions | undefined
   /** Told of slow queries, of what a plan says of them, and of long waits for a connection, in words. Values aren't in them. */
   onSlow?: ((message: string) => void) | undefined
+}
+
+export interface PoolOptions {
+  maxConnections?: number | undefined
+  /** How many of them stay when nobody needs them. */
+  minConnections?: number | undefined
+  connectTimeoutMs?: number | undefined
+  idleTimeoutMs?: number | undefined
+  maxLifetimeMs?: number | undefined
 }
 
 /** How many connections a service holds. Writers are few by design, so this is plenty. */
@@ -51,7 +64,7 @@ async function openServer(url: string, options: DatabaseOptions): Promise<Databa
   const { default: pg } = await import('pg')
   const { createPostgresPool } = await import('spillway/postgres')
   const config = { connectionString: url, application_name: 'counter-billing' }
-  const pool = createPostgresPool(pg, { maxConnections, onError, config })
+  const pool = createPostgresPool(pg, { maxConnections, ...options.pool, onError, config })
   const slowQueries = watchQueries(pool, options)
   return {
     name: 'database',
@@ -95,9 +108,10 @@ async function openPGlite(options: DatabaseOptions): Promise<Database> {
 /** How much of a statement a line of the log has. */
 const maxStatement = 500
 
-function watchQueries(client: Pool | PGlite, { slowQueryMs, onSlow }: DatabaseOptions): SlowQueryLog {
+function watchQueries(client: Pool | PGlite, options: DatabaseOptions): SlowQueryLog {
+  const { slowQueryMs, onSlow } = options
   // A server has connections to spare for plans; PGlite has one for all.
-  const explain = 'totalCount' in client
+  const explain = 'totalCount' in client && (options.explain ?? true)
   const slowQueries = new SlowQueryLog(client, { name: 'queries', thresholdMs: slowQueryMs, explain })
   if (onSlow === undefined) return slowQueries
   slowQueries.on('slow', ({ text, durationMs, rows, errorCode }) => {

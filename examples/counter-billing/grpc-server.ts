@@ -25,9 +25,15 @@ export interface GrpcServer {
   close(options?: { timeoutMs?: number }): Promise<void>
 }
 
+const usualMessageBytes = 4 * 1024 * 1024
+
 /** Listens for the calls of gateways. */
-export async function startGrpcServer(services: readonly GrpcService[], address: string): Promise<GrpcServer> {
-  const server = new Server({ 'grpc.max_receive_message_length': 4 * 1024 * 1024 })
+export async function startGrpcServer(
+  services: readonly GrpcService[],
+  address: string,
+  maxMessageBytes = usualMessageBytes,
+): Promise<GrpcServer> {
+  const server = new Server({ 'grpc.max_receive_message_length': maxMessageBytes })
   for (const { definition, handlers } of services) server.addService(definition, handlers)
   const port = await new Promise<number>((resolve, reject) => {
     server.bindAsync(address, ServerCredentials.createInsecure(), (error, bound) =>

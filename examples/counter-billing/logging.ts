@@ -16,6 +16,13 @@ export interface LoggingOptions {
   file?: string | undefined
   /** The least important level that is logged: `debug` in a file, which has each request then, and `info` on stderr. */
   level?: (typeof logLevels)[number] | undefined
+  /** Lines that may wait for the disk. */
+  capacity?: number | undefined
+  /** Which of equally important lines go where there is no more room. */
+  overflow?: 'drop-newest' | 'drop-oldest' | undefined
+  /** How large a file may get, and how many older ones stay. */
+  maxBytes?: number | undefined
+  maxFiles?: number | undefined
 }
 
 /** The log of a process. */
@@ -40,15 +47,17 @@ export interface LoggingStats extends AsyncLogBufferStats {
 /** Lines that may wait for the disk. */
 export const logCapacity = 20_000
 /** At most 300 MB of log, in six files. */
-const rotate = { maxBytes: 50_000_000, maxFiles: 5 }
+const usual = { maxBytes: 50_000_000, maxFiles: 5 }
 
 /**
  * Makes the log of this process: pino makes lines, nobody waits for them, and what the disk can't take is dropped, the least important
  * first, and told in the log itself.
  */
-export function createLogging({ role, file, level }: LoggingOptions): Logging {
+export function createLogging({ role, file, level, capacity = logCapacity, ...options }: LoggingOptions): Logging {
+  const { overflow, maxBytes = usual.maxBytes, maxFiles = usual.maxFiles } = options
+  const rotate = { maxBytes, maxFiles }
   const sink = new FileSink(file === undefined ? { fd: 2 } : { path: file, mkdir: true, rotate, mode: 0o640 })
-  const lines = new AsyncLogBuffer(sink, { name: 'log', capacity: logCapacity, levelOf })
+  const lines = new AsyncLogBuffer(sink, { name: 'log', capacity, overflow, levelOf })
   const logger = pino(
     {
       level: level ?? (file === undefined ? 'info' : 'debug'),

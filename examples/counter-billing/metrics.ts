@@ -31,8 +31,9 @@ export class Metrics implements Closable {
   readonly #tallies = new Map<Tally, Map<string, () => number>>()
   readonly #durations: Histogram
 
-  constructor() {
-    this.#off.push(prometheus(this.#registry, {}, { eventLoop: true }))
+  /** @param eventLoop - whether its delay is measured. */
+  constructor({ eventLoop = true }: { eventLoop?: boolean } = {}) {
+    this.#off.push(prometheus(this.#registry, {}, { eventLoop }))
     this.#durations = new Histogram({
       name: 'http_server_request_duration_seconds',
       help: 'How long requests took, by route and status.',

@@ -26,6 +26,9 @@ export interface ServicePoolOptions<C> {
   clientOf: (address: string, options: ClientOptions) => C
   /** Connections to each of them. */
   channels?: number | undefined
+  /** After how many failures in a row one of them is left alone, and for how long at first. */
+  ejectAfterFailures?: number | undefined
+  ejectMs?: number | undefined
   /** How long to wait for the first of them to be there. */
   warmUpMs?: number | undefined
   /** Whether it is a failure when none of them is there by then. */
@@ -54,15 +57,16 @@ const defaultWarmUpMs = 10_000
  */
 export async function connectToServices<C extends Client>(options: ServicePoolOptions<C>): Promise<ServicePool<C>> {
   const { service, at, clientOf, channels = 2, warmUpMs = defaultWarmUpMs, required, token, log } = options
+  const { ejectAfterFailures: failureThreshold = 3, ejectMs: recoveryTimeoutMs = 1_000 } = options
   const interceptors = token === undefined ? [] : [tokenInterceptor(grpc, token)]
   const source = typeof at === 'string' ? instancesOf(at) : discovered(at.consul, service)
   const balancer = new LoadBalancer<ServiceInstance>(source, {
     name: service,
     algorithm: 'p2c',
     ejection: {
-      failureThreshold: 3,
-      recoveryTimeoutMs: 1_000,
-      recovery: { factor: 2, maxMs: 10_000, jitter: 0.2 },
+      failureThreshold,
+      recoveryTimeoutMs,
+      recovery: { factor: 2, maxMs: Math.max(10_000, recoveryTimeoutMs), jitter: 0.2 },
       classifyError: classifyGrpcError,
     },
   })
@@ -140,19 +144,24 @@ export interface Registration {
   readonly service: string
   /** `host:port`. */
   readonly address: string
+  /** After how long without a sign of life it counts as gone, and after how long it is forgotten. */
+  readonly check?: { readonly ttlMs: number; readonly deregisterAfterMs: number } | undefined
   readonly isFailing: () => boolean
   readonly log: Log
 }
 
+const usualCheck = { ttlMs: 5_000, deregisterAfterMs: 60_000 }
+
 /** Tells Consul where a service is, and every second or so that it is well. After a crash Consul knows within five seconds. */
-export async function registerService({ consul, service, address, isFailing, log }: Registration): Promise<Closable> {
+export async function registerService(options: Registration): Promise<Closable> {
+  const { consul, service, address, isFailing, log, check = usualCheck } = options
   const registration = new ConsulRegistration({
     address: consul,
     service,
     id: `${service}-${address}`,
     ...partsOf(address),
-    check: { ttlMs: 5_000, health: () => (isFailing() ? 'warning' : 'passing') },
-    deregisterCriticalAfterMs: 60_000,
+    check: { ttlMs: check.ttlMs, health: () => (isFailing() ? 'warning' : 'passing') },
+    deregisterCriticalAfterMs: check.deregisterAfterMs,
   })
   registration.on('heartbeatFailed', ({ error }) => log('warn', `Consul was not told that all is well: ${text(error)}`))
   await registration.start()

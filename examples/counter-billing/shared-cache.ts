@@ -11,11 +11,11 @@ const markTtlMs = 60_000
 
 /** Where gateways keep together what they have read: in Redis, where one is named. While it is away, they do without. */
 export async function openSharedCache(
-  { redisUrl, onError }: StoresOptions,
+  { redisUrl, ...options }: StoresOptions,
   log: Log = logToStderr,
 ): Promise<(SharedCache & Running & { readonly instruments: Instruments }) | undefined> {
   if (redisUrl === undefined) return undefined
-  const redis = await redisClient(redisUrl, onError)
+  const redis = await redisClient(redisUrl, options)
   await redis.connect().catch((error: unknown) => log('warn', `Redis keeps no reads yet: ${text(error)}`))
   const bus = new RedisInvalidationBus(redis, { channel: 'counters:invalidations' })
   bus.on('unsubscribed', ({ error }) => log('warn', `other gateways aren't heard, so less is kept: ${text(error)}`))

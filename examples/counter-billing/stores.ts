@@ -5,7 +5,7 @@ import { PostgresCounterStore } from 'spillway/postgres'
 import { RedisCounterStore } from 'spillway/redis'
 import { MemoryCounterStore } from 'spillway/testing'
 import { type CounterListing, DatabaseListing } from './counter-listing.ts'
-import { type Database, openDatabase } from './database.ts'
+import { type Database, openDatabase, type PoolOptions } from './database.ts'
 import type { Instruments } from './metrics.ts'
 
 /** Where counters are kept. */
@@ -40,18 +40,34 @@ export interface StoresOptions {
   onSlow?: ((message: string) => void) | undefined
   /** Sign the cursors of listings, the first one all new ones. By default cursors are good as long as this process lives. */
   cursorSecrets?: readonly string[] | undefined
+  /** The most counters of a page. */
+  maxPageSize?: number | undefined
+  /** Whether a server is asked for the plans of slow queries; it is by default. */
+  explain?: boolean | undefined
+  /** The connections to a PostgreSQL server. */
+  pool?: PoolOptions | undefined
+  /** The connections to Redis. */
+  redis?: RedisConnectionOptions | undefined
+}
+
+export interface RedisConnectionOptions {
+  connectTimeoutMs?: number | undefined
+  /** How long a command may take before it counts as failed. */
+  commandTimeoutMs?: number | undefined
+  /** How long a connection is idle before the system probes it. */
+  keepAliveMs?: number | undefined
 }
 
 /** Opens both stores and makes what they need. */
 export async function openStores(options: StoresOptions = {}): Promise<Stores> {
-  const { redisUrl, onError, cursorSecrets } = options
+  const { redisUrl, cursorSecrets, maxPageSize } = options
   const database = await openDatabase({ url: options.databaseUrl, ...options })
   try {
     const durable = new PostgresCounterStore(database.client)
     await durable.createSchema()
-    const listing = new DatabaseListing(database, cursorSecrets ?? [randomBytes(32)])
+    const listing = new DatabaseListing(database, cursorSecrets ?? [randomBytes(32)], maxPageSize)
     await listing.createSchema()
-    const live = redisUrl === undefined ? await openMemory(database) : await openRedis(redisUrl, onError)
+    const live = redisUrl === undefined ? await openMemory(database) : await openRedis(redisUrl, options)
     return {
       live: live.store,
       durable,
@@ -76,23 +92,35 @@ interface LiveStore {
   close(): Promise<void>
 }
 
+/** How to connect, and who is told of a connection that breaks. */
+export type RedisClientOptions = Pick<StoresOptions, 'redis' | 'onError'>
+
 /** A connection to Redis. Commands fail at once while it is broken: what batches them tries again, and no queue grows here. */
-export async function connectRedis(url: string, onError?: (error: Error) => void): Promise<Redis> {
-  const redis = await redisClient(url, onError)
+export async function connectRedis(url: string, options: RedisClientOptions = {}): Promise<Redis> {
+  const redis = await redisClient(url, options)
   await redis.connect()
   return redis
 }
 
 /** The same before it is connected, which `connect` does, and goes on to try where it fails. */
-export async function redisClient(url: string, onError: (error: Error) => void = () => undefined): Promise<Redis> {
+export async function redisClient(url: string, options: RedisClientOptions = {}): Promise<Redis> {
+  const { onError = () => undefined } = options
+  const { connectTimeoutMs = 10_000, commandTimeoutMs = 5_000, keepAliveMs = 0 } = options.redis ?? {}
   const { Redis } = await import('ioredis')
-  const redis = new Redis(url, { lazyConnect: true, enableOfflineQueue: false, maxRetriesPerRequest: 0 })
+  const redis = new Redis(url, {
+    lazyConnect: true,
+    enableOfflineQueue: false,
+    maxRetriesPerRequest: 0,
+    connectTimeout: connectTimeoutMs,
+    commandTimeout: commandTimeoutMs,
+    keepAlive: keepAliveMs,
+  })
   redis.on('error', onError)
   return redis
 }
 
-async function openRedis(url: string, onError?: (error: Error) => void): Promise<LiveStore> {
-  const redis = await connectRedis(url, onError)
+async function openRedis(url: string, options: StoresOptions): Promise<LiveStore> {
+  const redis = await connectRedis(url, options)
   return {
     store: new RedisCounterStore(redis),
     title: `Redis at ${new URL(url).host}`,

@@ -8,8 +8,20 @@ export interface MeteringOptions {
   tariff?: Tariff | undefined
   /** A directory in which usage is kept until it is handed on; without it, it waits in memory. A crash loses what isn't on the disk yet. */
   journal?: string | undefined
+  /** Batches of uses, and how many may wait. */
+  batches?: UsageBatches | undefined
   log: Log
 }
+
+export interface UsageBatches {
+  capacity?: number | undefined
+  maxBatchSize?: number | undefined
+  maxWaitMs?: number | undefined
+  concurrency?: number | undefined
+}
+
+/** Uses that may wait to be handed on. */
+export const usageCapacity = 20_000
 
 const quotaType = freeQuotaOf(meteredService)
 
@@ -17,17 +29,22 @@ const quotaType = freeQuotaOf(meteredService)
 export class Metering {
   readonly usage: QuotaConsumer
   readonly journal: FileJournal | undefined
+  /** Uses that may wait. */
+  readonly capacity: number
   readonly #log: Log
 
-  constructor(sink: UsageSink, { tariff = defaultTariff, journal, log }: MeteringOptions) {
+  constructor(sink: UsageSink, { tariff = defaultTariff, journal, batches = {}, log }: MeteringOptions) {
+    const { capacity = usageCapacity, maxBatchSize = 1_000, maxWaitMs = 250, concurrency } = batches
+    this.capacity = capacity
     this.#log = log
     this.journal = journal === undefined ? undefined : new FileJournal(journal)
     this.usage = new QuotaConsumer(sink, {
       name: 'usage',
       periodOf: (type) => periodOf(tariff, type),
-      capacity: 20_000,
-      maxBatchSize: 1_000,
-      maxWaitMs: 250,
+      capacity,
+      maxBatchSize,
+      maxWaitMs,
+      concurrency,
       timeoutMs: 10_000,
       retry: patience,
       ...(this.journal !== undefined && { journal: this.journal }),

@@ -20,11 +20,11 @@ export interface QuotaStorage {
  * Redis that is, else beside the money in PGlite. It tells the events of a stream apart, so that each counts once.
  */
 export async function openQuotaStore(
-  { databaseUrl, redisUrl, onError }: StoresOptions,
+  { databaseUrl, redisUrl, ...options }: StoresOptions,
   database: Database | undefined,
 ): Promise<QuotaStorage> {
   if (databaseUrl === undefined && redisUrl !== undefined) {
-    const redis = await connectRedis(redisUrl, onError)
+    const redis = await connectRedis(redisUrl, options)
     const store = new RedisQuotaStore(redis, { prefix: 'billing', dedupe: 'event' })
     const title = `Redis at ${new URL(redisUrl).host}`
     return { store, title, instruments: {}, close: async () => redis.disconnect() }

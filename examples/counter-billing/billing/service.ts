@@ -7,7 +7,7 @@ import type { Database } from '../database.ts'
 import { startGrpcServer } from '../grpc-server.ts'
 import type { Metrics } from '../metrics.ts'
 import { closeAll, defaultHost, logToStderr, type Running } from '../running.ts'
-import { registerService } from '../service-pool.ts'
+import { type Registration, registerService } from '../service-pool.ts'
 import { Billing } from './billing.ts'
 import { billingServiceName } from './billing-services.ts'
 import { Ledger } from './ledger.ts'
@@ -29,6 +29,9 @@ export interface BillingServiceOptions {
   auth?: TrustedIssuer | undefined
   /** A Consul to register with: `http://host:port`. */
   consul?: string | undefined
+  consulCheck?: Registration['check']
+  /** The largest message that is taken. */
+  maxMessageBytes?: number | undefined
   /** What is measured in this process. Nothing is without it. */
   metrics?: Metrics | undefined
   log?: Log | undefined
@@ -64,13 +67,22 @@ export async function startBillingService(options: BillingServiceOptions): Promi
   }
   try {
     const service = guardGrpc(billingHandlers(billing, quotaStore), verifier, billingScopes)
-    const server = await startGrpcServer([service], `${host}:${port}`)
+    const server = await startGrpcServer([service], `${host}:${port}`, options.maxMessageBytes)
     const { address } = server
     parts.unshift({ name: 'gRPC server', close: (options) => server.close(options) })
     // First to go: gateways are to look elsewhere before the server refuses them.
     if (consul !== undefined) {
       const isFailing = (): boolean => billing.failing
-      parts.unshift(await registerService({ consul, service: billingServiceName, address, isFailing, log }))
+      parts.unshift(
+        await registerService({
+          consul,
+          service: billingServiceName,
+          address,
+          check: options.consulCheck,
+          isFailing,
+          log,
+        }),
+      )
     }
     return { address, billing, verifier, parts, close: () => closeAll(parts) }
   } catch (error) {

@@ -13,9 +13,9 @@ export interface UsageStreamOptions {
 
 /** The stream through which gateways hand usage on to workers. */
 export async function openUsageStream(options: UsageStreamOptions): Promise<Running & { stream: RedisUsageStream }> {
-  const { redisUrl, onError } = options.stores
+  const { redisUrl, ...others } = options.stores
   if (redisUrl === undefined) throw new Error('REDIS_URL must name the server that has the stream of usage')
-  const redis = await connectRedis(redisUrl, onError)
+  const redis = await connectRedis(redisUrl, others)
   const stream = new RedisUsageStream(redis, {
     prefix: 'billing:usage',
     periodOf: (quotaType) => periodOf(options.tariff, quotaType),
