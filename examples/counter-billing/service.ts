@@ -13,7 +13,7 @@ import {
   connectToBillingServices,
 } from './billing/billing-services.ts'
 import type { CounterListing } from './counter-listing.ts'
-import { CounterReads, type SharedCache } from './counter-reads.ts'
+import { CounterReads, type CounterReadsOptions, type SharedCache } from './counter-reads.ts'
 import { counterHandlers, counterScopes } from './counter-server.ts'
 import { type CounterServicesOptions, connectToCounterServices, serviceName } from './counter-services.ts'
 import { type Acknowledgement, Counters, type CountersOptions, type Log } from './counters.ts'
@@ -23,7 +23,7 @@ import { startGrpcServer } from './grpc-server.ts'
 import type { Logging } from './logging.ts'
 import type { Instruments, Metrics, Tallies } from './metrics.ts'
 import { closeAll, closeHttp, defaultHost, logToStderr, type Running } from './running.ts'
-import { registerService } from './service-pool.ts'
+import { type Registration, registerService } from './service-pool.ts'
 
 export const defaultPort = 8080
 export const defaultGrpcPort = 50_051
@@ -40,6 +40,9 @@ export interface CounterServiceOptions extends CountersOptions {
   auth?: TrustedIssuer | undefined
   /** A Consul to register with: `http://host:port`. */
   consul?: string | undefined
+  consulCheck?: Registration['check']
+  /** The largest message that is taken. */
+  maxMessageBytes?: number | undefined
   /** What is measured in this process. Nothing is without it. */
   metrics?: Metrics | undefined
   log?: Log | undefined
@@ -59,7 +62,7 @@ export async function startCounterService(options: CounterServiceOptions): Promi
   const counters = new Counters({ live, durable }, log, options)
   const verifier = options.auth && new TokenVerifier({ ...options.auth, audience: 'counter-service' })
   const handlers = guardGrpc(counterHandlers({ live, durable, listing, counters }), verifier, counterScopes)
-  const server = await startGrpcServer([handlers], `${host}:${port}`)
+  const server = await startGrpcServer([handlers], `${host}:${port}`, options.maxMessageBytes)
   const parts: Closable[] = [{ name: 'gRPC server', close: (options) => server.close(options) }, ...partsOf(counters)]
   if (verifier !== undefined) parts.push({ name: 'verified tokens', close: () => verifier.close() })
   if (options.metrics !== undefined)
@@ -68,7 +71,9 @@ export async function startCounterService(options: CounterServiceOptions): Promi
     // First to go: gateways are to look elsewhere before the server refuses them.
     if (consul !== undefined) {
       const isFailing = (): boolean => counters.losses.failing
-      parts.unshift(await registerService({ consul, service: serviceName, address: server.address, isFailing, log }))
+      const { address } = server
+      const registration = { consul, service: serviceName, address, check: options.consulCheck, isFailing, log }
+      parts.unshift(await registerService(registration))
     }
   } catch (error) {
     await closeAll(parts)
@@ -90,6 +95,8 @@ export interface GatewayServiceOptions extends CountersOptions {
     | Omit<CounterServicesOptions, 'log'>
   /** Where this gateway keeps together with others what it has read; in its own memory by default. */
   cache?: SharedCache | undefined
+  /** How much of it, and for how long. */
+  reads?: (CountersOptions['reads'] & CounterReadsOptions) | undefined
   /** Who the gateway is at the auth service, and whose tokens its callers have; without it, nobody has any. */
   auth?: GatewayAuth | undefined
   /** Billing services to pass requests on to, and to meter the writes of users with. None by default. */
@@ -138,7 +145,7 @@ export async function startGateway(options: GatewayServiceOptions): Promise<Gate
     await billing?.metering.start()
     const stores = services ?? (options.counters as Exclude<GatewayServiceOptions['counters'], { at: unknown }>)
     const counters = new Counters(stores, log, options)
-    const reads = new CounterReads(counters, stores.listing, options.cache)
+    const reads = new CounterReads(counters, stores.listing, options.cache, options.reads)
     const { api, logging, metrics } = options
     const settings = { acknowledgement, api, services: services?.stats, billing, auth: access, logging, metrics }
     const app = await createGateway(counters, reads, log, settings)
