@@ -10,7 +10,7 @@ let pool: pg.Pool
 /** The pool, on a real PostgreSQL, that all contenders of a contest share; started by the first one. */
 export async function connect(): Promise<pg.Pool> {
   if (server !== undefined) return pool
-  server = await startPostgres()
+  server = await startPostgres(undefined, { durable: true })
   if (server === undefined) throw new Error('there is no PostgreSQL')
   pool = new pg.Pool({ connectionString: server.url, max: connections })
   // The server goes away under idle connections at the end.

@@ -59,7 +59,7 @@ async function main(): Promise<number> {
   const start = await bundlePrograms(root)
   const open: { stop(): Promise<void> }[] = []
   try {
-    const [postgres, redis] = [await startPostgres(), await startRedis()]
+    const [postgres, redis] = [await startPostgres(undefined, { durable: true }), await startRedis()]
     if (postgres === undefined || redis === undefined) return 1
     open.unshift(postgres, redis)
     const env = { DATABASE_URL: postgres.url, REDIS_URL: redis.url }

@@ -44,6 +44,11 @@ export type BinarySource = () => readonly string[]
 export interface PostgresOptions {
   /** Whether it must be a server of its own, whatever DATABASE_URL says: for tests that kill it. */
   readonly own?: boolean
+  /**
+   * Whether a server of its own waits until the disk has what it commits, as it does where it is in earnest. By default only the system
+   * has it, which outlives all that a test kills: a busy disk would make every commit take a tenth of a second.
+   */
+  readonly durable?: boolean
   /** Settings of a server of its own, as in postgresql.conf. */
   readonly settings?: Readonly<Record<string, string>>
 }
@@ -62,7 +67,8 @@ export async function startPostgres(
   if (url && !options.own) return makeDatabase(url)
   const folders = sources.flatMap((source) => source())
   const bin = folders.find((folder) => binaries.every((name) => existsSync(join(folder, name))))
-  if (bin !== undefined) return startServer(bin, options.settings ?? {})
+  const { durable = false, settings } = options
+  if (bin !== undefined) return startServer(bin, { fsync: durable ? 'on' : 'off', ...settings })
   const missing =
     'no PostgreSQL for these tests: set DATABASE_URL, install postgresql, or run npm install with optional dependencies'
   if (ci) throw new Error(missing)

@@ -77,7 +77,7 @@ export async function runQuotaLoad(args: readonly string[]): Promise<number> {
   const start = await bundlePrograms(root)
   const open: { stop(): Promise<void> }[] = []
   try {
-    const postgres = await startPostgres(undefined, { settings: quiet })
+    const postgres = await startPostgres(undefined, { durable: true, settings: quiet })
     if (postgres === undefined) return 1
     open.unshift(postgres)
     const pool = new pg.Pool({ connectionString: postgres.url, max: 1 })
