@@ -1,3 +1,4 @@
+import { barChart, colors, escapeXml } from '../harness/bar-chart.ts'
 import { type Facts, factsText } from '../harness/facts.ts'
 
 /** What one target did, the medians of its rounds. */
@@ -141,7 +142,7 @@ function sums({ wrong }: Comparison): string {
 /** A bar a target. */
 export function throughputChart({ rows }: Comparison): string {
   const most = Math.max(...rows.map(({ perSecond }) => perSecond))
-  return chart(
+  return barChart(
     'requests a second over rotating keys',
     rows.map(({ name, perSecond }) => ({
       name,
@@ -153,7 +154,7 @@ export function throughputChart({ rows }: Comparison): string {
 /** Two bars a target: median and p99. */
 export function latencyChart({ rows, pace }: Comparison): string {
   const most = Math.max(...rows.map(({ pacedP99Ms }) => pacedP99Ms))
-  return chart(
+  return barChart(
     `latency at ${whole(pace)} requests a second: p50 and, lighter, p99`,
     rows.map(({ name, pacedP50Ms, pacedP99Ms }) => ({
       name,
@@ -165,43 +166,9 @@ export function latencyChart({ rows, pace }: Comparison): string {
   )
 }
 
-interface Bar {
-  readonly share: number
-  readonly label: string
-  readonly color: string
-  readonly light?: boolean
-}
-
-const [width, nameWidth, labelWidth, barHeight, gap] = [880, 250, 90, 20, 14]
-
-function chart(title: string, groups: readonly { readonly name: string; readonly bars: readonly Bar[] }[]): string {
-  let y = 40
-  const parts: string[] = []
-  for (const { name, bars } of groups) {
-    const middle = y + (bars.length * barHeight) / 2 + 5
-    parts.push(`<text x="${nameWidth - 10}" y="${middle}" text-anchor="end">${escapeXml(name)}</text>`)
-    for (const { share, label, color, light } of bars) {
-      const length = Math.max(1, share * (width - nameWidth - labelWidth))
-      const opacity = light === true ? ' fill-opacity="0.45"' : ''
-      parts.push(
-        `<rect x="${nameWidth}" y="${y + 1}" width="${length.toFixed(1)}" height="${barHeight - 2}" fill="${color}"${opacity}/>`,
-        `<text x="${(nameWidth + length + 6).toFixed(1)}" y="${y + 15}">${escapeXml(label)}</text>`,
-      )
-      y += barHeight
-    }
-    y += gap
-  }
-  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${y}" width="${width}" height="${y}" role="img" aria-label="${escapeXml(title)}" font-family="system-ui, sans-serif" font-size="14" fill="#1b2733">
-<rect width="${width}" height="${y}" fill="#fff"/>
-<text x="10" y="22" font-weight="600">${escapeXml(title)}</text>
-${parts.join('\n')}
-</svg>
-`
-}
-
 function colorOf(name: string): string {
-  if (name.startsWith('spillway')) return '#0b7a75'
-  return name.startsWith('naive') ? '#b5483a' : '#7b8794'
+  if (name.startsWith('spillway')) return colors.ours
+  return name.startsWith('naive') ? colors.naive : colors.peer
 }
 
 export function ratio(value: number): string {
@@ -210,8 +177,4 @@ export function ratio(value: number): string {
 
 export function whole(value: number): string {
   return Math.round(value).toLocaleString('en-US')
-}
-
-export function escapeXml(text: string): string {
-  return text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;').replaceAll('"', '&quot;')
 }

@@ -1,4 +1,4 @@
-import { escapeXml } from '../report.ts'
+import { escapeXml } from '../../harness/bar-chart.ts'
 
 /** One line of a chart. */
 export interface Line {
