@@ -9,6 +9,7 @@ import { addBillingRoutes } from './billing/routes.ts'
 import { compressAnswers } from './compression.ts'
 import { type CounterReads, keptMs, type Read } from './counter-reads.ts'
 import { type Acknowledgement, type Counters, isRefusal, type Log, Overload, text } from './counters.ts'
+import type { Dashboard } from './dashboard/dashboard.ts'
 import { answerPage } from './listing-answer.ts'
 import type { Logging } from './logging.ts'
 import type { Metrics } from './metrics.ts'
@@ -53,6 +54,8 @@ export interface GatewayOptions {
   logging?: Logging | undefined
   /** What is answered at `/metrics`. */
   metrics?: Metrics | undefined
+  /** The page on which one sees it work. */
+  dashboard?: Dashboard | undefined
 }
 
 /** The HTTP face of the counters and of billing. */
@@ -170,6 +173,7 @@ export async function createGateway(
   })
 
   if (metrics !== undefined) answerMetrics(app, metrics)
+  options.dashboard?.serve(app)
   if (billing !== undefined) addBillingRoutes(app, billing)
 
   return app

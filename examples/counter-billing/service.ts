@@ -17,9 +17,11 @@ import { CounterReads, type CounterReadsOptions, type SharedCache } from './coun
 import { counterHandlers, counterScopes } from './counter-server.ts'
 import { type CounterServicesOptions, connectToCounterServices, serviceName } from './counter-services.ts'
 import { type Acknowledgement, Counters, type CountersOptions, type Log } from './counters.ts'
+import { Dashboard, type DashboardOptions } from './dashboard/dashboard.ts'
 import type { Database } from './database.ts'
 import { createGateway } from './gateway.ts'
 import { startGrpcServer } from './grpc-server.ts'
+import { GuardedStore } from './guarded-store.ts'
 import type { Logging } from './logging.ts'
 import type { Instruments, Metrics, Tallies } from './metrics.ts'
 import { closeAll, closeHttp, defaultHost, logToStderr, type Running } from './running.ts'
@@ -112,6 +114,8 @@ export interface GatewayServiceOptions extends CountersOptions {
   ports?: readonly number[] | undefined
   /** When an increment is answered whose request doesn't say. */
   acknowledgement?: Acknowledgement | undefined
+  /** A page on which one sees it work. None by default. */
+  dashboard?: DashboardOptions | undefined
   /** What is measured in this process, the gateway with it; it answers `/metrics` then. Nothing is without it. */
   metrics?: Metrics | undefined
   log?: Log | undefined
@@ -144,11 +148,16 @@ export async function startGateway(options: GatewayServiceOptions): Promise<Gate
     parts.unshift(...(billing?.parts ?? []))
     await billing?.metering.start()
     const stores = services ?? (options.counters as Exclude<GatewayServiceOptions['counters'], { at: unknown }>)
-    const counters = new Counters(stores, log, options)
+    const live = new GuardedStore(stores.live, 'live', log)
+    const durable = new GuardedStore(stores.durable, 'durable', log)
+    const breakers = { 'live store': live.breaker, 'durable store': durable.breaker }
+    const counters = new Counters({ live, durable }, log, options)
     const reads = new CounterReads(counters, stores.listing, options.cache, options.reads)
     const { api, logging, metrics } = options
+    const shown = { counters, reads, breakers, services: services?.stats, billing, logging }
+    const dashboard = options.dashboard && new Dashboard(shown, access?.verifier, options.dashboard)
     const settings = { acknowledgement, api, services: services?.stats, billing, auth: access, logging, metrics }
-    const app = await createGateway(counters, reads, log, settings)
+    const app = await createGateway(counters, reads, log, { ...settings, dashboard })
     const http: Closable = { name: 'gateway', close: ({ timeoutMs } = {}) => closeHttp(app, timeoutMs) }
     parts.unshift(http, reads.cache, ...partsOf(counters))
     const verifier = access?.verifier
@@ -158,6 +167,7 @@ export async function startGateway(options: GatewayServiceOptions): Promise<Gate
         ...billing?.instruments,
         ...(tokens && { tokens }),
         reads: reads.cache,
+        ...breakers,
       }
       const instruments = { ...instrumentsOf(counters, verifier), ...others }
       parts.push(metrics.add('gateway', instruments, talliesOf(counters, verifier)))

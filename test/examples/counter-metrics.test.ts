@@ -87,6 +87,8 @@ describe('the metrics of a gateway', () => {
       new Set([
         ...own.map((name) => `gateway.${name}`),
         ...own.map((name) => `counter-service.${name}`),
+        'gateway.live store',
+        'gateway.durable store',
         'gateway.reads',
         'gateway.usage',
         'gateway.tokens',

@@ -1,0 +1,77 @@
+import {
+  type BatchContext,
+  CircuitBreaker,
+  type CounterIncrement,
+  type CounterStore,
+  isSpillwayError,
+  type RefusedIncrement,
+  StoreError,
+} from 'spillway'
+import { isRefusal, type Log, text } from './counters.ts'
+
+/**
+ * A store behind a circuit breaker. Those who wait for an answer are told at once that it fails, instead of each trying for seconds;
+ * a read then goes to the other store.
+ *
+ * What nobody waits for is never turned away: a buffer tries few and ever rarer times by itself, and must not use up its attempts on
+ * a breaker. What becomes of it counts, and may be the probe that closes the breaker.
+ */
+export class GuardedStore implements CounterStore {
+  readonly idempotent: boolean
+  readonly breaker: CircuitBreaker
+  readonly #store: CounterStore
+
+  constructor(store: CounterStore, name: string, log: Log) {
+    this.#store = store
+    this.idempotent = store.idempotent
+    this.breaker = new CircuitBreaker({
+      name,
+      failureThreshold: 5,
+      recoveryTimeoutMs: 1_000,
+      recovery: { factor: 2, maxMs: 5_000, jitter: 0.2 },
+      // Longer than any call is waited for.
+      probeTimeoutMs: 15_000,
+      classifyError,
+    })
+    this.breaker.on('opened', ({ retryAfterMs, error, openings }) => {
+      const forMs = Math.round(retryAfterMs)
+      if (openings === 1)
+        log('warn', `the ${name} store fails, so answers of it are given up for ${forMs} ms: ${text(error)}`)
+    })
+    this.breaker.on('closed', () => log('info', `the ${name} store answers again`))
+  }
+
+  increment(increments: readonly CounterIncrement[], context: BatchContext): Promise<readonly (number | Error)[]> {
+    return this.#guarded(() => this.#store.increment(increments, context))
+  }
+
+  getMany(keys: readonly string[]): Promise<readonly number[]> {
+    return this.#guarded(() => this.#store.getMany(keys))
+  }
+
+  async add(sums: ReadonlyMap<string, number>, context: BatchContext): Promise<readonly RefusedIncrement[]> {
+    const permit = this.breaker.tryAcquire()
+    try {
+      const refused = await this.#store.add(sums, context)
+      permit?.success()
+      return refused
+    } catch (error) {
+      if (classifyError(error) === 'failure') permit?.failure(error)
+      else permit?.success()
+      throw error
+    }
+  }
+
+  /** What was turned away wasn't done: whoever is told may try again. */
+  #guarded<T>(call: () => PromiseLike<T>): Promise<T> {
+    return this.breaker.execute(call).catch((error: unknown) => {
+      if (!isSpillwayError(error, 'ERR_CIRCUIT_OPEN')) throw error
+      throw new StoreError(text(error), { cause: error })
+    })
+  }
+}
+
+/** A store that says no works. */
+function classifyError(error: unknown): 'success' | 'failure' {
+  return isRefusal(error) ? 'success' : 'failure'
+}
