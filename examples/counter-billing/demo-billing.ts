@@ -10,7 +10,7 @@ import type { LoadReport } from './load.ts'
 /** What the demo reads of an answer, whatever it asked for. */
 interface Answer {
   readonly status: number
-  readonly message?: string
+  readonly detail?: string
   readonly allowed?: boolean
   readonly state?: string
   readonly free?: number
@@ -108,9 +108,9 @@ function say(what: string, text: unknown): void {
 }
 
 function show(what: string, answer: Answer): Answer {
-  const { status, message, free, charged, held, balance } = answer
+  const { status, detail, free, charged, held, balance } = answer
   const amounts = Object.entries({ free, charged, held, balance }).filter(([, value]) => value !== undefined)
-  say(what, status === 200 ? amounts.map((pair) => pair.join(' ')).join(', ') : `${status} ${message}`)
+  say(what, status === 200 ? amounts.map((pair) => pair.join(' ')).join(', ') : `${status} ${detail}`)
   return answer
 }
 

@@ -1,5 +1,6 @@
 import Fastify, { type FastifyInstance } from 'fastify'
 import type { Metrics } from './metrics.ts'
+import { sendProblem } from './problems.ts'
 import { closeAll, closeHttp, defaultHost, type Running } from './running.ts'
 
 /** Addresses of this machine, by which a proxy on it comes, too: what it passes on is its own business. */
@@ -9,7 +10,7 @@ export const loopback = /^(?:127\.|::ffff:127\.|::1$)/
 export function answerMetrics(app: FastifyInstance, metrics: Metrics): void {
   app.get('/metrics', async (request, reply) => {
     if (!loopback.test(request.socket.remoteAddress ?? ''))
-      return reply.code(403).send({ error: 'forbidden', message: 'metrics are for who asks from this machine' })
+      return sendProblem(reply, 'forbidden', 'metrics are for who asks from this machine')
     return reply
       .header('content-type', metrics.contentType)
       .header('cache-control', 'no-store')

@@ -19,11 +19,13 @@ import { type CounterServicesOptions, connectToCounterServices, serviceName } fr
 import { type Acknowledgement, Counters, type CountersOptions, type Log } from './counters.ts'
 import { Dashboard, type DashboardOptions } from './dashboard/dashboard.ts'
 import type { Database } from './database.ts'
-import { createGateway } from './gateway.ts'
+import { createGateway, type HttpFace } from './gateway.ts'
 import { startGrpcServer } from './grpc-server.ts'
 import { GuardedStore } from './guarded-store.ts'
+import { KeyedWrites } from './keyed-writes.ts'
 import type { Logging } from './logging.ts'
 import type { Instruments, Metrics, Tallies } from './metrics.ts'
+import { openAnswers } from './open-answers.ts'
 import { closeAll, closeHttp, defaultHost, logToStderr, type Running } from './running.ts'
 import { type Registration, registerService } from './service-pool.ts'
 
@@ -156,10 +158,15 @@ export async function startGateway(options: GatewayServiceOptions): Promise<Gate
     const { api, logging, metrics } = options
     const shown = { counters, reads, breakers, services: services?.stats, billing, logging }
     const dashboard = options.dashboard && new Dashboard(shown, access?.verifier, options.dashboard)
-    const settings = { acknowledgement, api, services: services?.stats, billing, auth: access, logging, metrics }
-    const app = await createGateway(counters, reads, log, { ...settings, dashboard })
-    const http: Closable = { name: 'gateway', close: ({ timeoutMs } = {}) => closeHttp(app, timeoutMs) }
-    parts.unshift(http, reads.cache, ...partsOf(counters))
+    const keyedWrites = new KeyedWrites({ live, durable }, counters.losses, log)
+    const answers = await openAnswers(options, log)
+    parts.unshift(answers)
+    const face = await createGateway(counters, reads, log, {
+      ...{ acknowledgement, keyedWrites, answers, api, services: services?.stats },
+      ...{ billing, auth: access, logging, metrics, dashboard },
+    })
+    const { app } = face
+    parts.unshift(httpOf(face), reads.cache, ...keyedWrites.parts, ...partsOf(counters))
     const verifier = access?.verifier
     if (metrics !== undefined) {
       const others = {
@@ -178,6 +185,16 @@ export async function startGateway(options: GatewayServiceOptions): Promise<Gate
     await closeAll(parts)
     throw error
   }
+}
+
+/** What closes a gateway: those who send it requests learn first that it takes no more, and then it listens no more. */
+function httpOf({ app, health, settings }: HttpFace): Closable {
+  const close = async ({ timeoutMs }: { timeoutMs?: number } = {}): Promise<void> => {
+    const began = performance.now()
+    await health.close(Math.min(settings.drainMs, (timeoutMs ?? Number.POSITIVE_INFINITY) / 4))
+    await closeHttp(app, timeoutMs && timeoutMs - (performance.now() - began))
+  }
+  return { name: 'gateway', close }
 }
 
 /** The gateway's own tokens, and what verifies those of its callers. */

@@ -6,6 +6,7 @@ import { RedisCounterStore } from 'spillway/redis'
 import { MemoryCounterStore } from 'spillway/testing'
 import { type CounterListing, DatabaseListing } from './counter-listing.ts'
 import { type Database, openDatabase, type PoolOptions } from './database.ts'
+import { BegunCounterStore, keyedBatchesIn, rememberKeyed } from './keyed-batches.ts'
 import type { Instruments } from './metrics.ts'
 
 /** Where counters are kept. */
@@ -67,10 +68,11 @@ export async function openStores(options: StoresOptions = {}): Promise<Stores> {
     await durable.createSchema()
     const listing = new DatabaseListing(database, cursorSecrets ?? [randomBytes(32)], maxPageSize)
     await listing.createSchema()
+    const keyed = await rememberKeyed(durable, database)
     const live = redisUrl === undefined ? await openMemory(database) : await openRedis(redisUrl, options)
     return {
       live: live.store,
-      durable,
+      durable: keyed,
       listing,
       database,
       instruments: { ...database.instruments, counters: durable, listing: listing.pages },
@@ -132,5 +134,6 @@ async function openRedis(url: string, options: StoresOptions): Promise<LiveStore
 async function openMemory(database: Database): Promise<LiveStore> {
   const rows = await database.query<{ key: string; value: unknown }>('SELECT key, value FROM spillway_counters')
   const initial = rows.map(({ key, value }): [string, number] => [key, Number(value)])
-  return { store: new MemoryCounterStore({ initial }), title: 'memory', close: async () => undefined }
+  const store = new BegunCounterStore(new MemoryCounterStore({ initial }), await keyedBatchesIn(database))
+  return { store, title: 'memory', close: async () => undefined }
 }

@@ -43,7 +43,7 @@ describe('a gateway that requires tokens', () => {
 
     for (const { status, challenge, body } of answers) {
       expect([status, challenge]).toEqual([401, 'Bearer realm="counter-billing"'])
-      expect(body).toMatchObject({ error: 'missing_token', applied: 'no' })
+      expect(body).toMatchObject({ code: 'missing_token', applied: 'no' })
     }
     expect(client.service.counters.durableWrites.stats().offered).toBe(0)
   })
@@ -57,7 +57,7 @@ describe('a gateway that requires tokens', () => {
 
     expect(status).toBe(401)
     expect(challenge).toMatch(/^Bearer realm="counter-billing", error="invalid_token", error_description="[^"]+"$/)
-    expect(body).toMatchObject({ error: 'invalid_token', applied: 'no' })
+    expect(body).toMatchObject({ code: 'invalid_token', applied: 'no' })
     expect(JSON.stringify(body) + challenge).not.toContain(foreign.slice(0, 20))
   })
 
@@ -116,7 +116,7 @@ describe('a gateway that requires tokens', () => {
     const { status, body } = await ask(cutOff, counter, unknown)
     await auth.service.close()
 
-    expect([status, body.error, body.applied]).toEqual([503, 'unavailable', 'no'])
+    expect([status, body.code, body.applied]).toEqual([503, 'unavailable', 'no'])
     expect((await ask(client, counter, known)).status).toBe(200)
     // The keys are known here, too.
     expect((await ask(client, counter, unknown)).status).toBe(200)
@@ -203,7 +203,7 @@ describe('a gateway in front of services that take tokens', () => {
     const { status, body } = await client.increment('a', 1, 'redis')
 
     // Not a refusal of the increment: the same one may be taken later.
-    expect([status, body.error, body.applied]).toEqual([503, 'unavailable', 'no'])
+    expect([status, body.code, body.applied]).toEqual([503, 'unavailable', 'no'])
     expect(service.verifier?.stats()).toMatchObject({ accepted: 0 })
   })
 

@@ -32,10 +32,10 @@ describe.each(all)('billing on $title', (stores) => {
 
     expect(tooMuch.status).toBe(402)
     expect(tooMuch.body).toMatchObject({
-      ...{ error: 'insufficient_balance', ...of, count: 4, request_id: 'c' },
+      ...{ code: 'insufficient_balance', ...of, count: 4, request_id: 'c' },
       ...{ charged: 12, balance: 11, held: 0, limit: 10, used: 10 },
     })
-    expect(tooMuch.body.message).toBe(`4 uses of print by ${user_id}, 0 of them free, cost 12, and the balance is 11`)
+    expect(tooMuch.body.detail).toBe(`4 uses of print by ${user_id}, 0 of them free, cost 12, and the balance is 11`)
     expect(await client.account(user_id)).toEqual({ balance: 11, held: 0, free: 0, heldFree: 0 })
   })
 
@@ -49,7 +49,7 @@ describe.each(all)('billing on $title', (stores) => {
     const check = await client.bill('check', { ...of, count: 3 })
 
     expect(refused.status).toBe(429)
-    expect(refused.body).toMatchObject({ error: 'quota_exceeded', ...of, count: 3, limit: 5, used: 3, held: 0 })
+    expect(refused.body).toMatchObject({ code: 'quota_exceeded', ...of, count: 3, limit: 5, used: 3, held: 0 })
     const resetsAt = Date.parse(refused.body.resets_at)
     expect(resetsAt).toBeGreaterThan(Date.now())
     expect(resetsAt).toBeLessThanOrEqual(Date.now() + 86_400_000)
@@ -107,7 +107,7 @@ describe.each(all)('billing on $title', (stores) => {
     const { status, body } = await client.bill(path, { request_id: 'd', user_id, ...request })
 
     expect(status).toBe(409)
-    expect(body).toMatchObject({ error: 'request_conflict', user_id, request_id: 'd', service: 'print', count: 1 })
+    expect(body).toMatchObject({ code: 'request_conflict', user_id, request_id: 'd', service: 'print', count: 1 })
     expect(await client.account(user_id)).toEqual({ balance: 0, held: 0, free: 9, heldFree: 0 })
   })
 
@@ -153,12 +153,12 @@ describe.each(all)('billing on $title', (stores) => {
     const answers = [await settle('v', 2), await settle('w', 1), await settle('none', 1), await release('none')]
     const errors = ['reservation_settled', 'reservation_released', 'unknown_reservation', 'unknown_reservation']
 
-    expect(answers.map(({ body }) => body.error)).toEqual(errors)
+    expect(answers.map(({ body }) => body.code)).toEqual(errors)
     expect(answers.map(({ status }) => status)).toEqual([409, 409, 404, 404])
     expect(answers[0]?.body).toMatchObject({ user_id, request_id: 'v', service: 'print', count: 2 })
     expect((await release('v')).body.state).toBe('settled')
     expect((await release('w')).body.state).toBe('released')
-    expect((await settle('v', 5)).body).toMatchObject({ error: 'invalid_request', field: 'count' })
+    expect((await settle('v', 5)).body).toMatchObject({ code: 'invalid_request', field: 'count' })
     expect(await client.account(user_id)).toEqual({ balance: 0, held: 0, free: 7, heldFree: 0 })
   })
 
@@ -172,7 +172,7 @@ describe.each(all)('billing on $title', (stores) => {
       .toEqual({ balance: 6, held: 0, free: 10, heldFree: 0 })
 
     const late = await client.bill('settle', { user_id, reservation_id: 'v', count: 1 })
-    expect([late.status, late.body.error]).toEqual([409, 'reservation_expired'])
+    expect([late.status, late.body.code]).toEqual([409, 'reservation_expired'])
     expect((await client.bill('release', { user_id, reservation_id: 'v' })).body.state).toBe('expired')
     expect(await client.account(user_id)).toEqual({ balance: 6, held: 0, free: 10, heldFree: 0 })
   })
@@ -233,7 +233,7 @@ describe('a request is refused with the field and the rule', async () => {
     const answer = await client.bill(path, body)
 
     expect(answer.status).toBe(400)
-    expect(answer.body).toMatchObject({ error: 'invalid_request', field })
-    expect(answer.body.message).toContain(field)
+    expect(answer.body).toMatchObject({ code: 'invalid_request', field })
+    expect(answer.body.detail).toContain(field)
   })
 })

@@ -56,7 +56,7 @@ describe.each(all)('the writes of users, metered on $title', (stores) => {
     expect(answers.every(({ status }) => status === 202)).toBe(true)
     expect(await used(ann)).toBe(12)
     expect(await check()).toMatchObject({ allowed: false, quota: { limit: 10, used: 12, remaining: 0 } })
-    expect((await client.bill('deduct', { user_id: ann, service, request_id: 'd' })).body.error).toBe('quota_exceeded')
+    expect((await client.bill('deduct', { user_id: ann, service, request_id: 'd' })).body.code).toBe('quota_exceeded')
   })
 })
 
@@ -156,7 +156,7 @@ describe('metering', () => {
     expect((await write(client, ann)).status).toBe(202)
     const refused = await client.bill('deduct', { user_id: ann, service, request_id, count: 2 })
     expect(refused.status).toBe(503)
-    expect(refused.body).toMatchObject({ error: 'unavailable', user_id: ann, service, request_id, count: 2 })
+    expect(refused.body).toMatchObject({ code: 'unavailable', user_id: ann, service, request_id, count: 2 })
     await startBilling(stores, Number(at.split(':')[1]))
 
     await expect

@@ -198,8 +198,8 @@ describe.each(all)('the gateway on $title', ({ stores }) => {
       undefined,
       3,
     ])
-    expect(answer.body.results[3].error).toMatchObject({ error: 'refused', applied: 'no' })
-    expect(answer.body.results[3].error.message).toContain(String(maxCounter))
+    expect(answer.body.results[3].problem).toMatchObject({ code: 'refused', status: 409, applied: 'no' })
+    expect(answer.body.results[3].problem.detail).toContain(String(maxCounter))
     expect(await value(rich)).toBe(maxCounter)
     expect(await value(c)).toBe(3)
   })
@@ -247,8 +247,19 @@ describe.each(all)('the gateway on $title', ({ stores }) => {
   test('what cannot be found is a 404 that says what was asked', async () => {
     const { get } = await startClient(stores)
 
-    const { status, body } = await get(increments)
+    const { status, body } = await get('/api/v1/nothing?at=all')
 
-    expect([status, body]).toEqual([404, { error: 'not_found', message: `there is no GET ${increments}` }])
+    expect(status).toBe(404)
+    expect(body).toMatchObject({ code: 'not_found', detail: 'there is no GET /api/v1/nothing?at=all' })
+  })
+
+  test('what is there for other methods is a 405 that says for which', async () => {
+    const { get, post } = await startClient(stores)
+
+    const [increment, counter] = [await get(increments), await post('/api/v1/counter/a/like', {})]
+
+    expect([increment.status, increment.headers.get('allow')]).toEqual([405, 'POST'])
+    expect([counter.status, counter.headers.get('allow')]).toEqual([405, 'GET, HEAD'])
+    expect(counter.body).toMatchObject({ code: 'method_not_allowed', allowed: ['GET', 'HEAD'] })
   })
 })

@@ -121,18 +121,20 @@ describe('while the database is down', () => {
     expect(log.filter((line) => line.startsWith('error'))).toEqual([
       `error LOST: accepted increments of 1 counters (the database is down): ${JSON.stringify({ [`${a}:like`]: 5 })}`,
     ])
-    const sick = await get('/healthz')
-    expect([sick.status, sick.body]).toEqual([
-      503,
-      { status: 'failing', reason: 'the database is down', lost: 1, notLive: 0 },
-    ])
+    const sick = await get('/readyz')
+    expect(sick.status).toBe(503)
+    expect(sick.body).toMatchObject({
+      ...{ code: 'not_ready', lost: 1, notLive: 0 },
+      parts: { durable: expect.stringContaining('the database is down'), live: 'ok' },
+    })
+    expect((await get('/healthz')).status).toBe(200)
 
     store.down = false
     await increment(a, 1)
     await service.counters.flush()
 
-    const healthy = await get('/healthz')
-    expect([healthy.status, healthy.body]).toEqual([200, { status: 'ok', lost: 1, notLive: 0 }])
+    await expect.poll(() => get('/readyz').then(({ status }) => status), { timeout: 20_000 }).toBe(200)
+    expect((await get('/readyz')).body).toMatchObject({ status: 'ready', lost: 1, notLive: 0 })
   })
 
   test('a short outage costs nothing', async () => {
@@ -157,14 +159,14 @@ describe('while the database is down', () => {
     const answers = [
       await post(batches, { operations: operations([fresh('a'), 1]) }),
       await get('/api/v1/counter/a/like?source=durable'),
-      await get('/healthz'),
+      await get('/readyz'),
     ]
 
     expect(answers.map(({ status }) => status)).toEqual([503, 503, 503])
     expect(answers.slice(0, 2).map(({ headers }) => headers.get('retry-after'))).toEqual(['1', '1'])
-    expect(answers[0]?.body.results[0].error).toEqual({
-      error: 'unavailable',
-      message: 'the database is down',
+    expect(answers[0]?.body.results[0].problem).toMatchObject({
+      code: 'unavailable',
+      detail: 'the database is down',
       applied: 'no',
     })
   })
@@ -190,7 +192,7 @@ describe('when no more counters fit', () => {
 
     expect(answers.map(({ status }) => status)).toEqual([503, 202])
     expect(answers[0]?.headers.get('retry-after')).toBe('1')
-    expect(answers[0]?.body).toMatchObject({ error: 'overloaded', accepted: false })
+    expect(answers[0]?.body).toMatchObject({ code: 'overloaded', accepted: false })
     expect([await value(c), await value(a)]).toEqual([0, 6])
   })
 
@@ -203,7 +205,7 @@ describe('when no more counters fit', () => {
     await service.counters.flush()
 
     expect([status, headers.get('retry-after')]).toEqual([503, '1'])
-    expect(body).toMatchObject({ error: 'overloaded', accepted: 0, refused: 2 })
+    expect(body).toMatchObject({ code: 'overloaded', accepted: 0, refused: 2 })
     expect([await value(a), await value(c)]).toEqual([1, 0])
   })
 })
@@ -217,7 +219,7 @@ test('an asynchronous batch whose sums no longer stay exact says how far it was 
   await service.counters.flush()
 
   expect(status).toBe(503)
-  expect(body).toMatchObject({ error: 'overloaded', accepted: 2, refused: 2 })
+  expect(body).toMatchObject({ code: 'overloaded', accepted: 2, refused: 2 })
   expect([await value(a), await value(b), await value(c)]).toEqual([1, maxCounter, 0])
 })
 

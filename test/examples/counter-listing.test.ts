@@ -183,9 +183,9 @@ describe.each(all)('a listing on $title', async ({ stores }) => {
         await list(client, { ...query, before: changed }),
       ]
 
-      for (const { status, body } of refused) expect([status, body.error]).toEqual([400, 'invalid_cursor'])
+      for (const { status, body } of refused) expect([status, body.code]).toEqual([400, 'invalid_cursor'])
       expect(refused.map(({ body }) => body.field)).toEqual(['after', 'after', 'after', 'before'])
-      expect(refused.map(({ body }) => body.message)).toEqual([
+      expect(refused.map(({ body }) => body.detail)).toEqual([
         "after isn't signed as the cursors of this listing are",
         'after was made under another listing, order or condition',
         'after must be a cursor as a page gave it',
@@ -250,8 +250,8 @@ describe('a listing is refused with the field and the rule', async () => {
 
     const { status, body } = await list(client, query)
 
-    expect([status, body.error, body.field]).toEqual([400, 'invalid_request', field])
-    expect(body.message).toContain(`${field} ${problem}`)
+    expect([status, body.code, body.field]).toEqual([400, 'invalid_request', field])
+    expect(body.detail).toContain(`${field} ${problem}`)
   })
 
   test('and where the counters have none, it is not there', async () => {

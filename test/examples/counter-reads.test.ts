@@ -120,7 +120,7 @@ describe('a counter that is read', () => {
     const { status, body } = await get(path('a', query))
 
     expect([status, body.field]).toEqual([400, field])
-    expect(body.message).toContain(rule)
+    expect(body.detail).toContain(rule)
   })
 })
 

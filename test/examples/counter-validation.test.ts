@@ -60,8 +60,8 @@ describe('an increment is refused with the field and the rule', () => {
     const answer = await post(increments, body)
 
     expect(answer.status).toBe(400)
-    expect(answer.body).toMatchObject({ error: 'invalid_request', field })
-    expect(answer.body.message).toContain(`${field} ${problem}`)
+    expect(answer.body).toMatchObject({ code: 'invalid_request', field })
+    expect(answer.body.detail).toContain(`${field} ${problem}`)
   })
 })
 
@@ -87,8 +87,8 @@ describe('a batch is refused as a whole, with the operation that is wrong', () =
     const { status, body: answer } = await post(batches, body)
 
     expect(status).toBe(400)
-    expect(answer).toMatchObject({ error: 'invalid_request', field })
-    expect(answer.message).toContain(`${field} ${problem}`)
+    expect(answer).toMatchObject({ code: 'invalid_request', field })
+    expect(answer.detail).toContain(`${field} ${problem}`)
   })
 })
 
@@ -104,15 +104,16 @@ describe('what is no JSON never reaches a rule', () => {
     const answer = await send(increments, body, contentType)
 
     expect(answer.status).toBe(status)
-    expect(answer.body).toMatchObject({ error: 'invalid_request' })
-    expect(answer.body.message).toContain(problem)
+    expect(answer.headers.get('content-type')).toMatch(/^application\/problem\+json/)
+    expect(answer.body.status).toBe(status)
+    expect(answer.body.detail).toContain(problem)
   })
 
   test('no body at all', async () => {
     const response = await fetch(service.url + increments, { method: 'POST' })
 
     expect(response.status).toBe(400)
-    expect(await response.json()).toMatchObject({ field: 'body', message: 'body must be a JSON object, got nothing' })
+    expect(await response.json()).toMatchObject({ field: 'body', detail: 'body must be a JSON object, got nothing' })
   })
 })
 
@@ -128,8 +129,8 @@ describe('a counter that cannot exist cannot be read', () => {
     const { status, body } = await get(`/api/v1/counter/${path}`)
 
     expect(status).toBe(400)
-    expect(body).toMatchObject({ error: 'invalid_request', field })
-    expect(body.message).toContain(`${field} must be ${rule}`)
+    expect(body).toMatchObject({ code: 'invalid_request', field })
+    expect(body.detail).toContain(`${field} must be ${rule}`)
   })
 
   test('a broken escape in the URL', async () => {

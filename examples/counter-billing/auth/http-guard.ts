@@ -1,4 +1,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { retryAfterSeconds } from '../error-answers.ts'
+import { sendProblem } from '../problems.ts'
+import type { Caller } from './caller.ts'
 import type { Scope } from './permissions.ts'
 import { AccessError, type TokenVerifier, type VerifiedToken } from './token-verifier.ts'
 
@@ -17,10 +20,10 @@ declare module 'fastify' {
 }
 
 const realm = 'Bearer realm="counter-billing"'
-const retryAfterSeconds = 1
 
 /** Lets in only those whose token is valid and allows what they ask for (RFC 6750). */
 export function guardHttp(app: FastifyInstance, verifier: TokenVerifier, mode: AuthMode): void {
+  app.decorateRequest<Caller | undefined>('caller', undefined)
   // No async function: a token that was verified before needs no promise.
   app.addHook('onRequest', (request, reply, done) => {
     const { scope, servicesOnly = false } = request.routeOptions.config
@@ -33,8 +36,12 @@ export function guardHttp(app: FastifyInstance, verifier: TokenVerifier, mode: A
     }
     try {
       const token = verifier.check(authorization, scope)
-      if (isPromise(token)) token.then(() => done(), refuse)
-      else done()
+      const admit = ({ client }: VerifiedToken): void => {
+        request.caller = { kind: 'client', name: client }
+        done()
+      }
+      if (isPromise(token)) token.then(admit, refuse)
+      else admit(token)
     } catch (error) {
       refuse(error)
     }
@@ -52,19 +59,19 @@ function isPromise(token: VerifiedToken | Promise<VerifiedToken>): token is Prom
 
 function answerRefusal({ code, message, scope }: AccessError, reply: FastifyReply): void {
   if (code === 'unavailable') {
-    reply.code(503).header('retry-after', retryAfterSeconds).send({ error: 'unavailable', message, applied: 'no' })
+    sendProblem(reply, 'unavailable', message, { applied: 'no', retry_after: retryAfterSeconds })
     return
   }
   const needed = scope === undefined ? '' : `, scope="${scope}"`
   if (code === 'insufficient_scope') {
     const challenge = `${realm}, error="insufficient_scope", error_description="${quotable(message)}"${needed}`
-    reply.code(403).header('www-authenticate', challenge).send({ error: code, message, applied: 'no' })
+    sendProblem(reply.header('www-authenticate', challenge), code, message, { applied: 'no' })
     return
   }
   // Who brought none is told what is needed, and not that it was wrong (section 3.1).
   const challenge =
     code === 'missing_token' ? realm : `${realm}, error="invalid_token", error_description="${quotable(message)}"`
-  reply.code(401).header('www-authenticate', challenge).send({ error: code, message, applied: 'no' })
+  sendProblem(reply.header('www-authenticate', challenge), code, message, { applied: 'no' })
 }
 
 /** The characters that section 3 allows: a message has the name of a client, which may have others. */

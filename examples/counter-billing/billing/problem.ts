@@ -33,18 +33,18 @@ export interface ProblemDetails {
   readonly resets_at?: string | undefined
 }
 
-/** Each refusal's status in HTTP and in gRPC. None of them speaks against the instance that gave it. */
-const statuses: Readonly<Record<ProblemCode, { readonly http: number; readonly grpc: status }>> = {
-  invalid_request: { http: 400, grpc: status.INVALID_ARGUMENT },
-  unknown_service: { http: 404, grpc: status.NOT_FOUND },
-  unknown_reservation: { http: 404, grpc: status.NOT_FOUND },
-  insufficient_balance: { http: 402, grpc: status.FAILED_PRECONDITION },
-  quota_exceeded: { http: 429, grpc: status.FAILED_PRECONDITION },
-  balance_limit: { http: 409, grpc: status.FAILED_PRECONDITION },
-  request_conflict: { http: 409, grpc: status.ALREADY_EXISTS },
-  reservation_settled: { http: 409, grpc: status.FAILED_PRECONDITION },
-  reservation_released: { http: 409, grpc: status.FAILED_PRECONDITION },
-  reservation_expired: { http: 409, grpc: status.FAILED_PRECONDITION },
+/** Each refusal's status in gRPC. None of them speaks against the instance that gave it. */
+const statuses: Readonly<Record<ProblemCode, status>> = {
+  invalid_request: status.INVALID_ARGUMENT,
+  unknown_service: status.NOT_FOUND,
+  unknown_reservation: status.NOT_FOUND,
+  insufficient_balance: status.FAILED_PRECONDITION,
+  quota_exceeded: status.FAILED_PRECONDITION,
+  balance_limit: status.FAILED_PRECONDITION,
+  request_conflict: status.ALREADY_EXISTS,
+  reservation_settled: status.FAILED_PRECONDITION,
+  reservation_released: status.FAILED_PRECONDITION,
+  reservation_expired: status.FAILED_PRECONDITION,
 }
 
 const trailer = 'billing-problem-bin'
@@ -60,11 +60,7 @@ export class BillingProblem extends Error {
     this.details = details
   }
 
-  get httpStatus(): number {
-    return statuses[this.code].http
-  }
-
-  /** What HTTP answers. */
+  /** What the trailer of gRPC has. */
   toJSON(): Record<string, unknown> {
     return { error: this.code, message: this.message, ...this.details }
   }
@@ -75,7 +71,7 @@ export function billingStatusOf(error: unknown): Partial<ServiceError> {
   if (!(error instanceof BillingProblem)) return statusOf(error)
   const metadata = new Metadata()
   metadata.set(trailer, Buffer.from(JSON.stringify(error)))
-  return statusError(statuses[error.code].grpc, error.message, metadata)
+  return statusError(statuses[error.code], error.message, metadata)
 }
 
 /** The problem that a billing service answered a call with, if that is what went wrong. */
