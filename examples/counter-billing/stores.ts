@@ -100,8 +100,14 @@ export type RedisClientOptions = Pick<StoresOptions, 'redis' | 'onError'>
 /** A connection to Redis. Commands fail at once while it is broken: what batches them tries again, and no queue grows here. */
 export async function connectRedis(url: string, options: RedisClientOptions = {}): Promise<Redis> {
   const redis = await redisClient(url, options)
-  await redis.connect()
-  return redis
+  try {
+    await redis.connect()
+    return redis
+  } catch (error) {
+    // It would go on to try, and keep a process alive that has given up.
+    redis.disconnect()
+    throw error
+  }
 }
 
 /** The same before it is connected, which `connect` does, and goes on to try where it fails. */
