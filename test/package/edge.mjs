@@ -1,4 +1,4 @@
-// The root entry, bundled as an edge runtime's tools do, in a context that has what the web has and nothing of Node. Needs
+// The root entry, bundled as an edge runtime's tools do, from ESM and from CommonJS, in a context that has what the web has and nothing of Node. Needs
 // `npm run build` first.
 import assert from 'node:assert/strict'
 import { fileURLToPath } from 'node:url'
@@ -7,9 +7,17 @@ import { build } from 'esbuild'
 
 const here = fileURLToPath(new URL('.', import.meta.url))
 const targets = [
-  { platform: 'neutral', conditions: ['worker', 'edge-light', 'import'] },
-  { platform: 'browser', conditions: ['worker', 'edge-light'] },
+  { platform: 'neutral', conditions: ['worker', 'edge-light', 'import'], from: 'esm' },
+  { platform: 'browser', conditions: ['worker', 'edge-light'], from: 'esm' },
+  { platform: 'neutral', conditions: ['worker', 'edge-light', 'require'], from: 'cjs' },
+  { platform: 'browser', conditions: ['worker', 'edge-light'], from: 'cjs' },
 ]
+
+/** How a program takes the package, and which file of it that must be. */
+const ways = {
+  esm: { statement: `import * as spillway from 'spillway'`, file: /(?:^|\/)dist\/index\.js$/ },
+  cjs: { statement: `const spillway = require('spillway')`, file: /(?:^|\/)dist\/index\.cjs$/ },
+}
 
 /** Bundles for a target and uses the bundle. */
 async function check(target) {
@@ -25,14 +33,15 @@ async function check(target) {
   // Where there is no setImmediate, a timer of 0 ms ends the turn; none but such a one may be left.
   await new Promise((resolve) => setTimeout(resolve, 20))
   assert.equal(timers.pending, 0, 'a timer was left')
-  console.log(`${target.platform} (${target.conditions.join(', ')}), ${code.length} bytes: ${done}`)
+  console.log(`${target.platform} (${target.conditions.join(', ')}) from ${target.from}, ${code.length} bytes: ${done}`)
 }
 
-async function bundle({ platform, conditions }) {
+async function bundle({ platform, conditions, from }) {
+  const { statement, file } = ways[from]
   const { outputFiles, metafile } = await build({
     stdin: {
       contents: `
-        import * as spillway from 'spillway'
+        ${statement}
         import { exercise } from './exercise.mjs'
         export const done = exercise(spillway)`,
       resolveDir: here,
@@ -50,7 +59,7 @@ async function bundle({ platform, conditions }) {
   })
   const inputs = Object.keys(metafile.inputs)
   assert.ok(
-    inputs.some((input) => /(?:^|\/)dist\/index\.js$/.test(input)),
+    inputs.some((input) => file.test(input)),
     `the built package is not in the bundle: ${inputs}`,
   )
   const imports = Object.entries(metafile.inputs).flatMap(([input, { imports }]) =>

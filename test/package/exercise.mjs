@@ -7,6 +7,7 @@
  */
 export async function exercise(spillway) {
   const { AsyncBatcher, AsyncLogBuffer, AsyncWriteBuffer, CircuitBreaker, isSpillwayError, LoadBalancer } = spillway
+  const { BreakerRegistry, cacheKey, consecutive, Emitter, timeWindow } = spillway
   const { CacheWarmer, MemoryQuotaStore, MultiLevelCache, QuotaConsumer, QuotaService, TokenCache } = spillway
 
   let calls = 0
@@ -85,6 +86,24 @@ export async function exercise(spillway) {
   equal(await breaker.execute(async () => 'up'), 'up')
   equal(breaker.state, 'closed')
 
+  const hosts = new BreakerRegistry({ capacity: 2, trip: consecutive(1) })
+  equal(
+    (
+      await hosts
+        .get('a')
+        .execute(down)
+        .catch((error) => error)
+    ).message,
+    'down',
+  )
+  equal(await hosts.get('b').execute(async () => 'up'), 'up')
+  equal(hosts.get('a').state, 'open')
+  equal(hosts.get('c').name, 'c')
+  equal([...hosts.entries()].map(([key, { state }]) => `${key} ${state}`).join(), 'a open,c closed')
+  const windowed = new CircuitBreaker({ trip: timeWindow({ minimumCalls: 1 }) })
+  equal((await windowed.execute(down).catch((error) => error)).message, 'down')
+  equal(windowed.state, 'open')
+
   const balancer = new LoadBalancer([{ id: 'a' }, { id: 'b' }], { ejection: { failureThreshold: 1 } })
   const asked = []
   const answer = await balancer.run(
@@ -151,7 +170,22 @@ export async function exercise(spillway) {
   equal(await cache.get('tagged'), null)
   await cache.invalidateTags(['t'])
   equal(await cache.get('tagged'), undefined)
+  const orders = cache.namespace('orders')
+  const loadedOrders = await orders.getOrLoadMany(['1', '2', '1'], async (keys) => keys.map((key) => `order ${key}`))
+  equal(loadedOrders.join(), 'order 1,order 2,order 1')
+  equal(await cache.get('1'), undefined)
+  await orders.clear()
+  equal(await orders.get('1'), undefined)
+  equal(cacheKey('orders', 42, { b: 1n, a: undefined }), cacheKey('orders', 42, { a: undefined, b: 1n }))
   equal((await cache.close()).drained, true)
+
+  const emitter = new Emitter('exercise')
+  const heard = []
+  const off = emitter.on('told', (what) => heard.push(what))
+  emitter.emit('told', 1)
+  off()
+  emitter.emit('told', 2)
+  equal(heard.join(), '1')
 
   return `${offered} items in ${square.stats().batches} batches, 300 writes in ${writes.stats().batches}`
 }

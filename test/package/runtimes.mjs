@@ -1,48 +1,25 @@
-// The built package on every runtime that it is for, each from its npm package. Needs `npm run build` first. The runtimes
-// are kept in .cache/runtimes, so that only the first run downloads them.
+// The built package on every runtime that it is for. Needs `npm run build` first.
 import assert from 'node:assert/strict'
-import { execFileSync, spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { installedRuntime, nodeVersions } from './installed-runtime.mjs'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
-const cache = join(root, '.cache', 'runtimes')
-const windows = process.platform === 'win32'
 
 /** The whole smoke where Node is; the root entry, in both formats, elsewhere. */
-const onNode = ['root-entry.mjs', 'smoke.mjs', 'smoke.cjs']
+const onNode = ['root-entry.mjs', 'root-entry.cjs', 'smoke.mjs', 'smoke.cjs']
 const onOthers = ['root-entry.mjs', 'root-entry.cjs']
 
 const runtimes = [
-  {
-    name: 'node',
-    range: '22',
-    bin: windows ? 'bin/node.exe' : 'bin/node',
-    script: 'installArchSpecificPackage.js',
-    runs: onNode,
-  },
-  {
-    name: 'node',
-    range: '24',
-    bin: windows ? 'bin/node.exe' : 'bin/node',
-    script: 'installArchSpecificPackage.js',
-    runs: onNode,
-  },
-  {
-    name: 'node',
-    range: '26',
-    bin: windows ? 'bin/node.exe' : 'bin/node',
-    script: 'installArchSpecificPackage.js',
-    runs: onNode,
-  },
-  { name: 'bun', range: '1', bin: 'bin/bun.exe', script: 'install.js', runs: onOthers },
+  ...nodeVersions.map((range) => ({ name: 'node', range, runs: onNode })),
+  { name: 'bun', range: '1', runs: onOthers },
 ]
 
 let failed = 0
 for (const runtime of runtimes) {
   try {
-    const binary = installed(runtime)
+    const binary = installedRuntime(runtime.name, runtime.range)
     for (const file of runtime.runs) run(runtime, binary, file)
   } catch (error) {
     failed++
@@ -50,31 +27,6 @@ for (const runtime of runtimes) {
   }
 }
 process.exitCode = failed === 0 ? 0 : 1
-
-/** The runtime's binary, downloaded unless it is there and runs. */
-function installed({ name, range, bin, script }) {
-  const folder = join(cache, `${name}-${range}`)
-  const home = join(folder, 'node_modules', name)
-  const binary = join(home, bin)
-  if (answers(binary, range)) return binary
-  mkdirSync(folder, { recursive: true })
-  writeFileSync(join(folder, 'package.json'), '{ "private": true }\n')
-  const npm = ['install', '--no-save', '--no-package-lock', '--no-audit', '--no-fund', `${name}@${range}`]
-  execFileSync('npm', npm, { cwd: folder, stdio: ['ignore', 'ignore', 'pipe'], timeout: 300_000, shell: windows })
-  // Where npm runs no scripts of packages, the one that fetches the binary is run by its name.
-  if (!answers(binary, range) && existsSync(join(home, script))) {
-    execFileSync(process.execPath, [script], { cwd: home, stdio: ['ignore', 'ignore', 'pipe'], timeout: 300_000 })
-  }
-  assert.ok(answers(binary, range), `${binary} does not run`)
-  return binary
-}
-
-/** Whether a binary runs and is of the right version. */
-function answers(binary, range) {
-  if (!existsSync(binary)) return false
-  const { status, stdout } = spawnSync(binary, ['--version'], { encoding: 'utf8', timeout: 30_000 })
-  return status === 0 && stdout.replace(/^v/, '').startsWith(`${range}.`)
-}
 
 function run({ name, range }, binary, file) {
   const { status, stdout, stderr, error } = spawnSync(binary, [join(root, 'test', 'package', file)], {
