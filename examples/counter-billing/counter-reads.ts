@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import type { Redis } from 'ioredis'
 import { type CacheStore, cacheKey, type InvalidationBus, isSpillwayError, MultiLevelCache } from 'spillway'
 import { MemoryCacheStore } from 'spillway/testing'
 import { Answered, type ReadMoment } from './answered.ts'
@@ -40,6 +41,8 @@ export interface SharedCache {
   readonly l2: CacheStore
   /** Tells the other gateways what is no longer valid. */
   readonly bus?: InvalidationBus | undefined
+  /** The connection itself, for what else gateways have in common. */
+  readonly redis?: Redis | undefined
 }
 
 /**

@@ -1,7 +1,8 @@
 import Fastify, { type FastifyInstance } from 'fastify'
 import { problemSchema } from './answer-schemas.ts'
-import { type AnswerStore, MemoryAnswers } from './answer-stores.ts'
-import { type ApiOptions, type ApiSettings, apiSettings } from './api-options.ts'
+import type { ApiSettings } from './api-options.ts'
+import type { ApiParts } from './api-parts.ts'
+import { addApiKeyRoutes } from './auth/api-key-routes.ts'
 import { type AuthMode, guardHttp } from './auth/http-guard.ts'
 import type { TokenVerifier } from './auth/token-verifier.ts'
 import type { BillingServices } from './billing/billing-services.ts'
@@ -18,6 +19,8 @@ import type { KeyedWrites } from './keyed-writes.ts'
 import type { Logging } from './logging.ts'
 import type { Metrics } from './metrics.ts'
 import { answerMetrics } from './metrics-endpoint.ts'
+import { answerDocument, documentApi } from './open-api.ts'
+import { limitRates, refusalLimit } from './rate-limit.ts'
 import { answerWithId, requestLogging } from './request-log.ts'
 import { limitServer, serverLimits } from './server-limits.ts'
 
@@ -26,10 +29,9 @@ export interface GatewayOptions {
   acknowledgement: Acknowledgement
   /** Writes under an `Idempotency-Key`. */
   keyedWrites: KeyedWrites
-  /** Where what was answered under a key is kept; in memory without it. */
-  answers?: AnswerStore | undefined
-  /** Limits, and API keys of the configuration. */
-  api?: ApiOptions | undefined
+  /** What it may cost, and what it knows of its callers. */
+  settings: ApiSettings
+  parts: ApiParts
   /** Parts whose answer it takes to be ready, beside the stores of the counters. */
   checks?: readonly HealthCheck[] | undefined
   /** What is told of the counter services, if the stores aren't here. */
@@ -50,7 +52,6 @@ export interface GatewayOptions {
 export interface HttpFace {
   readonly app: FastifyInstance
   readonly health: Health
-  readonly settings: ApiSettings
 }
 
 /** Makes the HTTP face of the counters and of billing. */
@@ -60,9 +61,8 @@ export async function createGateway(
   log: Log,
   options: GatewayOptions,
 ): Promise<HttpFace> {
-  const { billing, auth, logging, metrics, acknowledgement, keyedWrites } = options
-  const settings = apiSettings(options.api)
-  const keys = new AnsweredKeys(options.answers ?? new MemoryAnswers(), log)
+  const { billing, auth, logging, metrics, acknowledgement, keyedWrites, settings, parts } = options
+  const answered = new AnsweredKeys(parts.answers, log)
   const health = healthOf(counters, options)
   const app = Fastify({
     ...requestLogging(logging?.logger.child({ service: 'gateway' })),
@@ -82,24 +82,35 @@ export async function createGateway(
   limitServer(app, settings)
 
   answerWithId(app)
-  if (auth !== undefined) guardHttp(app, auth.verifier, auth.mode)
+  const { rateLimit, handlerTimeoutMs } = settings
+  const { keys, counts } = parts
+  const limited = rateLimit !== undefined && counts !== undefined
+  guardHttp(app, {
+    ...{ verifier: auth?.verifier, keys, mode: auth?.mode ?? 'optional' },
+    tooOften: limited ? refusalLimit(rateLimit, counts) : undefined,
+  })
   metrics?.time('gateway', app)
+  if (limited) await limitRates(app, rateLimit, counts)
+  await documentApi(app, { auth: auth?.mode, keys: keys !== undefined })
   await compressAnswers(app)
 
-  const { handlerTimeoutMs } = settings
   const metering = billing?.metering
-  addCounterRoutes(app, { counters, reads, acknowledgement, metering, keys, keyedWrites, handlerTimeoutMs })
-  if (billing !== undefined) addBillingRoutes(app, billing, keys)
+  addCounterRoutes(app, { counters, reads, acknowledgement, metering, keys: answered, keyedWrites, handlerTimeoutMs })
+  if (billing !== undefined) addBillingRoutes(app, billing, answered)
+  // Only who has a token may issue keys, and without an auth service nobody has any.
+  if (auth !== undefined && keys?.canIssue === true) addApiKeyRoutes(app, keys)
   health.addRoutes(app)
+  answerDocument(app)
   app.get('/stats', async () => {
     const services = options.services?.()
     const others = { billing: billing?.stats(), auth: auth?.stats(), log: logging?.stats() }
-    return { ...counters.stats(), reads: reads.stats(), keys: keys.stats(), services, ...others }
+    const api = { answered: answered.stats(), keys: keys?.stats(), requests: counts?.stats() }
+    return { ...counters.stats(), reads: reads.stats(), api, services, ...others }
   })
   if (metrics !== undefined) answerMetrics(app, metrics)
   options.dashboard?.serve(app)
 
-  return { app, health, settings }
+  return { app, health }
 }
 
 /** Reads go the way of every read, so that what they find is what every read would. */

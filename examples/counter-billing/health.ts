@@ -44,17 +44,24 @@ export class Health {
   }
 
   addRoutes(app: FastifyInstance): void {
-    app.get('/healthz', { schema: { response: healthAnswers } }, async () => ({ status: 'ok', ...this.#more() }))
-    app.get('/readyz', { schema: { response: readyAnswers } }, async (_request, reply) => {
-      this.#asked = true
-      reply.header('cache-control', 'no-store')
-      if (this.#closing) return sendProblem(reply, 'not_ready', 'it is shutting down', { closing: true })
-      const parts = await this.#look()
-      const failing = Object.entries(parts).filter(([, state]) => state !== 'ok')
-      if (failing.length === 0) return { status: 'ready', parts, ...this.#more() }
-      const detail = failing.map(([name, state]) => `${name}: ${state}`).join('; ')
-      return sendProblem(reply, 'not_ready', detail, { parts, ...this.#more() })
-    })
+    app.get('/healthz', { schema: { response: healthAnswers }, config: { rateLimit: false } }, async () => ({
+      status: 'ok',
+      ...this.#more(),
+    }))
+    app.get(
+      '/readyz',
+      { schema: { response: readyAnswers }, config: { rateLimit: false } },
+      async (_request, reply) => {
+        this.#asked = true
+        reply.header('cache-control', 'no-store')
+        if (this.#closing) return sendProblem(reply, 'not_ready', 'it is shutting down', { closing: true })
+        const parts = await this.#look()
+        const failing = Object.entries(parts).filter(([, state]) => state !== 'ok')
+        if (failing.length === 0) return { status: 'ready', parts, ...this.#more() }
+        const detail = failing.map(([name, state]) => `${name}: ${state}`).join('; ')
+        return sendProblem(reply, 'not_ready', detail, { parts, ...this.#more() })
+      },
+    )
     app.addHook('onRequest', (_request, reply, done) => {
       if (this.#closing) reply.header('connection', 'close')
       done()

@@ -18,6 +18,7 @@ export const problems = {
   insufficient_scope: { status: 403, title: 'The credentials do not allow it' },
   other_user: { status: 403, title: 'The API key is another user’s' },
   not_found: { status: 404, title: 'There is no such thing' },
+  unknown_api_key: { status: 404, title: 'There is no such API key' },
   unknown_service: { status: 404, title: 'The tariff has no such service' },
   unknown_reservation: { status: 404, title: 'There is no such reservation' },
   method_not_allowed: { status: 405, title: 'There is something here, but not for this method' },

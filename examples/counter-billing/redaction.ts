@@ -5,7 +5,7 @@ export const redacted = '[redacted]'
 const fields = 'authorization|proxy-authorization|cookie|set-cookie|access_token|client_secret|token|secret|password'
 
 /**
- * What no log is to have: credentials of HTTP (RFC 9110, section 11.4), tokens of three parts (RFC 7519), fields and parameters
+ * What no log is to have: credentials of HTTP (RFC 9110, section 11.4), tokens of three parts (RFC 7519), API keys, fields and parameters
  * that are named after what they are, and passwords in URLs.
  */
 const secrets = new RegExp(
@@ -13,6 +13,7 @@ const secrets = new RegExp(
     String.raw`(\\?"(?:${fields})\\?":\\?")[^"\\]+`,
     String.raw`(\b(?:bearer|basic) +)[\w\-.~+/]{8,}=*`,
     String.raw`\beyJ[\w-]+\.[\w-]+\.[\w-]*`,
+    String.raw`\bcbk_[\da-f]{16}_[\w-]+`,
     String.raw`(\b(?:access_token|client_secret|token|secret|password)=)[^&\s"\\]+`,
     String.raw`(:\/\/[^\s:@/"\\]*:)[^\s@/"\\]+(?=@)`,
   ].join('|'),

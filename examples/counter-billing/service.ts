@@ -2,7 +2,8 @@ import type { FastifyInstance } from 'fastify'
 import type { Redis } from 'ioredis'
 import type { CounterStore } from 'spillway'
 import type { Closable } from 'spillway/process'
-import type { ApiOptions } from './api-options.ts'
+import { type ApiOptions, apiSettings } from './api-options.ts'
+import { openApiParts } from './api-parts.ts'
 import { guardGrpc } from './auth/grpc-guard.ts'
 import type { AuthMode } from './auth/http-guard.ts'
 import { type AuthClient, type ServiceTokens, serviceTokens } from './auth/service-tokens.ts'
@@ -25,7 +26,6 @@ import { GuardedStore } from './guarded-store.ts'
 import { KeyedWrites } from './keyed-writes.ts'
 import type { Logging } from './logging.ts'
 import type { Instruments, Metrics, Tallies } from './metrics.ts'
-import { openAnswers } from './open-answers.ts'
 import { closeAll, closeHttp, defaultHost, logToStderr, type Running } from './running.ts'
 import { type Registration, registerService } from './service-pool.ts'
 
@@ -139,6 +139,7 @@ export interface Gateway extends Running {
 /** Starts the gateway: HTTP in front of the counters and of billing. */
 export async function startGateway(options: GatewayServiceOptions): Promise<Gateway> {
   const { log = logToStderr, acknowledgement = defaultAcknowledgement, host = defaultHost } = options
+  const settings = apiSettings(options.api)
   const access = options.auth && openAccess(options.auth, log)
   const tokens = access?.tokens
   const parts: Closable[] = [...(access?.parts ?? [])]
@@ -155,18 +156,19 @@ export async function startGateway(options: GatewayServiceOptions): Promise<Gate
     const breakers = { 'live store': live.breaker, 'durable store': durable.breaker }
     const counters = new Counters({ live, durable }, log, options)
     const reads = new CounterReads(counters, stores.listing, options.cache, options.reads)
-    const { api, logging, metrics } = options
+    const { logging, metrics } = options
     const shown = { counters, reads, breakers, services: services?.stats, billing, logging }
     const dashboard = options.dashboard && new Dashboard(shown, access?.verifier, options.dashboard)
     const keyedWrites = new KeyedWrites({ live, durable }, counters.losses, log)
-    const answers = await openAnswers(options, log)
-    parts.unshift(answers)
+    const { database, redis = options.cache?.redis } = options
+    const apiParts = await openApiParts({ database, redis }, settings, log)
+    parts.unshift(...apiParts.parts)
     const face = await createGateway(counters, reads, log, {
-      ...{ acknowledgement, keyedWrites, answers, api, services: services?.stats },
+      ...{ acknowledgement, keyedWrites, settings, parts: apiParts, services: services?.stats },
       ...{ billing, auth: access, logging, metrics, dashboard },
     })
     const { app } = face
-    parts.unshift(httpOf(face), reads.cache, ...keyedWrites.parts, ...partsOf(counters))
+    parts.unshift(httpOf(face, settings.drainMs), reads.cache, ...keyedWrites.parts, ...partsOf(counters))
     const verifier = access?.verifier
     if (metrics !== undefined) {
       const others = {
@@ -175,6 +177,7 @@ export async function startGateway(options: GatewayServiceOptions): Promise<Gate
         ...(tokens && { tokens }),
         reads: reads.cache,
         ...breakers,
+        ...apiParts.instruments,
       }
       const instruments = { ...instrumentsOf(counters, verifier), ...others }
       parts.push(metrics.add('gateway', instruments, talliesOf(counters, verifier)))
@@ -188,10 +191,10 @@ export async function startGateway(options: GatewayServiceOptions): Promise<Gate
 }
 
 /** What closes a gateway: those who send it requests learn first that it takes no more, and then it listens no more. */
-function httpOf({ app, health, settings }: HttpFace): Closable {
+function httpOf({ app, health }: HttpFace, drainMs: number): Closable {
   const close = async ({ timeoutMs }: { timeoutMs?: number } = {}): Promise<void> => {
     const began = performance.now()
-    await health.close(Math.min(settings.drainMs, (timeoutMs ?? Number.POSITIVE_INFINITY) / 4))
+    await health.close(Math.min(drainMs, (timeoutMs ?? Number.POSITIVE_INFINITY) / 4))
     await closeHttp(app, timeoutMs && timeoutMs - (performance.now() - began))
   }
   return { name: 'gateway', close }

@@ -22,5 +22,5 @@ export async function openSharedCache(
   bus.on('publishFailed', ({ error }) => log('warn', `other gateways weren't told what is invalid: ${text(error)}`))
   const parts: Closable[] = [bus, { name: 'Redis of the cache', close: async () => redis.disconnect() }]
   const l2 = new RedisCacheStore(redis, { prefix: 'counters:cache', markTtlMs })
-  return { l2, bus, instruments: { l2, bus }, parts, close: () => closeAll(parts) }
+  return { l2, bus, redis, instruments: { l2, bus }, parts, close: () => closeAll(parts) }
 }

@@ -1,6 +1,6 @@
 /** Who a token may be for, and what it may allow there. */
 export const scopesOf = {
-  gateway: ['counters:read', 'counters:write', 'counters:invalidate', 'billing:read', 'billing:write'],
+  gateway: ['counters:read', 'counters:write', 'counters:invalidate', 'billing:read', 'billing:write', 'keys:manage'],
   'counter-service': ['counters:read', 'counters:write'],
   'billing-service': ['billing:read', 'billing:write', 'usage:write'],
 } as const
@@ -23,7 +23,7 @@ export const clientGrants = {
   // One without stores of its own asks another one.
   'counter-service': { 'counter-service': ['counters:read', 'counters:write'] },
   'load-generator': { gateway: ['counters:read', 'counters:write'] },
-  'back-office': { gateway: ['counters:read', 'counters:invalidate', 'billing:read', 'billing:write'] },
+  'back-office': { gateway: ['counters:read', 'counters:invalidate', 'billing:read', 'billing:write', 'keys:manage'] },
 } as const satisfies Readonly<Record<string, Grants>>
 
 export type ClientId = keyof typeof clientGrants

@@ -32,14 +32,14 @@ export interface VerifiedToken {
   readonly expiresAt: number
 }
 
-/** Why a call is not let in: no valid token, one that doesn't allow it, or nobody could tell. */
+/** Why a call is not let in: no valid token or key, one that doesn't allow it, or nobody could tell. */
 export class AccessError extends Error {
-  readonly code: 'missing_token' | 'invalid_token' | 'insufficient_scope' | 'unavailable'
+  readonly code: 'missing_token' | 'invalid_token' | 'invalid_api_key' | 'insufficient_scope' | 'unavailable'
   /** What would have been needed. */
   readonly scope: Scope | undefined
 
-  constructor(code: AccessError['code'], message: string, scope?: Scope) {
-    super(message)
+  constructor(code: AccessError['code'], message: string, scope?: Scope, options?: ErrorOptions) {
+    super(message, options)
     this.code = code
     this.scope = scope
   }
