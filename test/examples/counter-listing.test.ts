@@ -3,7 +3,7 @@ import { GrpcChannelPool } from 'spillway/grpc'
 import { explain } from 'spillway/postgres'
 import { MemoryCounterStore } from 'spillway/testing'
 import { afterAll, describe, expect, onTestFinished, test, vi } from 'vitest'
-import { storesOf } from '../../examples/counter-billing/command-line.ts'
+import { readConfig } from '../../examples/counter-billing/config/config.ts'
 import { type CounterPage, DatabaseListing } from '../../examples/counter-billing/counter-listing.ts'
 import { counterClient } from '../../examples/counter-billing/protocol.ts'
 import { startCounterService } from '../../examples/counter-billing/service.ts'
@@ -286,11 +286,11 @@ describe('cursors', () => {
   test('have their secrets from the environment, which is refused without being repeated', () => {
     onTestFinished(() => void vi.unstubAllEnvs())
     vi.stubEnv('CURSOR_SECRET', `${secret},another secret of many characters`)
-    expect(storesOf(undefined).cursorSecrets).toEqual([secret, 'another secret of many characters'])
+    expect(readConfig().values['query.cursorSecrets']).toEqual([secret, 'another secret of many characters'])
 
     vi.stubEnv('CURSOR_SECRET', 'hush')
-    expect(() => storesOf(undefined)).toThrow(/CURSOR_SECRET must be a secret of at least 16 characters/)
-    expect(() => storesOf(undefined)).not.toThrow(/hush/)
+    expect(() => readConfig()).toThrow(/must be a secret of at least 16 characters.*CURSOR_SECRET/)
+    expect(() => readConfig()).not.toThrow(/hush/)
   })
 })
 

@@ -1,5 +1,5 @@
 import { afterAll, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
-import { storesOf } from '../../examples/counter-billing/command-line.ts'
+import { readConfig } from '../../examples/counter-billing/config/config.ts'
 import { openDatabase } from '../../examples/counter-billing/database.ts'
 import { openStores } from '../../examples/counter-billing/stores.ts'
 import { startPostgres } from '../servers/postgres.ts'
@@ -86,21 +86,21 @@ describe('the queries of the counters', async () => {
 
 describe('SLOW_QUERY_MS', () => {
   test.each([
-    ['', undefined],
+    ['', 100],
     ['0', 0],
     ['250', 250],
   ])('%j is %s', (value, expected) => {
     onTestFinished(() => void vi.unstubAllEnvs())
     vi.stubEnv('SLOW_QUERY_MS', value)
 
-    expect(storesOf(undefined).slowQueryMs).toBe(expected)
+    expect(readConfig().values['query.slowQueryMs']).toBe(expected)
   })
 
   test.each(['fast', '-1', '1.5', '9999999'])('%j is refused', (value) => {
     onTestFinished(() => void vi.unstubAllEnvs())
     vi.stubEnv('SLOW_QUERY_MS', value)
 
-    expect(() => storesOf(undefined)).toThrow(/SLOW_QUERY_MS must be a whole number from 0 to 3600000/)
+    expect(() => readConfig()).toThrow(/query.slowQueryMs must be a whole number from 0 to 3600000.*SLOW_QUERY_MS/)
   })
 
   test('has slow queries in the log of a process', { timeout: 120_000 }, async () => {

@@ -6,11 +6,13 @@ import type { AuthClient } from './service-tokens.ts'
 import type { TrustedIssuer } from './token-verifier.ts'
 
 /** The auth service that the environment names. */
-export function trustedIssuer(): TrustedIssuer | undefined {
-  const url = process.env['AUTH_URL'] || undefined
+export function trustedIssuer(
+  url = process.env['AUTH_URL'] || undefined,
+  issuer = process.env['AUTH_ISSUER'] || undefined,
+): TrustedIssuer | undefined {
   if (url === undefined) return undefined
   if (!isOrigin(url)) throw new UsageError('AUTH_URL must be http://host:port or https://host:port, and no more')
-  return { url: url.replace(/\/$/, ''), issuer: process.env['AUTH_ISSUER'] || undefined }
+  return { url: url.replace(/\/$/, ''), issuer }
 }
 
 /** Whether it has nothing that would be dropped where paths are added to it, and no credentials. */
@@ -19,8 +21,11 @@ function isOrigin(text: string): boolean {
 }
 
 /** Who this process is at an auth service. Its secret is in the environment, where no list of processes shows it. */
-export function authClient({ url }: TrustedIssuer, clientId: ClientId): AuthClient {
-  const clientSecret = process.env['AUTH_CLIENT_SECRET']
+export function authClient(
+  { url }: TrustedIssuer,
+  clientId: ClientId,
+  clientSecret = process.env['AUTH_CLIENT_SECRET'],
+): AuthClient {
   if (clientSecret) return { url, clientId, clientSecret }
   throw new UsageError(`AUTH_URL needs AUTH_CLIENT_SECRET, the secret of the client ${clientId}`)
 }

@@ -1,0 +1,27 @@
+const tokens = /"(?:[^"\\]|\\.)*"|\/\/[^\n]*|\/\*[\s\S]*?\*\//g
+const lastCommas = /"(?:[^"\\]|\\.)*"|,(?=\s*[}\]])/g
+
+/**
+ * Reads JSON with comments, as editors know it: `//` and slash-star comments, and a comma behind the last member.
+ *
+ * @throws SyntaxError, whose message has line and column.
+ */
+export function parseJsonc(source: string): unknown {
+  // What is taken out leaves blanks, so that what is wrong is where the message says.
+  const blank = (token: string): string => (token.startsWith('"') ? token : token.replaceAll(/[^\n]/g, ' '))
+  const json = source
+    .replace(/^\uFEFF/, '')
+    .replaceAll(tokens, blank)
+    .replaceAll(lastCommas, blank)
+  try {
+    return JSON.parse(json)
+  } catch (error) {
+    const { message } = error as SyntaxError
+    const at = /position (\d+)/.exec(message)
+    const offset = at === null ? json.length : Number(at[1])
+    const lines = json.slice(0, offset).split('\n')
+    throw new SyntaxError(
+      `line ${lines.length}, column ${(lines.at(-1)?.length ?? 0) + 1}: ${message.replace(/ in JSON at position.*| at position.*/, '')}`,
+    )
+  }
+}
