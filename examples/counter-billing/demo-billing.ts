@@ -3,7 +3,7 @@ import type { TokenSource } from 'spillway'
 import { createHttpClient, type HttpClient } from 'spillway/http'
 import * as undici from 'undici'
 import { meteredService } from './billing/tariff.ts'
-import type { GatewayStats } from './demo-report.ts'
+import type { GatewayStats } from './demo-details.ts'
 import { sumOf, whole } from './demo-table.ts'
 import type { LoadReport } from './load.ts'
 
@@ -22,73 +22,98 @@ interface Answer {
 
 const patienceMs = 30_000
 
-/** Compares what the load wrote with what is accounted, user by user; tells whether they are equal. */
-export async function printUsage(
+/** Tells of one step, where somebody wants to know each. */
+type Say = (what: string, text: unknown) => void
+
+/** What users did, and what is accounted of it. */
+export interface Accounts {
+  readonly made: number
+  readonly users: number
+  readonly accounted: number
+  readonly batches: number
+  /** What is wrong, for people. */
+  readonly problems: readonly string[]
+}
+
+/** Compares what the load wrote with what is accounted, user by user. */
+export async function accountsOf(
   billing: BillingClient,
   gateways: readonly GatewayStats[],
   { writes }: LoadReport,
-): Promise<boolean> {
+): Promise<Accounts> {
   const used = await Promise.all(writes.map(([user]) => billing.get(`free-quota/${user}/${meteredService}`)))
   const wrong = writes.filter(([, made], index) => used[index]?.used !== made)
   const books = gateways.map(({ billing }) => billing.usage)
   const sum = (
     field: 'totalEvents' | 'processedEvents' | 'failedEvents' | 'droppedEvents' | 'pending' | 'batchCount',
   ) => books.reduce((total, usage) => total + usage[field], 0)
-  const { failed, dropped, pending } = {
-    failed: sum('failedEvents'),
-    dropped: sum('droppedEvents'),
-    pending: sum('pending'),
-  }
-  console.log(`
-  Each increment that a user made is a use of his quota for ${meteredService}, accounted behind the answer:
-  made      ${whole(sumOf(writes))} by ${writes.length} users, as answered
-  offered   ${whole(sum('totalEvents'))} events = ${whole(sum('processedEvents'))} handed on + ${failed} failed + ${dropped} dropped + ${pending} pending, in ${whole(sum('batchCount'))} batches
-  accounted ${whole(used.reduce((total, quota) => total + (quota.used ?? 0), 0))}, as GetFreeQuota says`)
-  for (const [user, made] of wrong.slice(0, 5)) console.log(`    ${user}: made ${made}`)
-  const balanced = sum('totalEvents') === sum('processedEvents') + failed + dropped + pending
-  const passed = wrong.length === 0 && balanced && failed + dropped + pending === 0
-  console.log(
-    passed ? '  PASS: every write is accounted once' : `  FAIL: of ${wrong.length} users something else is accounted`,
-  )
-  return passed
+  const [failed, dropped, pending] = [sum('failedEvents'), sum('droppedEvents'), sum('pending')]
+  const isBalanced = sum('totalEvents') === sum('processedEvents') + failed + dropped + pending
+  const problems = [
+    ...wrong.slice(0, 5).map(([user, made]) => `${user}: made ${made}, accounted otherwise`),
+    ...(isBalanced && failed + dropped + pending === 0
+      ? []
+      : [`of ${whole(sum('totalEvents'))} uses ${failed} failed, ${dropped} were dropped, ${pending} wait`]),
+  ]
+  const accounted = used.reduce((total, quota) => total + (quota.used ?? 0), 0)
+  return { made: sumOf(writes), users: writes.length, accounted, batches: sum('batchCount'), problems }
 }
 
-/** Shows what billing does: free uses first, then money; reservations; refusals; a rush for the last cents. */
-export async function printBilling(billing: BillingClient, user_id: string): Promise<boolean> {
-  console.log('\n  Billing: a thumbnail is free a hundred times a month, and costs 2 then.')
-  const amount = 500
-  show(`recharge ${amount}`, await billing.post('recharge', { request_id: 'r1', user_id, amount }))
-  const charged = (await printCharges(billing, user_id)) + (await printRush(billing, user_id))
-  const { balance, held } = await billing.get(`balance/${user_id}`)
-  const passed = amount === charged + (balance ?? 0) && held === 0
-  say('in the end', `recharged ${amount} = charged ${charged} + balance ${balance}, held ${held}`)
-  console.log(`  ${passed ? 'PASS: nothing was overspent, and no cent is missing' : 'FAIL: the sums differ'}`)
-  return passed
+/** What became of a customer's money. */
+export interface Money {
+  readonly recharged: number
+  readonly charged: number
+  readonly balance: number
+  /** Of the deductions that came all at once. */
+  readonly accepted: number
+  readonly refused: number
+  readonly problems: readonly string[]
+}
+
+/** Has billing do what it does: free uses first, then money; reservations; refusals; a rush for the last cents. */
+export async function spend(billing: BillingClient, user_id: string, isTold: boolean): Promise<Money> {
+  const say: Say = isTold ? (what, text) => console.log(`  ${what.padEnd(50)}${text}`) : () => undefined
+  if (isTold) console.log('\n  Billing: a thumbnail is free a hundred times a month, and costs 2 then.')
+  const recharged = 500
+  show(say, `recharge ${recharged}`, await billing.post('recharge', { request_id: 'r1', user_id, amount: recharged }))
+  const before = await charges(billing, user_id, say)
+  const rush = await rushFor(billing, user_id)
+  say('240 deductions from 20 clients', `${rush.accepted} accepted, ${rush.refused} refused with 402`)
+  const charged = before + rush.charged
+  const { balance = 0, held } = await billing.get(`balance/${user_id}`)
+  const isRight = recharged === charged + balance && held === 0
+  const sums = `recharged ${recharged} = charged ${charged} + balance ${balance}, held ${held}`
+  say('in the end', sums)
+  return { recharged, ...rush, charged, balance, problems: isRight ? [] : [`the sums differ: ${sums}`] }
 }
 
 /** Returns what was charged, as answered. */
-async function printCharges(billing: BillingClient, user_id: string): Promise<number> {
+async function charges(billing: BillingClient, user_id: string, say: Say): Promise<number> {
   const of = { user_id, service: 'thumbnail' }
   const second = { ...of, request_id: 'd2', count: 50 }
+  const tell = (what: string, answer: Answer): Answer => show(say, what, answer)
   const taken = [
-    show('deduct 80', await billing.post('deduct', { ...of, request_id: 'd1', count: 80 })),
-    show('deduct 50', await billing.post('deduct', second)),
+    tell('deduct 80', await billing.post('deduct', { ...of, request_id: 'd1', count: 80 })),
+    tell('deduct 50', await billing.post('deduct', second)),
   ]
-  show('the same request again, the same answer', await billing.post('deduct', second))
-  show('reserve 30', await billing.post('reserve', { ...of, request_id: 'v1', count: 30 }))
-  taken.push(show('settle 10 of them', await billing.post('settle', { user_id, reservation_id: 'v1', count: 10 })))
-  show('reserve 30', await billing.post('reserve', { ...of, request_id: 'v2', count: 30 }))
+  tell('the same request again, the same answer', await billing.post('deduct', second))
+  tell('reserve 30', await billing.post('reserve', { ...of, request_id: 'v1', count: 30 }))
+  taken.push(tell('settle 10 of them', await billing.post('settle', { user_id, reservation_id: 'v1', count: 10 })))
+  tell('reserve 30', await billing.post('reserve', { ...of, request_id: 'v2', count: 30 }))
   say('release them', (await billing.post('release', { user_id, reservation_id: 'v2' })).state)
   const check = await billing.post('check', { ...of, count: 1_000 })
   say('check 1000', `allowed ${check.allowed}, it would take ${check.charged}`)
-  show('deduct 1000', await billing.post('deduct', { ...of, request_id: 'd3', count: 1_000 }))
+  tell('deduct 1000', await billing.post('deduct', { ...of, request_id: 'd3', count: 1_000 }))
   const exports = { user_id, service: 'export', request_id: 'd4', count: 6 }
-  show('deduct 6 of export: 5 are free, no more for sale', await billing.post('deduct', exports))
+  tell('deduct 6 of export: 5 are free, no more for sale', await billing.post('deduct', exports))
   return taken.reduce((sum, answer) => sum + (answer.charged ?? 0), 0)
 }
 
 /** More deductions than the balance is good for, from many clients at once. */
-async function printRush(billing: BillingClient, user_id: string): Promise<number> {
+async function rushFor(
+  billing: BillingClient,
+  user_id: string,
+): Promise<{ charged: number; accepted: number; refused: number }> {
   const deduct = (request_id: string): Promise<Answer> =>
     billing.post('deduct', { request_id, user_id, service: 'thumbnail' })
   const clients = Array.from({ length: 20 }, async (_, client) => {
@@ -99,15 +124,11 @@ async function printRush(billing: BillingClient, user_id: string): Promise<numbe
   const answers = (await Promise.all(clients)).flat()
   const accepted = answers.filter(({ status }) => status === 200)
   const refused = answers.filter(({ status }) => status === 402)
-  say('240 deductions from 20 clients', `${accepted.length} accepted, ${refused.length} refused with 402`)
-  return accepted.reduce((sum, { charged = 0 }) => sum + charged, 0)
+  const charged = accepted.reduce((sum, { charged = 0 }) => sum + charged, 0)
+  return { charged, accepted: accepted.length, refused: refused.length }
 }
 
-function say(what: string, text: unknown): void {
-  console.log(`  ${what.padEnd(50)}${text}`)
-}
-
-function show(what: string, answer: Answer): Answer {
+function show(say: Say, what: string, answer: Answer): Answer {
   const { status, detail, free, charged, held, balance } = answer
   const amounts = Object.entries({ free, charged, held, balance }).filter(([, value]) => value !== undefined)
   say(what, status === 200 ? amounts.map((pair) => pair.join(' ')).join(', ') : `${status} ${detail}`)

@@ -6,63 +6,74 @@ import { serviceTokens } from './auth/service-tokens.ts'
 import { defaultTariff } from './billing/tariff.ts'
 import { openUsageStream } from './billing/usage-stream.ts'
 import type { Log } from './counters.ts'
-import { BillingClient, printBilling, printUsage } from './demo-billing.ts'
+import { accountsOf, BillingClient, spend } from './demo-billing.ts'
+import { type Crash, feltOf, type GatewayStats, printCrash, printDetails } from './demo-details.ts'
 import { printLog } from './demo-log.ts'
 import { type DemoOptions, maxRequests } from './demo-options.ts'
 import type { DemoParts, DemoServices } from './demo-parts.ts'
-import {
-  type Crash,
-  type GatewayStats,
-  Progress,
-  printCrash,
-  printReport,
-  printTokens,
-  type StoredSums,
-} from './demo-report.ts'
-import type { FleetMember } from './fleet.ts'
-import { counterType, type LoadMessage, type LoadOptions, type LoadProgress, type LoadReport } from './load.ts'
-import type { Stores } from './stores.ts'
+import { during, Progress } from './demo-progress.ts'
+import type { DemoResult } from './demo-report.ts'
+import { sumsOf } from './demo-sums.ts'
+import { whole } from './demo-table.ts'
+import type { LoadMessage, LoadOptions, LoadProgress, LoadReport } from './load.ts'
 
 /** How long what was accepted may take to be written, once the load is over. */
 const settleMs = 30_000
 
-/** Drives the load, reports, and tells whether everything that was sent is stored and accounted. */
-export async function drive(options: DemoOptions, parts: DemoParts, services: DemoServices): Promise<boolean> {
-  const { seconds, connections } = options
+/** Drives the load, and compares what was sent with what is stored, accounted and paid for. */
+export async function drive(parts: DemoParts, services: DemoServices, interrupted: AbortSignal): Promise<DemoResult> {
+  const { seconds, connections, tokenLifeSeconds, verbose } = parts.options
   const { stores, fleet, auth, urls } = services
   const { log, logging } = parts
   const prefix = `demo-${randomUUID().slice(0, 8)}-`
-  console.log(`A second process sends for ${seconds} s over ${connections} connections.\n`)
   let crash: Promise<Crash | undefined> | undefined
   const onProgress = ({ requests, elapsedMs }: LoadProgress): void => {
     if (elapsedMs >= seconds * 500 || requests >= maxRequests / 2) crash ??= crashOne(fleet, log)
   }
   const loadOptions = { urls, seconds, connections, maxRequests, prefix }
-  const report = await runLoad(loadOptions, parts.identity(auth, 'load-generator'), onProgress)
-  const gateways = await settled(options, services)
-  const stored = printReport(report, gateways, { prefix, ...(await readStored(stores, prefix, report)) })
+  const report = await runLoad(loadOptions, parts, auth, onProgress, interrupted)
+  const gateways = await during('what was accepted is written and accounted', settled(services))
+  const sums = await sumsOf(stores, prefix, report)
   const crashed = await crash
-  if (crashed !== undefined) printCrash(report, crashed)
-  printTokens(options.tokenLifeSeconds, report, gateways)
-  printLog(gateways, logging, stores.database)
+  if (verbose) {
+    printDetails(report, gateways, tokenLifeSeconds)
+    if (crashed !== undefined) printCrash(report, crashed)
+    printLog(gateways, logging, stores.database)
+  }
   const tokens = serviceTokens(parts.client(auth, 'back-office'), log)
-  const billing = new BillingClient(
-    urls,
-    tokens.forKey({ audience: 'gateway', scopes: ['billing:read', 'billing:write'] }),
-  )
+  const scopes = ['billing:read', 'billing:write'] as const
+  const billing = new BillingClient(urls, tokens.forKey({ audience: 'gateway', scopes }))
   try {
-    const accounted = await printUsage(billing, gateways, report)
-    const billed = await printBilling(billing, `${prefix}customer`)
-    return stored && accounted && billed
+    return {
+      title: titleOf(parts.options),
+      report,
+      gateways,
+      sums,
+      accounts: await accountsOf(billing, gateways, report),
+      money: await spend(billing, `${prefix}customer`, verbose),
+      slowQueries: stores.database.slowQueries.stats(),
+      logTitle: logging.title,
+      crash: crashed && { ...crashed, ...feltOf(report, crashed) },
+      isInterrupted: interrupted.aborted,
+    }
   } finally {
     await billing.close()
     await tokens.close()
   }
 }
 
+function titleOf({ connections, acknowledgement, config, processes }: DemoOptions): string {
+  const preset = config.preset === 'default' ? '' : `, preset ${config.preset}`
+  const where = processes ? 'each service in processes of its own' : 'all services in one process'
+  return `${connections} connections, ${where}, increments answered when ${answered[acknowledgement]}${preset}`
+}
+
+/** What an acknowledgement says, in words. */
+const answered = { accepted: 'accepted', redis: 'in the live store', committed: 'committed' }
+
 /** What gateways tell of themselves once all that they accepted has left them, and the stream of usage too. */
-async function settled({ usage }: DemoOptions, { urls, servers }: DemoServices): Promise<GatewayStats[]> {
-  const opened = usage === 'stream' ? await openUsageStream({ stores: servers, tariff: defaultTariff }) : undefined
+async function settled({ urls, servers, isStreamed }: DemoServices): Promise<GatewayStats[]> {
+  const opened = isStreamed ? await openUsageStream({ stores: servers, tariff: defaultTariff }) : undefined
   const deadline = Date.now() + settleMs
   try {
     for (;;) {
@@ -84,51 +95,44 @@ async function settled({ usage }: DemoOptions, { urls, servers }: DemoServices):
 }
 
 /** Kills one of the fleet, as a crash would. */
-async function crashOne([victim]: readonly FleetMember[], log: Log): Promise<Crash | undefined> {
+async function crashOne([victim]: DemoServices['fleet'], log: Log): Promise<Crash | undefined> {
   if (victim === undefined) return undefined
   const atMs = Date.now()
+  const { address, pid } = victim
   await victim.kill()
-  log('warn', `SIGKILL to the counter service at ${victim.address}, process ${victim.pid}`)
-  return { atMs, address: victim.address }
+  log('warn', `SIGKILL to the counter service at ${address}, process ${pid}`)
+  return { atMs, address }
 }
 
 function runLoad(
   loadOptions: LoadOptions,
-  identity: Readonly<Record<string, string>>,
+  parts: DemoParts,
+  auth: string,
   onProgress: (progress: LoadProgress) => void,
+  interrupted: AbortSignal,
 ): Promise<LoadReport> {
+  const identity = { AUTH_URL: auth, AUTH_ISSUER: '', AUTH_CLIENT_SECRET: parts.secrets['load-generator'] }
   const load = fork(fileURLToPath(new URL('./load.ts', import.meta.url)), [JSON.stringify(loadOptions)], {
     env: { ...process.env, ...identity },
   })
-  const progress = new Progress(loadOptions.seconds)
-  const killLoad = (): boolean => load.kill()
+  const progress = new Progress('load')
+  const killLoad = (): boolean => load.kill('SIGKILL')
+  const stop = (): void => void (load.connected && load.send({ type: 'stop' }))
   process.once('exit', killLoad)
+  interrupted.addEventListener('abort', stop)
+  if (interrupted.aborted) stop()
   return new Promise<LoadReport>((resolve, reject) => {
     load.on('message', (message: LoadMessage) => {
-      if (message.type === 'progress') {
-        progress.show(message)
-        return onProgress(message)
-      }
-      progress.end()
-      resolve(message.report)
+      if (message.type === 'report') return resolve(message.report)
+      const { elapsedMs, requests } = message
+      progress.set(elapsedMs / (loadOptions.seconds * 1_000), `${whole(requests)} requests`)
+      onProgress(message)
     })
     load.once('error', reject)
     load.once('exit', (code, signal) => reject(new Error(`the load ended early, with ${signal ?? code}`)))
-  }).finally(() => process.off('exit', killLoad))
-}
-
-/** Asks the stores themselves, past every buffer and batcher. */
-async function readStored(
-  { database, live }: Stores,
-  prefix: string,
-  { sent }: LoadReport,
-): Promise<{ stored: StoredSums; live: StoredSums }> {
-  const statement = 'SELECT key, value FROM spillway_counters WHERE starts_with(key, $1)'
-  const rows = await database.query<{ key: string; value: unknown }>(statement, [prefix])
-  const ids = sent.map(([id]) => id)
-  const values = await live.getMany(ids.map((id) => `${id}:${counterType}`))
-  return {
-    stored: new Map(rows.map(({ key, value }) => [key.slice(0, -counterType.length - 1), Number(value)])),
-    live: new Map(ids.map((id, index) => [id, values[index] ?? 0])),
-  }
+  }).finally(() => {
+    progress.end()
+    process.off('exit', killLoad)
+    interrupted.removeEventListener('abort', stop)
+  })
 }

@@ -3,7 +3,7 @@ import { rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Database } from './database.ts'
-import type { GatewayStats } from './demo-report.ts'
+import type { GatewayStats } from './demo-details.ts'
 import { ratio, row, tenths, whole } from './demo-table.ts'
 import { createLogging, type Logging, type LoggingOptions } from './logging.ts'
 
@@ -15,14 +15,14 @@ export interface DemoLog extends Logging {
   fileOf(process: string): string
 }
 
-export function createDemoLog({ file, level }: Pick<LoggingOptions, 'file' | 'level'>): DemoLog {
+export function createDemoLog({ file, ...options }: Omit<LoggingOptions, 'role'>): DemoLog {
   if (file !== undefined) {
-    const logging = createLogging({ role: 'demo', file, level })
+    const logging = createLogging({ role: 'demo', file, ...options })
     return { ...logging, title: file, fileOf: (process) => `${file}.${process}` }
   }
   const folder = mkdtempSync(join(tmpdir(), 'counter-billing-'))
   const path = join(folder, 'demo.log')
-  const logging = createLogging({ role: 'demo', file: path, level })
+  const logging = createLogging({ role: 'demo', file: path, ...options })
   const remove = { name: 'log directory', close: () => rm(folder, { recursive: true, force: true }) }
   const title = `${path}, which goes with the demo; LOG_FILE names one that stays`
   return { ...logging, title, parts: [...logging.parts, remove], fileOf: (process) => join(folder, `${process}.log`) }

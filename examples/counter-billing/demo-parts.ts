@@ -5,14 +5,25 @@ import type { ClientId } from './auth/permissions.ts'
 import { startAuthService } from './auth/service.ts'
 import { openQuotaStore } from './billing/quota-store.ts'
 import { startBillingService } from './billing/service.ts'
+import { environmentOf, sharedValues } from './config/environment.ts'
+import {
+  apiOptions,
+  countersOptions,
+  readsOptions,
+  serviceOptions,
+  storesOptions,
+  usageOptions,
+} from './config/options.ts'
+import type { SomeValues } from './config/settings.ts'
 import type { Log } from './counters.ts'
 import { createDemoLog, type DemoLog } from './demo-log.ts'
 import { type DemoOptions, streamProcesses } from './demo-options.ts'
-import { startRedis } from './demo-redis.ts'
+import { during, printed } from './demo-progress.ts'
+import { findRedis, missingRedis, startRedis } from './demo-redis.ts'
 import { type FleetMember, startFleet } from './fleet.ts'
 import { Metrics } from './metrics.ts'
 import { redact } from './redaction.ts'
-import { closeAll, type Running } from './running.ts'
+import type { Running } from './running.ts'
 import { defaultPort, startCounterService, startGateway } from './service.ts'
 import { openSharedCache } from './shared-cache.ts'
 import { openStores, type Stores, type StoresOptions } from './stores.ts'
@@ -25,147 +36,213 @@ export interface DemoServices {
   readonly stores: Stores
   readonly servers: StoresOptions
   /** The counter services that have processes of their own. */
-  readonly fleet: readonly FleetMember[]
-  /** `host:port` of the counter services, separated by commas. */
-  readonly counters: string
-  readonly billing: string
+  readonly fleet: readonly Pick<FleetMember, 'address' | 'pid' | 'kill'>[]
   /** URL of the auth service. */
   readonly auth: string
   /** URLs of the gateways. */
   readonly urls: readonly string[]
-  /** Where uses are counted, for people. */
-  readonly quotaTitle: string
+  /** Whether usage goes through a stream. */
+  readonly isStreamed: boolean
+  /** Each part and where it is, for people. */
+  readonly places: () => readonly (readonly [part: string, place: string])[]
 }
 
-/** Starts the parts of the demo, and knows in which order to close them. */
+/** What the parts of a demo have in common, and in which order to close them. */
 export class DemoParts {
   readonly logging: DemoLog
-  readonly metrics = new Metrics()
+  readonly metrics: Metrics
+  readonly options: DemoOptions
   /** What is open, in the order in which to close it. */
-  readonly open: Closable[]
-  readonly #options: DemoOptions
+  readonly #open: Closable[]
   /** Unless somebody brings some, nobody else knows them. Parts in processes of their own find theirs in their environment. */
-  readonly #secrets: Readonly<Record<ClientId, string>>
+  readonly secrets: Readonly<Record<ClientId, string>>
+  #closing: Promise<void> | undefined
 
   constructor(options: DemoOptions) {
-    this.#options = options
-    this.#secrets = { ...randomSecrets(), ...options.secrets }
+    this.options = options
+    this.secrets = { ...randomSecrets(), ...options.secrets }
     this.logging = createDemoLog(options.logTo)
+    this.metrics = new Metrics({ eventLoop: options.config.values['metrics.eventLoop'] })
     this.metrics.add('log', { lines: this.logging.lines, sink: this.logging.sink })
-    this.open = [this.metrics, ...this.logging.parts]
+    this.#open = [this.metrics, ...this.logging.parts]
   }
 
+  /** What people must know of goes to the terminal and the log, the rest to the log. */
   readonly log: Log = (level, message) => {
     this.logging.logger[level](message)
-    console.log(redact(message))
+    if (level !== 'info' || this.options.verbose) printed(redact(message))
   }
 
-  async start(): Promise<DemoServices> {
-    const { metrics, log, logging } = this
-    await logging.open()
-    const servers = await this.#servers()
-    if (servers.databaseUrl === undefined) console.log('Starting PGlite, a PostgreSQL inside this process…')
-    const stores = await openStores(servers)
-    metrics.add('stores', stores.instruments)
-    // Once, though an interrupted demo fails while it is being closed.
-    let closing: Promise<void> | undefined
-    this.open.unshift({ name: 'stores', close: () => (closing ??= stores.close()) })
-    const quota = this.#keepOpen(await openQuotaStore(servers, stores.database))
-    metrics.add('quota', quota.instruments)
-    const { tokenLifeSeconds } = this.#options
-    const authOptions = { secrets: this.#secrets, tokenLifeSeconds, log, logging, metrics, port: 0 }
-    const auth = this.#keepOpen(await startAuthService(authOptions)).url
-    const common = { auth: { url: auth }, log, metrics, port: 0 }
-    const service = this.#keepOpen(await startCounterService({ ...stores, ...common }))
-    const { database } = stores
-    const billingOptions = { database, quotaStore: quota.store, ...common }
-    const { address: billing } = this.#keepOpen(await startBillingService(billingOptions))
-    const fleet = await this.#startInstances(service.address, auth)
-    const counters = fleet.length > 0 ? fleet.map(({ address }) => address).join(',') : service.address
-    const urls = await this.#startGateways(counters, billing, servers, auth)
-    return { stores, servers, fleet, counters, billing, auth, urls, quotaTitle: quota.title }
+  /** What is opened later uses what is there, and is closed before it. */
+  keepOpen<T extends Running | Closable>(running: T): T {
+    const parts = 'parts' in running ? running.parts : [running]
+    if (this.#closing === undefined) this.#open.unshift(...parts)
+    // The demo ended while this was being opened.
+    else
+      void (async () => {
+        for (const part of parts) await part.close({ timeoutMs: 1_000 })
+      })()
+    return running
   }
 
-  /** Closes what is still open. */
-  close(): Promise<void> {
-    return closeAll(this.open.splice(0))
+  /** Closes what is open, each within half of what is left of the time. */
+  close({ timeoutMs = 10_000 }: { timeoutMs?: number } = {}): Promise<void> {
+    this.#closing ??= this.#close(performance.now() + timeoutMs)
+    return this.#closing
   }
 
-  /** Who a process is at the auth service: what it finds in its environment. */
-  identity(auth: string, clientId: ClientId): Readonly<Record<string, string>> {
-    return { AUTH_URL: auth, AUTH_ISSUER: '', AUTH_CLIENT_SECRET: this.#secrets[clientId] }
+  async #close(deadline: number): Promise<void> {
+    for (const part of this.#open.splice(0)) {
+      await part.close({ timeoutMs: Math.max(0, (deadline - performance.now()) / 2) })
+    }
+  }
+
+  /** What a part in a process of its own finds in its environment: what all parts are to be like, and what is its own. */
+  environment(process: string, own: SomeValues): Record<string, string> {
+    const file = this.logging.fileOf(process)
+    return environmentOf({ ...sharedValues(this.options.config.values), 'log.file': file, ...own })
+  }
+
+  /** Who a part is at the auth service. */
+  identity(auth: string, clientId: ClientId): SomeValues {
+    return { 'services.authUrl': auth, 'services.authClientSecret': this.secrets[clientId] }
   }
 
   /** The same for a part of this process. */
   client<Id extends ClientId>(auth: string, clientId: Id) {
-    return { url: auth, clientId, clientSecret: this.#secrets[clientId] }
+    return { url: auth, clientId, clientSecret: this.secrets[clientId] }
   }
 
-  /** What is opened later uses what is there, and is closed before it. */
-  #keepOpen<T extends Running | Closable>(running: T): T {
-    this.open.unshift(...('parts' in running ? running.parts : [running]))
-    return running
-  }
-
-  /** The servers that are named, and a Redis where one is needed. */
-  async #servers(): Promise<StoresOptions> {
+  /** The servers that are named, and how to connect to them. */
+  storesOptions(): StoresOptions {
     // How slow queries are, the report says; which, the log.
     const onSlow = (message: string): void => this.logging.logger.warn(message)
-    const onError = ({ message }: Error): void => this.log('warn', message)
-    const { redisUrl, ...others } = { ...this.#options.stores, onError, onSlow }
-    if (this.#options.usage === 'billing' || redisUrl !== undefined) return { ...others, redisUrl }
-    return { ...others, redisUrl: this.#keepOpen(await startRedis()).url }
+    return { ...storesOptions(this.options.config.values), onError: ({ message }) => this.log('warn', message), onSlow }
   }
 
-  /** Counter services in processes of their own: on the servers that are named, or else on the stores of this process. */
-  async #startInstances(address: string, auth: string): Promise<FleetMember[]> {
-    const { stores, instances = 0 } = this.#options
-    const flags = ['--role', 'counters', '--grpc-port', '0']
-    if (stores.databaseUrl === undefined || stores.redisUrl === undefined) flags.push('--stores', address)
-    const all = new Array<string[]>(instances).fill(flags)
+  /** Opens the stores of this process. */
+  async openStores(servers: StoresOptions): Promise<Stores> {
+    const opening = openStores(servers)
+    const stores = await (servers.databaseUrl === undefined
+      ? during('PGlite, a PostgreSQL inside this process, starts', opening)
+      : opening)
+    this.metrics.add('stores', stores.instruments)
+    this.keepOpen({ name: 'stores', close: () => stores.close() })
+    return stores
+  }
+}
+
+/** Starts all services in this process, but for those that the options want apart. */
+export async function startTogether(parts: DemoParts): Promise<DemoServices> {
+  const { metrics, log, logging, options } = parts
+  const { tokenLifeSeconds, usage, config } = options
+  const servers = await serversToUse(parts)
+  const stores = await parts.openStores(servers)
+  const quota = parts.keepOpen(await openQuotaStore(servers, stores.database))
+  metrics.add('quota', quota.instruments)
+  const { secrets } = parts
+  const auth = parts.keepOpen(await startAuthService({ secrets, tokenLifeSeconds, log, logging, metrics, port: 0 })).url
+  const common = { auth: { url: auth }, log, metrics, port: 0 }
+  const ways = { ...countersOptions(config.values), reads: readsOptions(config.values) }
+  const service = parts.keepOpen(await startCounterService({ ...stores, ...ways, ...common }))
+  const { database } = stores
+  const billingOptions = { database, quotaStore: quota.store, ...common }
+  const { address: billing } = parts.keepOpen(await startBillingService(billingOptions))
+  const fleet = await startInstances(parts, service.address, auth)
+  const counters = fleet.length > 0 ? fleet.map(({ address }) => address).join(',') : service.address
+  const urls = await startGateways(parts, counters, billing, servers, auth)
+  const places = () => [
+    ['gateway', urls.join(', ')] as const,
+    ['counters', `${counters}, on ${stores.title}`] as const,
+    ['billing', `${billing}, money on ${database.title}, uses on ${quota.title}`] as const,
+    ['auth', `${auth}, tokens for ${tokenLifeSeconds} s`] as const,
+  ]
+  return { stores, servers, fleet, auth, urls, isStreamed: usage === 'stream', places }
+}
+
+/** The servers that are named, and a Redis where one is needed. */
+async function serversToUse(parts: DemoParts): Promise<StoresOptions> {
+  const servers = parts.storesOptions()
+  if (parts.options.usage === 'billing' || servers.redisUrl !== undefined) return servers
+  const binary = findRedis()
+  if (binary === undefined) throw new Error(`--usage stream needs Redis: ${missingRedis}`)
+  return { ...servers, redisUrl: parts.keepOpen(await during('Redis starts', startRedis(binary))).url }
+}
+
+/** Counter services in processes of their own: on the servers that are named, or else on the stores of this process. */
+async function startInstances(parts: DemoParts, address: string, auth: string): Promise<FleetMember[]> {
+  const { instances = 0, config } = parts.options
+  const { databaseUrl, redisUrl } = parts.storesOptions()
+  const isOnServers = databaseUrl !== undefined && redisUrl !== undefined
+  return startMembers(parts, 'counter service', 'counters', instances, {
+    ...parts.identity(auth, 'counter-service'),
+    'api.grpcPort': 0,
     // A page of one of them has a neighbour at another.
-    const env = { CURSOR_SECRET: process.env['CURSOR_SECRET'] || randomUUID() }
-    return this.#startMembers('counter service', all, { ...env, ...this.identity(auth, 'counter-service') })
-  }
+    'query.cursorSecrets': config.values['query.cursorSecrets'] ?? [randomUUID()],
+    ...(isOnServers
+      ? { 'services.redisUrl': redisUrl, 'services.databaseUrl': databaseUrl }
+      : { 'services.stores': address }),
+  })
+}
 
-  /** The gateway, in this process; or gateways and usage workers in processes of their own. */
-  async #startGateways(counters: string, billing: string, servers: StoresOptions, auth: string): Promise<string[]> {
-    const { acknowledgement, usage, mode } = this.#options
-    const { log, logging, metrics } = this
-    if (usage === 'billing') {
-      const cache = await openSharedCache(servers, log)
-      if (cache !== undefined) metrics.add('cache', this.#keepOpen(cache).instruments)
-      const client = { ...this.client(auth, 'gateway'), mode }
-      const services = { counters: { at: counters }, billing: { at: billing } }
-      const common = { auth: client, cache, acknowledgement, log, logging, metrics }
-      return [this.#keepOpen(await startGateway({ ...services, ...common, ports: this.#ports() })).url]
-    }
-    const env = { REDIS_URL: servers.redisUrl as string, ...this.identity(auth, 'gateway') }
-    const twice = (flags: string[]): string[][] => new Array<string[]>(streamProcesses).fill(flags)
-    await this.#startMembers('usage worker', twice(['--role', 'usage-worker']), env)
-    const to = ['--counters', counters, '--billing', billing, '--usage', usage]
-    const gateways = await this.#startMembers(
-      'gateway',
-      twice(['--role', 'gateway', '--port', '0', '--ack', acknowledgement, '--auth', mode, ...to]),
-      env,
-    )
-    return gateways.map(({ address }) => address)
+/** The gateway, in this process; or gateways and usage workers in processes of their own. */
+async function startGateways(
+  parts: DemoParts,
+  counters: string,
+  billing: string,
+  servers: StoresOptions,
+  auth: string,
+): Promise<string[]> {
+  const { log, logging, metrics, options } = parts
+  const { acknowledgement, usage, mode, config } = options
+  if (usage === 'billing') {
+    const cache = await openSharedCache(servers, log)
+    if (cache !== undefined) metrics.add('cache', parts.keepOpen(cache).instruments)
+    const ways = { ...countersOptions(config.values), reads: readsOptions(config.values) }
+    const services = serviceOptions(config.values)
+    const gateway = await startGateway({
+      ...ways,
+      counters: { at: counters, ...services },
+      billing: { at: billing, ...services, ...usageOptions(config.values) },
+      auth: { ...parts.client(auth, 'gateway'), mode },
+      api: apiOptions(config.values),
+      dashboard: {},
+      ...{ cache, acknowledgement, log, logging, metrics, ports: ports(options) },
+    })
+    return [parts.keepOpen(gateway).url]
   }
+  const own: SomeValues = {
+    ...parts.identity(auth, 'gateway'),
+    'services.redisUrl': servers.redisUrl,
+    'services.databaseUrl': servers.databaseUrl,
+  }
+  await startMembers(parts, 'usage worker', 'usage-worker', streamProcesses, own)
+  const gateways = await startMembers(parts, 'gateway', 'gateway', streamProcesses, {
+    ...own,
+    'services.counters': counters,
+    'services.billing': billing,
+    'services.usage': usage,
+    'api.dashboard': true,
+    'api.port': 0,
+  })
+  return gateways.map(({ address }) => address)
+}
 
-  async #startMembers(
-    name: string,
-    flags: readonly string[][],
-    env?: Readonly<Record<string, string>>,
-  ): Promise<FleetMember[]> {
-    const fileOf = (index: number): string => this.logging.fileOf(`${name.replaceAll(' ', '-')}-${index + 1}`)
-    const members = await startFleet(flags, (index) => ({ ...env, LOG_FILE: fileOf(index) }))
-    this.open.unshift(...members.map((member) => ({ name: `${name} ${member.pid}`, close: () => member.close() })))
-    return members
-  }
+async function startMembers(
+  parts: DemoParts,
+  name: string,
+  role: string,
+  count: number,
+  own: SomeValues,
+): Promise<FleetMember[]> {
+  const flags = new Array<string[]>(count).fill(['--role', role])
+  const starting = startFleet(flags, (index) => parts.environment(`${role}-${index + 1}`, own))
+  const members = await (count === 0 ? starting : during(`${count} ${name}s start`, starting))
+  for (const member of members) parts.keepOpen({ name: `${name} ${member.pid}`, close: () => member.close() })
+  return members
+}
 
-  /** Where it was told to listen; where it wasn't, at 8080 or the next free port. */
-  #ports(): number[] {
-    const { port } = this.#options
-    return port !== undefined ? [port] : Array.from({ length: portsToTry }, (_, index) => defaultPort + index)
-  }
+/** Where it was told to listen; where it wasn't, at 8080 or the next free port. */
+function ports({ port }: DemoOptions): number[] {
+  return port !== undefined ? [port] : Array.from({ length: portsToTry }, (_, index) => defaultPort + index)
 }

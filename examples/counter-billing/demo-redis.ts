@@ -1,47 +1,36 @@
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { createServer } from 'node:net'
-import type { Closable } from 'spillway/process'
+import { connect } from 'node:net'
+import { type Binary, findBinary } from './binaries.ts'
+import { type DemoServer, freePort, startDemoServer } from './demo-server.ts'
 
-/** Leaves Redis alone at a Ctrl-C, which reaches a whole process group, and ends it when the demo has ended, however that was. */
-const script = `command -v redis-server >/dev/null || exit 127
-redis-server --save '' --bind 127.0.0.1 --port "$1" & read _; kill $!; wait`
+/** How to get one, in a line. */
+export const missingRedis = 'name one by REDIS_URL, or install redis-server'
 
-const needsRedis = '--usage stream needs Redis: name one by REDIS_URL, or install redis-server'
-const notFound = 127
-const startMs = 10_000
-
-export interface DemoRedis extends Closable {
-  readonly url: string
+export function findRedis(): Binary | undefined {
+  return findBinary('redis-server', '--version')
 }
 
 /** Starts a Redis that keeps nothing on disk. */
-export async function startRedis(): Promise<DemoRedis> {
+export async function startRedis(binary: Binary): Promise<DemoServer> {
   const port = await freePort()
-  const shell = spawn('/bin/sh', ['-c', script, 'sh', String(port)], {
-    detached: true,
-    stdio: ['pipe', 'pipe', 'ignore'],
+  return startDemoServer({
+    name: 'Redis',
+    binary,
+    args: ['--save', '', '--bind', '127.0.0.1', '--port', String(port)],
+    url: `redis://127.0.0.1:${port}`,
+    isReady: () => answersPing(port),
+    signal: 'TERM',
   })
-  const ended = once(shell, 'exit')
-  const close = async (): Promise<void> => {
-    shell.stdin.end()
-    await ended
-  }
-  const timer = setTimeout(close, startMs)
-  await new Promise<void>((resolve, reject) => {
-    shell.stdout.on('data', (chunk: Buffer) => chunk.includes('eady to accept') && resolve())
-    shell.once('error', reject)
-    shell.once('exit', (code) => reject(new Error(code === notFound ? needsRedis : 'redis-server ended early')))
-  })
-  clearTimeout(timer)
-  return { name: 'Redis', url: `redis://127.0.0.1:${port}`, close }
 }
 
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as { port: number }
-  server.close()
-  await once(server, 'close')
-  return port
+function answersPing(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(port, '127.0.0.1', () => socket.write('PING\r\n'))
+    const end = (answer: boolean): void => {
+      socket.destroy()
+      resolve(answer)
+    }
+    socket.setTimeout(1_000, () => end(false))
+    socket.once('error', () => end(false))
+    socket.once('data', (chunk) => end(chunk.toString().startsWith('+PONG')))
+  })
 }

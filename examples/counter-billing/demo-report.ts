@@ -1,192 +1,117 @@
-import type { BatchStats, MultiLevelCacheStats, QuotaConsumerStats, TokenCacheStats } from 'spillway'
-import { ratio, row, sumOf, tenths, whole } from './demo-table.ts'
-import { type LoadProgress, type LoadReport, type TimelineWindow, windowMs } from './load.ts'
-import type { LoggingStats } from './logging.ts'
+import type { Accounts, Money } from './demo-billing.ts'
+import type { Crash, Felt, GatewayStats } from './demo-details.ts'
+import { styled } from './demo-progress.ts'
+import type { Sums } from './demo-sums.ts'
+import { ratio, tenths, whole } from './demo-table.ts'
+import type { LoadReport } from './load.ts'
 
-/** What the database holds of a run, by resource id. */
-export type StoredSums = ReadonlyMap<string, number>
-
-/** A counter service that was killed in mid-load. */
-export interface Crash {
-  /** When, in milliseconds since the epoch. */
-  readonly atMs: number
-  readonly address: string
+/** All that a run has shown. */
+export interface DemoResult {
+  readonly title: string
+  readonly report: LoadReport
+  readonly gateways: readonly GatewayStats[]
+  readonly sums: Sums
+  readonly accounts: Accounts
+  readonly money: Money
+  readonly slowQueries: { readonly offered: number; readonly slow: number }
+  readonly logTitle: string
+  readonly crash: (Crash & Felt) | undefined
+  readonly isInterrupted: boolean
 }
 
-const ways = ['durableWrites', 'liveWrites', 'durableAnswers', 'liveAnswers', 'liveReads'] as const
-
-/** What a gateway tells of itself, as far as the demo shows it. */
-export type GatewayStats = Readonly<Record<(typeof ways)[number], BatchStats>> & {
-  readonly billing: { readonly usage: QuotaConsumerStats }
-  readonly log: LoggingStats
-  readonly reads: MultiLevelCacheStats & { readonly outdated: number }
-  readonly auth: {
-    readonly tokens: TokenCacheStats
-    readonly callers: { readonly accepted: number; readonly refused: number; readonly verifications: number }
-  }
-}
-
-const barWidth = 30
-
-/** A bar on a terminal, a line a second anywhere else. */
-export class Progress {
-  readonly #totalMs: number
-  readonly #isTerminal = process.stdout.isTTY === true
-  #nextLineMs = 1_000
-
-  constructor(seconds: number) {
-    this.#totalMs = seconds * 1_000
-  }
-
-  show({ requests, elapsedMs }: LoadProgress): void {
-    const share = Math.min(1, elapsedMs / this.#totalMs)
-    const state = `${seconds(elapsedMs)}  ${whole(requests)} requests`
-    if (this.#isTerminal) {
-      const done = Math.round(share * barWidth)
-      process.stdout.write(`\r  [${'█'.repeat(done)}${'░'.repeat(barWidth - done)}]  ${state}  `)
-    } else if (elapsedMs >= this.#nextLineMs) {
-      this.#nextLineMs += 1_000
-      console.log(`  ${state}`)
-    }
-  }
-
-  end(): void {
-    if (this.#isTerminal) process.stdout.write(`\r${' '.repeat(barWidth + 40)}\r`)
-  }
-}
-
-/** Prints what a run was like, and tells whether everything that was sent is stored. */
-export function printReport(
-  report: LoadReport,
-  gateways: readonly GatewayStats[],
-  { prefix, stored, live }: { prefix: string; stored: StoredSums; live: StoredSums },
-): boolean {
-  printRequests(report)
-  printWork(report, gateways)
-  printReads(gateways)
-  return printSums(report, prefix, stored, live)
-}
-
-/** Prints what the tokens of services took: whose calls carried how many. */
-export function printTokens(lifeSeconds: number, { tokens }: LoadReport, gateways: readonly GatewayStats[]): void {
+/** Prints the essence of a run, and tells whether everything that was sent is stored, accounted and paid for. */
+export function printReport(result: DemoResult): boolean {
+  const { title, isInterrupted, crash } = result
+  console.log(`\n${styled('bold', title)}${isInterrupted ? styled('yellow', ', interrupted') : ''}\n`)
+  printThroughput(result)
+  printWork(result)
+  if (crash !== undefined) printFelt(crash)
   console.log()
-  row(`tokens, ${lifeSeconds} s`, 'calls', 'fetched', 'refused')
-  if (tokens !== undefined) row('load', whole(tokens.calls), whole(tokens.fetched), whole(tokens.again))
-  for (const { auth } of gateways) {
-    const { succeeded, refreshed, invalidated } = auth.tokens
-    row('gateway', whole(succeeded), whole(refreshed), whole(invalidated))
+  const checks = checksOf(result)
+  for (const { name, text, problems } of checks) {
+    const mark = problems.length === 0 ? styled('green', '✓') : styled('red', '✗')
+    console.log(`  ${mark} ${name.padEnd(10)}${text}`)
+    for (const problem of problems.slice(0, 5)) console.log(`      ${styled('red', problem)}`)
   }
-  const sum = (field: 'accepted' | 'verifications'): number =>
-    gateways.reduce((total, { auth }) => total + auth.callers[field], 0)
-  console.log(`
-  The load's tokens came with ${whole(sum('accepted'))} requests, and took ${whole(sum('verifications'))} verifications of a signature: what a token says is kept.
-  The gateway's own came with each gRPC call to the counter and billing services, which verify them likewise.`)
+  const isPassed = checks.every(({ problems }) => problems.length === 0)
+  const verdict = isPassed
+    ? styled('green', 'PASS: nothing that was answered is missing, and nothing counts twice')
+    : styled('red', 'FAIL: the sums differ')
+  console.log(`\n  ${verdict}`)
+  return isPassed
 }
 
-/** Prints where what was read came from. */
-function printReads(gateways: readonly GatewayStats[]): void {
-  console.log()
-  row('reads', 'all', 'L1', 'L2', 'loaded', 'too old')
-  for (const { reads } of gateways) {
-    const { offered, hits, loaded } = reads.reads
-    const share = (part: number): string => `${tenths(ratio(part * 100, offered))} %`
-    row('counters', whole(offered), share(hits.l1), share(hits.l2), share(loaded), whole(reads.outdated))
-  }
-  console.log(`
-  What a gateway has read is kept for 5 s, in its memory (L1) and where gateways share it (L2). Too old is what was read before its
-  counter's next value was told: it is read again.`)
+function line(name: string, text: string): void {
+  console.log(`  ${styled('dim', name.padEnd(12))}${text}`)
 }
 
-/** Prints what callers felt of a crash: how the second after it differs from the second before. */
-export function printCrash({ timeline }: LoadReport, { atMs, address }: Crash): void {
-  const between = (fromMs: number, untilMs: number): TimelineWindow[] =>
-    timeline.filter((window) => window.fromMs >= fromMs && window.fromMs < untilMs)
-  // A request that was under way when the crash came felt it, too, so the window before it is not one of before.
-  const crashMs = atMs - 2 * windowMs
-  const before = between(crashMs - 1_000, crashMs)
-  const after = between(crashMs, crashMs + 1_000)
-  const usual = Math.max(0, ...before.map(({ p99 }) => p99))
-  const feltMs = (after.findLastIndex(({ p99, failed }) => p99 > usual || failed > 0) + 1) * windowMs
-  const failed = between(crashMs, Number.POSITIVE_INFINITY).reduce((sum, window) => sum + window.failed, 0)
-  console.log(`
-  ${address} was killed ${seconds(atMs - (timeline[0]?.fromMs ?? atMs)).trim()} into the load:`)
-  row('', 'requests', 'p50', 'worst p99', 'slowest')
-  printSpan('second before', before)
-  printSpan('second after', after)
-  if (after.length === 0) return console.log('  The load was over by then, so nobody could feel it.')
-  console.log(
-    feltMs === 0
-      ? `  Callers felt nothing: no ${windowMs} ms of the second after had a slower p99 than the worst of the second before.`
-      : `  Callers felt it for ${feltMs} ms at most: after that no ${windowMs} ms had a slower p99 than the worst of the second before.`,
+function printThroughput({ report }: DemoResult): void {
+  const { kinds, elapsedMs, increments, refusals, unanswered } = report
+  const all = kinds.find(({ kind }) => kind === 'all')
+  const perSecond = (count: number): string => `${whole(ratio(count * 1_000, elapsedMs))}/s`
+  const failed = Object.entries(refusals).map(([status, count]) => `${whole(count)} answered ${status}`)
+  if (unanswered > 0) failed.push(`${whole(unanswered)} not answered`)
+  const requests = all?.requests ?? 0
+  line(
+    'requests',
+    [`${whole(requests)} in ${tenths(elapsedMs / 1_000)} s, ${perSecond(requests)}`, ...failed].join('; '),
   )
-  console.log(`  ${whole(failed)} requests were refused or had no answer from then on.`)
+  line('latency', `p50 ${tenths(all?.p50 ?? 0)} ms   p95 ${tenths(all?.p95 ?? 0)} ms   p99 ${tenths(all?.p99 ?? 0)} ms`)
+  line('increments', `${whole(increments)}, ${perSecond(increments)}`)
 }
 
-/** Latencies of windows: the median of their medians, the worst of their p99. */
-function printSpan(title: string, windows: readonly TimelineWindow[]): void {
-  const medians = windows.map(({ p50 }) => p50).sort((a, b) => a - b)
-  const requests = windows.reduce((sum, window) => sum + window.requests, 0)
-  const worst = Math.max(0, ...windows.map(({ p99 }) => p99))
-  const slowest = Math.max(0, ...windows.map(({ max }) => max))
-  row(title, whole(requests), tenths(medians[medians.length >> 1] ?? 0), tenths(worst), tenths(slowest))
-}
-
-function printRequests({ kinds, elapsedMs, refusals, unanswered }: LoadReport): void {
-  console.log()
-  row('latency in ms', 'requests', 'QPS', 'p50', 'p95', 'p99')
-  for (const { kind, requests, p50, p95, p99 } of kinds) {
-    row(kind, whole(requests), whole(ratio(requests * 1_000, elapsedMs)), tenths(p50), tenths(p95), tenths(p99))
-  }
-  for (const [status, count] of Object.entries(refusals)) console.log(`  ${whole(count)} answers were ${status}`)
-  if (unanswered > 0) console.log(`  ${whole(unanswered)} requests got no answer: what became of them is unknown`)
-}
-
-function printWork({ increments }: LoadReport, gateways: readonly GatewayStats[]): void {
-  console.log()
-  row('gRPC calls', 'for', 'batches', 'mean size', 'p95', 'max')
-  for (const gateway of gateways) {
-    for (const { batches, batchSize, succeeded, name } of ways.map((way) => gateway[way])) {
-      if (batches === 0) continue
-      row(name, whole(succeeded), whole(batches), tenths(batchSize.mean), whole(batchSize.p95), whole(batchSize.max))
-    }
-  }
-  const statements = gateways.reduce(
-    (sum, { durableWrites, durableAnswers }) => sum + durableWrites.batches + durableAnswers.batches,
-    0,
+function printWork({ report, gateways, accounts, money, slowQueries, logTitle }: DemoResult): void {
+  const sum = (of: (gateway: GatewayStats) => number): number =>
+    gateways.reduce((total, gateway) => total + of(gateway), 0)
+  const statements = sum(({ durableWrites, durableAnswers }) => durableWrites.batches + durableAnswers.batches)
+  const times = tenths(ratio(report.increments, statements))
+  line('batches', `${whole(statements)} statements, ${times} increments to each`)
+  const reads = sum(({ reads }) => reads.reads.offered)
+  const share = (part: number): string => `${tenths(ratio(part * 100, reads))} %`
+  const [l1, l2] = [sum(({ reads }) => reads.reads.hits.l1), sum(({ reads }) => reads.reads.hits.l2)]
+  line('cache', `${whole(reads)} reads: ${share(l1)} from memory, ${share(l2)} shared, the rest loaded in batches`)
+  const carried = sum(({ auth }) => auth.tokens.succeeded) + (report.tokens?.calls ?? 0)
+  const fetched = sum(({ auth }) => auth.tokens.refreshed) + (report.tokens?.fetched ?? 0)
+  line('tokens', `${whole(carried)} calls with ${whole(fetched)} tokens`)
+  line(
+    'usage',
+    `${whole(accounts.accounted)} uses of ${accounts.users} users, handed on in ${whole(accounts.batches)} batches`,
   )
-  console.log(`
-  Each call is one statement of the durable store, or one call of the live one.
-  ${whole(increments)} increments took ${whole(statements)} statements, each a transaction.
-  A write for each would have taken ${whole(increments)}, ${tenths(ratio(increments, statements))} times as many.`)
+  line('billing', `${money.accepted} of 240 deductions at once were paid for, ${money.refused} refused`)
+  const [lines, dropped] = [sum(({ log }) => log.offered), sum(({ log }) => log.dropped)]
+  const { offered, slow } = slowQueries
+  line('log', `${whole(lines)} lines, ${whole(dropped)} dropped; ${whole(slow)} of ${whole(offered)} queries were slow`)
+  line('', styled('dim', logTitle))
 }
 
-function printSums(
-  { sent, increments, unanswered }: LoadReport,
-  prefix: string,
-  stored: StoredSums,
-  live: StoredSums,
-): boolean {
-  const wrong = sent.filter(([id, sum]) => stored.get(id) !== sum)
-  const notLive = sent.filter(([id, sum]) => live.get(id) !== sum)
-  const extra = [...stored.keys()].filter((id) => !new Map(sent).has(id))
-  const passed = increments > 0 && wrong.length + notLive.length + extra.length === 0
-  console.log(`
-  sent    ${whole(sumOf(sent))}  in ${whole(increments)} increments of ${whole(sent.length)} counters, as answered
-  stored  ${whole(sumOf(stored))}  SELECT sum(value) FROM spillway_counters WHERE starts_with(key, '${prefix}')
-  live    ${whole(sumOf(live))}  the same counters in the live store`)
-  if (passed) {
-    console.log('  PASS: every counter holds exactly what was sent to it, in both stores')
-    return true
-  }
-  console.log(
-    `  FAIL: ${wrong.length} counters hold something else, ${notLive.length} in the live store, ${extra.length} were never sent`,
-  )
-  for (const [id, sum] of wrong.slice(0, 5)) console.log(`    ${id}: sent ${sum}, stored ${stored.get(id) ?? 0}`)
-  for (const [id, sum] of notLive.slice(0, 5)) console.log(`    ${id}: sent ${sum}, live ${live.get(id) ?? 0}`)
-  if (unanswered > 0) console.log('    requests without an answer may be the reason')
-  return false
+function printFelt({ address, feltMs, failed }: Crash & Felt): void {
+  const felt =
+    feltMs === undefined
+      ? 'when the load was over'
+      : feltMs === 0
+        ? 'and callers felt nothing'
+        : `and callers felt it for ${feltMs} ms at most`
+  line('crash', `SIGKILL to the counter service at ${address}, ${felt}; ${whole(failed)} requests failed from then on`)
 }
 
-function seconds(ms: number): string {
-  return `${(ms / 1_000).toFixed(0).padStart(3)} s`
+/** What must be equal. */
+function checksOf({ sums, accounts, money }: DemoResult) {
+  const { sent, stored, live, counters } = sums
+  return [
+    {
+      name: 'counters',
+      text: `sent ${whole(sent)} = stored ${whole(stored)} = live ${whole(live)}, in ${whole(counters)} counters`,
+      problems: sums.problems,
+    },
+    {
+      name: 'usage',
+      text: `made ${whole(accounts.made)} = accounted ${whole(accounts.accounted)}, by ${accounts.users} users`,
+      problems: accounts.problems,
+    },
+    {
+      name: 'money',
+      text: `recharged ${money.recharged} = charged ${money.charged} + balance ${money.balance}`,
+      problems: money.problems,
+    },
+  ] as const
 }

@@ -1,47 +1,65 @@
 import { closeOnExit } from 'spillway/process'
 import { describe } from './command-line.ts'
+import { dashboardPath } from './dashboard/dashboard.ts'
 import { drive } from './demo-load.ts'
-import { type DemoOptions, readDemoOptions, streamProcesses } from './demo-options.ts'
-import { DemoParts, type DemoServices } from './demo-parts.ts'
+import { readDemoOptions } from './demo-options.ts'
+import { DemoParts, type DemoServices, startTogether } from './demo-parts.ts'
+import { startApart } from './demo-processes.ts'
+import { styled } from './demo-progress.ts'
+import { printReport } from './demo-report.ts'
 import { printRequestToTry } from './demo-requests.ts'
 
-/** What an acknowledgement says, in words. */
-const answered = { accepted: 'accepted', redis: 'in the live store', committed: 'committed' }
+/** How long Ctrl-C may take: what was accepted is written, and the report is of all until then. */
+const closeMs = 45_000
 
 const options = readDemoOptions()
 const parts = new DemoParts(options)
+const interrupted = new AbortController()
+const finished = run()
 
-try {
-  process.exitCode = (await demo()) ? 0 : 1
-  if (!options.serve) await parts.close()
-} catch (error) {
-  console.error(`the demo failed: ${describe(error)}`)
-  process.exitCode = 1
-  await parts.close()
+// From the start on, whatever is open by then: the load ends, the report is printed, and what was opened is closed.
+closeOnExit(
+  [
+    {
+      name: 'demo',
+      close: async () => {
+        interrupted.abort()
+        await finished
+        await parts.close({ timeoutMs: closeMs / 2 })
+      },
+    },
+  ],
+  { timeoutMs: closeMs },
+)
+
+async function run(): Promise<void> {
+  try {
+    process.exitCode = (await demo()) ? 0 : 1
+    if (!options.serve) await parts.close()
+  } catch (error) {
+    // What is closed while it is being started can't start.
+    if (!interrupted.signal.aborted) console.error(`the demo failed: ${describe(error)}`)
+    process.exitCode = 1
+    await parts.close()
+  }
 }
 
 async function demo(): Promise<boolean> {
-  const services = await parts.start()
-  closeOnExit(parts.open)
-  printServices(services, options)
-  const passed = options.load ? await drive(options, parts, services) : true
-  if (options.serve) printRequestToTry(services.urls, services.auth, options.mode)
+  await parts.logging.open()
+  const services = await (options.processes ? startApart(parts) : startTogether(parts))
+  if (interrupted.signal.aborted) return true
+  printPlaces(services)
+  const passed = options.load ? printReport(await drive(parts, services, interrupted.signal)) : true
+  if (options.serve && !interrupted.signal.aborted) {
+    const [url] = services.urls
+    console.log(`\n${styled('bold', 'Dashboard')}  ${styled('cyan', `${url}${dashboardPath}`)}`)
+    printRequestToTry(services.urls, services.auth, options.mode)
+  }
   return passed
 }
 
-function printServices(
-  { fleet, counters, stores, billing, auth, urls, quotaTitle }: DemoServices,
-  { acknowledgement, tokenLifeSeconds, mode, usage }: DemoOptions,
-): void {
-  const where =
-    fleet.length === 0
-      ? `The counter service listens for gRPC at ${counters},`
-      : `${fleet.length} counter services, each in a process of its own, listen for gRPC at ${counters},`
-  console.log(`${where} and stores in ${stores.title}.
-The billing service listens for gRPC at ${billing}, has money in ${stores.database.title}, and counts uses in ${quotaTitle}.
-The auth service issues tokens at ${auth}, valid for ${tokenLifeSeconds} s; services take calls with one only, and the gateway ${mode === 'required' ? 'too' : 'some without, too'}.
-The gateway listens for HTTP at ${urls.join(' and ')}, and answers an increment once it is ${answered[acknowledgement]}.`)
-  if (usage === 'stream') {
-    console.log(`The gateways publish usage in Redis Streams, and ${streamProcesses} usage workers account it.`)
-  }
+function printPlaces({ places }: DemoServices): void {
+  const all = places()
+  const width = Math.max(...all.map(([part]) => part.length)) + 2
+  for (const [part, place] of all) console.log(`  ${styled('dim', part.padEnd(width))}${place}`)
 }

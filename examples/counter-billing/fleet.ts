@@ -9,6 +9,8 @@ export interface FleetMember {
   /** Where it listens: `host:port`, a gateway's URL, nothing of a usage worker. */
   readonly address: string
   readonly pid: number
+  /** How it has ended: by a signal, or with a code. */
+  readonly ended: Promise<string>
   /** SIGKILL: it ends at once, as in a crash. */
   kill(): Promise<void>
   /** Lets it write what it accepted, and end. */
@@ -33,24 +35,31 @@ export async function startFleet(
   throw failure.reason
 }
 
-async function startMember(flags: readonly string[], env: Readonly<Record<string, string>>): Promise<FleetMember> {
+/** Starts one of them. */
+export async function startMember(
+  flags: readonly string[],
+  env: Readonly<Record<string, string>>,
+): Promise<FleetMember> {
   const main = fileURLToPath(new URL('./main.ts', import.meta.url))
   const child = fork(main, ['--with-parent', ...flags], {
     stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
-    // They are not to take calls of others, who find them in Consul.
-    env: { ...process.env, CONSUL_HTTP_ADDR: '', ...env },
+    env: { ...process.env, ...env },
   })
-  const ended = async (end: () => void): Promise<void> => {
+  const hasEnded = new Promise<string>((resolve) => {
+    child.once('exit', (code, signal) => resolve(String(signal ?? code)))
+    child.once('error', ({ message }) => resolve(message))
+  })
+  const end = async (how: () => void): Promise<void> => {
     // One that could not be started has no end either.
     if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return
     const exited = once(child, 'exit')
-    end()
+    how()
     await exited
   }
-  const kill = (): Promise<void> => ended(() => child.kill('SIGKILL'))
-  const close = (): Promise<void> => ended(() => child.connected && child.disconnect())
+  const kill = (): Promise<void> => end(() => child.kill('SIGKILL'))
+  const close = (): Promise<void> => end(() => child.connected && child.disconnect())
   try {
-    return { address: await addressOf(child), pid: child.pid as number, kill, close }
+    return { address: await addressOf(child), pid: child.pid as number, ended: hasEnded, kill, close }
   } catch (error) {
     await kill()
     throw error

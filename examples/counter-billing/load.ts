@@ -117,6 +117,7 @@ class Load {
   readonly #windows = new Map<number, { latencies: number[]; failed: number }>()
   readonly #tokens: ServiceTokens | undefined
   readonly #token: TokenSource | undefined
+  #isStopped = false
   #started = 0
   #again = 0
   #requests = 0
@@ -155,6 +156,11 @@ class Load {
     }
   }
 
+  /** Sends no more; what is under way is waited for. */
+  stop(): void {
+    this.#isStopped = true
+  }
+
   #tokenCounts(): TokenCounts | undefined {
     const stats = this.#tokens?.stats()
     return (
@@ -166,7 +172,7 @@ class Load {
     const pool = this.#pools[index % this.#pools.length] as Pool
     const user = `${this.#options.prefix}user-${index % users}`
     const endsAt = this.#startedAt + this.#options.seconds * 1_000
-    while (performance.now() < endsAt && this.#started < this.#options.maxRequests) {
+    while (!this.#isStopped && performance.now() < endsAt && this.#started < this.#options.maxRequests) {
       this.#started++
       await this.#send(pool, user)
     }
@@ -303,6 +309,9 @@ if (json !== undefined && process.send !== undefined) {
   const tell = (message: LoadMessage): void => void process.send?.(message)
   process.on('disconnect', () => process.exit(1))
   const load = new Load(JSON.parse(json) as LoadOptions)
+  // Ctrl-C reaches the whole process group: what was sent until then is a report, too.
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => load.stop())
+  process.on('message', () => load.stop())
   const timer = setInterval(() => tell(load.progress), 250)
   const report = await load.run()
   clearInterval(timer)
