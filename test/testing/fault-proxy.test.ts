@@ -214,10 +214,11 @@ describe('a FaultProxy', () => {
 
   test('resets a connection after just so many bytes', async () => {
     proxy.set({ toServer: { resetAfterBytes: 10 } })
-    const { socket, ended } = client()
+    const { socket, text, ended } = client()
 
     socket.write('123456')
-    await until(() => expect(Buffer.concat(received).toString()).toBe('123456'))
+    // With its echo yet to be read, libuv takes the reset that follows it for the end.
+    await until(() => expect(text()).toBe('123456'))
     socket.write('7890abc')
     await until(() => expect(ended()).toBe('ECONNRESET'))
 
