@@ -3,12 +3,12 @@ import type { Redis } from 'ioredis'
 import { type CacheStore, cacheKey, type InvalidationBus, isSpillwayError, MultiLevelCache } from 'spillway'
 import { MemoryCacheStore } from 'spillway/testing'
 import { Answered, type ReadMoment } from './answered.ts'
-import type { CounterListing, CounterPage, ListRequest } from './counter-listing.ts'
+import { type CounterListing, type CounterPage, type ListRequest, maxPageSize } from './counter-listing.ts'
 import type { Counters } from './counters.ts'
-import { keyOf } from './schemas.ts'
+import { keyOf, type PageSizes } from './schemas.ts'
 
 /** How long what was read is kept, in both tiers together. */
-export const keptMs = 5_000
+const keptMs = 5_000
 /** How many counters and pages a gateway keeps by itself. */
 const entries = 10_000
 /** How long an answer is remembered beyond what was read: longer than a read takes. */
@@ -25,6 +25,9 @@ export interface CounterReadsOptions {
   l2TimeoutMs?: number | undefined
   /** How many counters' answers are remembered. */
   rememberedCounters?: number | undefined
+  /** How many counters a page has where nobody says, and how many it may have. */
+  defaultPageSize?: number | undefined
+  maxPageSize?: number | undefined
 }
 
 export type Source = 'live' | 'durable'
@@ -59,6 +62,7 @@ export class CounterReads {
   readonly #answered: Answered
   /** How long what was read is kept, in milliseconds. */
   readonly keptMs: number
+  readonly pageSizes: PageSizes
   #fresh = 0
   #outdated = 0
 
@@ -70,6 +74,8 @@ export class CounterReads {
   ) {
     const { maxEntries = entries, l2MaxEntries = entries, ttlMs = keptMs, l2TimeoutMs, rememberedCounters } = options
     this.keptMs = ttlMs
+    const { defaultPageSize: usual = 100, maxPageSize: max = maxPageSize } = options
+    this.pageSizes = { usual: Math.min(usual, max), max }
     this.#answered = new Answered(randomUUID(), rememberedCounters, ttlMs + readMs)
     this.#counters = counters
     this.#listing = listing

@@ -2,7 +2,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { type CounterIncrement, isSpillwayError } from 'spillway'
 import { batchAnswers, counterAnswers, incrementAnswers, invalidateAnswers, listAnswers } from './answer-schemas.ts'
 import type { Metering } from './billing/metering.ts'
-import { type CounterReads, keptMs, type Read } from './counter-reads.ts'
+import type { CounterReads, Read } from './counter-reads.ts'
 import { type Acknowledgement, type Counters, isRefusal, Overload, text } from './counters.ts'
 import { invalid, retryAfterSeconds, tookTooLong } from './error-answers.ts'
 import { type AnsweredKeys, isKeyed, type KeyedAnswer, keyedHeaders } from './idempotency.ts'
@@ -111,14 +111,14 @@ export function addCounterRoutes(app: FastifyInstance, options: CounterRoutesOpt
       const { resource_id, counter_type } = request.params
       const fresh = wantsFresh(request)
       const read = await reads.value(resource_id, keyOf(request.params), { source: request.query.source, fresh })
-      sayHowOld(reply, read, fresh)
+      sayHowOld(reply, reads, read, fresh)
       return { resource_id, counter_type, value: read.value, source: read.source }
     },
   )
 
   app.get<{ Querystring: ListQuery }>(
     '/api/v1/counter',
-    { schema: { querystring: listQuery, response: listAnswers }, config: { scope: 'counters:read' } },
+    { schema: { querystring: listQuery(reads.pageSizes), response: listAnswers }, config: { scope: 'counters:read' } },
     async (request, reply) => {
       if (!reads.canList) return sendProblem(reply, 'not_implemented', 'these counters have no listing')
       const { resource_id, after, before, limit } = request.query
@@ -127,7 +127,7 @@ export function addCounterRoutes(app: FastifyInstance, options: CounterRoutesOpt
       const fresh = wantsFresh(request)
       const page = { resourceId: resource_id, after, before, limit: Number(limit) }
       const read = await reads.page(page, fresh)
-      sayHowOld(reply, read, fresh)
+      sayHowOld(reply, reads, read, fresh)
       return reply.send(answerPage(reply, request.query, read.value))
     },
   )
@@ -315,9 +315,9 @@ function wantsFresh({ query, headers }: FastifyRequest<{ Querystring: ReadQuery 
 }
 
 /** How old an answer is, and how old it may be made: what was asked for fresh is nothing to keep. */
-function sayHowOld(reply: FastifyReply, { at }: Read<unknown>, fresh: boolean): void {
+function sayHowOld(reply: FastifyReply, { keptMs }: CounterReads, { at }: Read<unknown>, fresh: boolean): void {
   reply.header('age', Math.max(0, Math.floor((Date.now() - at) / 1_000)))
-  reply.header('cache-control', fresh ? 'no-store' : `max-age=${keptMs / 1_000}`)
+  reply.header('cache-control', fresh ? 'no-store' : `max-age=${Math.floor(keptMs / 1_000)}`)
 }
 
 function overloaded(reply: FastifyReply, outcome: Record<string, unknown>): FastifyReply {

@@ -1,6 +1,5 @@
 import type { FastifySchemaValidationError } from 'fastify/types/schema.js'
 import { id as userId } from './billing/schemas.ts'
-import { maxPageSize } from './counter-listing.ts'
 import { type Acknowledgement, acknowledgements } from './counters.ts'
 import { name, type Rule, text, whole } from './rules.ts'
 
@@ -33,8 +32,14 @@ const cursor: Rule = {
   description: 'a cursor as a page gave it',
 }
 
+/** How many counters a page has where nobody says, and how many it may have. */
+export interface PageSizes {
+  readonly usual: number
+  readonly max: number
+}
+
 /** A query has text only, so that the number is one of digits. */
-export const listQuery: Rule = {
+export const listQuery = (sizes: PageSizes): Rule => ({
   type: 'object',
   required: ['resource_id'],
   additionalProperties: false,
@@ -44,13 +49,25 @@ export const listQuery: Rule = {
     before: cursor,
     limit: {
       type: 'string',
-      pattern: '^(?:[1-9]\\d{0,2}|1000)$',
-      default: '100',
-      description: `a whole number from 1 to ${maxPageSize}`,
+      pattern: `^(?:${wholeUpTo(sizes.max)})$`,
+      default: String(sizes.usual),
+      description: `a whole number from 1 to ${sizes.max}`,
     },
     fresh,
   },
   description: 'an object',
+})
+
+/** What digits say a whole number from 1 to another one, as a pattern: `[1-9]|1\d|2[0-4]` up to 24. */
+function wholeUpTo(max: number): string {
+  const digits = [...String(max)].map(Number)
+  const shorter = digits.slice(1).map((_, length) => `[1-9]\\d{${length}}`)
+  const below = digits.flatMap((digit, place) => {
+    const least = place === 0 ? 1 : 0
+    if (digit <= least) return []
+    return [`${digits.slice(0, place).join('')}[${least}-${digit - 1}]\\d{${digits.length - place - 1}}`]
+  })
+  return [...shorter, ...below, String(max)].join('|')
 }
 
 /** The most resources of one invalidation. */

@@ -66,6 +66,8 @@ export function readsOptions(values: ConfigValues): NonNullable<CountersOptions[
     ttlMs: values['cache.ttlMs'],
     l2TimeoutMs: values['cache.l2TimeoutMs'],
     rememberedCounters: values['cache.rememberedCounters'],
+    defaultPageSize: values['query.defaultPageSize'],
+    maxPageSize: values['query.maxPageSize'],
   }
 }
 
