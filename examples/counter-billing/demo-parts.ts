@@ -16,11 +16,12 @@ import {
 } from './config/options.ts'
 import type { SomeValues } from './config/settings.ts'
 import type { Log } from './counters.ts'
+import { FaultLab } from './dashboard/fault-lab.ts'
 import { createDemoLog, type DemoLog } from './demo-log.ts'
 import { type DemoOptions, streamProcesses } from './demo-options.ts'
 import { during, printed } from './demo-progress.ts'
 import { findRedis, missingRedis, startRedis } from './demo-redis.ts'
-import { type FleetMember, startFleet } from './fleet.ts'
+import { type FleetMember, startFleet, startMember } from './fleet.ts'
 import { Metrics } from './metrics.ts'
 import { redact } from './redaction.ts'
 import type { Running } from './running.ts'
@@ -71,6 +72,12 @@ export class DemoParts {
   readonly log: Log = (level, message) => {
     this.logging.logger[level](message)
     if (level !== 'info' || this.options.verbose) printed(redact(message))
+  }
+
+  /** What a part in a process of its own says to people; its log has all of it. */
+  readonly tell = (line: string): void => {
+    const isQuiet = /^\S+Z (?:info|warn) /.test(line)
+    if (!isQuiet || this.options.verbose) printed(line)
   }
 
   /** What is opened later uses what is there, and is closed before it. */
@@ -136,8 +143,12 @@ export class DemoParts {
 export async function startTogether(parts: DemoParts): Promise<DemoServices> {
   const { metrics, log, logging, options } = parts
   const { tokenLifeSeconds, usage, config } = options
-  const servers = await serversToUse(parts)
-  const stores = await parts.openStores(servers)
+  const named = await serversToUse(parts)
+  const lab = options.faults && (await FaultLab.open(named, log))
+  if (lab !== undefined) parts.keepOpen(lab.proxies)
+  const servers = lab?.servers ?? named
+  const own = await parts.openStores(servers)
+  const stores = lab?.around(own) ?? own
   const quota = parts.keepOpen(await openQuotaStore(servers, stores.database))
   metrics.add('quota', quota.instruments)
   const { secrets } = parts
@@ -148,9 +159,16 @@ export async function startTogether(parts: DemoParts): Promise<DemoServices> {
   const { database } = stores
   const billingOptions = { database, quotaStore: quota.store, ...common }
   const { address: billing } = parts.keepOpen(await startBillingService(billingOptions))
-  const fleet = await startInstances(parts, service.address, auth)
+  const member = memberOptions(parts, servers, service.address, auth)
+  const fleet = await startMembers(parts, 'counter service', 'counters', options.instances ?? 0, member)
   const counters = fleet.length > 0 ? fleet.map(({ address }) => address).join(',') : service.address
-  const urls = await startGateways(parts, counters, billing, servers, auth)
+  const urls = await startGateways(parts, counters, billing, servers, auth, lab)
+  if (lab !== undefined) {
+    const env = parts.environment('load', parts.identity(auth, 'load-generator'))
+    const startAgain = (port: string): Promise<FleetMember> => startInPlace(parts, port, member)
+    const { seconds } = options.faults as { seconds: number }
+    await parts.keepOpen(lab).start({ stores: own, urls, seconds, env, fleet, startMember: startAgain })
+  }
   const places = () => [
     ['gateway', urls.join(', ')] as const,
     ['counters', `${counters}, on ${stores.title}`] as const,
@@ -169,20 +187,30 @@ async function serversToUse(parts: DemoParts): Promise<StoresOptions> {
   return { ...servers, redisUrl: parts.keepOpen(await during('Redis starts', startRedis(binary))).url }
 }
 
-/** Counter services in processes of their own: on the servers that are named, or else on the stores of this process. */
-async function startInstances(parts: DemoParts, address: string, auth: string): Promise<FleetMember[]> {
-  const { instances = 0, config } = parts.options
-  const { databaseUrl, redisUrl } = parts.storesOptions()
+/** Counter services in processes of their own are on the servers that are named, or else on the stores of this process. */
+function memberOptions(
+  parts: DemoParts,
+  { databaseUrl, redisUrl }: StoresOptions,
+  address: string,
+  auth: string,
+): SomeValues {
   const isOnServers = databaseUrl !== undefined && redisUrl !== undefined
-  return startMembers(parts, 'counter service', 'counters', instances, {
+  return {
     ...parts.identity(auth, 'counter-service'),
     'api.grpcPort': 0,
     // A page of one of them has a neighbour at another.
-    'query.cursorSecrets': config.values['query.cursorSecrets'] ?? [randomUUID()],
+    'query.cursorSecrets': parts.options.config.values['query.cursorSecrets'] ?? [randomUUID()],
     ...(isOnServers
       ? { 'services.redisUrl': redisUrl, 'services.databaseUrl': databaseUrl }
       : { 'services.stores': address }),
-  })
+  }
+}
+
+/** Another counter service where one was that was killed. */
+async function startInPlace(parts: DemoParts, port: string, options: SomeValues): Promise<FleetMember> {
+  const own = { ...options, 'api.grpcPort': Number(port) }
+  const member = await startMember(['--role', 'counters'], parts.environment(`counters-at-${port}`, own))
+  return parts.keepOpen({ ...member, name: `counter service ${member.pid}` })
 }
 
 /** The gateway, in this process; or gateways and usage workers in processes of their own. */
@@ -192,6 +220,7 @@ async function startGateways(
   billing: string,
   servers: StoresOptions,
   auth: string,
+  faults: FaultLab | undefined,
 ): Promise<string[]> {
   const { log, logging, metrics, options } = parts
   const { acknowledgement, usage, mode, config } = options
@@ -206,7 +235,7 @@ async function startGateways(
       billing: { at: billing, ...services, ...usageOptions(config.values) },
       auth: { ...parts.client(auth, 'gateway'), mode },
       api: apiOptions(config.values),
-      dashboard: {},
+      dashboard: { faults },
       ...{ cache, acknowledgement, log, logging, metrics, ports: ports(options) },
     })
     return [parts.keepOpen(gateway).url]
@@ -236,7 +265,7 @@ async function startMembers(
   own: SomeValues,
 ): Promise<FleetMember[]> {
   const flags = new Array<string[]>(count).fill(['--role', role])
-  const starting = startFleet(flags, (index) => parts.environment(`${role}-${index + 1}`, own))
+  const starting = startFleet(flags, (index) => parts.environment(`${role}-${index + 1}`, own), parts.tell)
   const members = await (count === 0 ? starting : during(`${count} ${name}s start`, starting))
   for (const member of members) parts.keepOpen({ name: `${name} ${member.pid}`, close: () => member.close() })
   return members

@@ -43,7 +43,7 @@ export async function startApart(parts: DemoParts): Promise<DemoServices> {
   const servers: StoresOptions = { ...named, databaseUrl: postgres.url, redisUrl: redis.url }
   const stores = await parts.openStores(servers)
 
-  const supervisor = new Supervisor({ log })
+  const supervisor = new Supervisor({ log, tell: parts.tell })
   const startAll = (name: string, role: string, count: number, portFlag: string | undefined, own: SomeValues) =>
     startKind(parts, supervisor, { name, role, count, portFlag, own })
   const isStreamed = options.config.sources['services.usage'] === 'default' || options.usage === 'stream'

@@ -5,8 +5,8 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { Closable } from 'spillway/process'
 import type { Binary } from './binaries.ts'
 
-/** Leaves a server alone at a Ctrl-C, which reaches a whole process group, and ends it when the demo has ended, however that was. */
-const script = `signal=$1; shift; "$@" & read _; kill -"$signal" $!; wait`
+/** Ends a server when the demo has ended, however that was. */
+const guard = 'read _; kill -"$1" "$2"'
 
 const startMs = 60_000
 const endMs = 10_000
@@ -34,31 +34,47 @@ export interface DemoServerOptions {
 /** Starts a server that ends with this process, and waits until it answers. */
 export async function startDemoServer(options: DemoServerOptions): Promise<DemoServer> {
   const { name, binary, args, url, isReady, signal, account, cleanUp } = options
-  const shell = spawn('/bin/sh', ['-c', script, 'sh', signal, binary.path, ...args], {
+  // In sessions of their own: Ctrl-C reaches a whole process group, and the services are to end first.
+  const server = spawn(binary.path, args, {
     ...account,
     // A folder that whoever it runs as may be in.
     cwd: '/',
     detached: true,
     env: { ...process.env, ...binary.env },
-    stdio: ['pipe', 'ignore', 'pipe'],
+    stdio: ['ignore', 'ignore', 'pipe'],
   })
   let complaint = ''
-  shell.stderr.on('data', (chunk: Buffer) => {
+  server.stderr.on('data', (chunk: Buffer) => {
     complaint = `${complaint}${chunk}`.slice(-2_000)
   })
-  shell.stdin.on('error', () => undefined)
-  const ended = once(shell, 'exit')
+  let hasEnded = false
+  const ended = new Promise<void>((resolve) => {
+    const end = (): void => {
+      hasEnded = true
+      resolve()
+    }
+    server.once('exit', end)
+    server.once('error', (error) => {
+      complaint = error.message
+      end()
+    })
+  })
+  const watch = spawn('/bin/sh', ['-c', guard, 'sh', signal, String(server.pid)], {
+    detached: true,
+    stdio: ['pipe', 'ignore', 'ignore'],
+  })
+  watch.stdin.on('error', () => undefined)
   const close = async (): Promise<void> => {
-    shell.stdin.end()
+    watch.stdin.end()
     await Promise.race([ended, delay(endMs, undefined, { ref: false })])
+    if (!hasEnded) server.kill('SIGKILL')
     await cleanUp?.()
   }
-  // The shell waits for a line that never comes, so that it is told of a server that ended by what doesn't answer.
   for (const deadline = Date.now() + startMs; ; await delay(50)) {
     if (await isReady()) return { name, url, close }
-    if (Date.now() < deadline && shell.exitCode === null && !complaint.includes('FATAL')) continue
+    if (Date.now() < deadline && !hasEnded) continue
     await close()
-    throw new Error(`${name} doesn't start: ${complaint.trim().split('\n').at(-1) ?? 'it says nothing'}`)
+    throw new Error(`${name} doesn't start: ${complaint.trim().split('\n').at(-1) || 'it says nothing'}`)
   }
 }
 

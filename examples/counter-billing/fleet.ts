@@ -1,5 +1,6 @@
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
+import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 
 const startMs = 60_000
@@ -22,12 +23,14 @@ export interface FleetMember {
  *
  * @param flags - the flags of `main.ts` for each of them.
  * @param envOf - what of the environment is different for each.
+ * @param tell - told what they write to stderr, line by line.
  */
 export async function startFleet(
   flags: readonly (readonly string[])[],
-  envOf: (index: number) => Readonly<Record<string, string>> = () => ({}),
+  envOf: (index: number) => Readonly<Record<string, string>>,
+  tell: (line: string) => void,
 ): Promise<FleetMember[]> {
-  const started = await Promise.allSettled(flags.map((own, index) => startMember(own, envOf(index))))
+  const started = await Promise.allSettled(flags.map((own, index) => startMember(own, envOf(index), tell)))
   const members = started.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : []))
   const failure = started.find((one) => one.status === 'rejected')
   if (failure === undefined) return members
@@ -39,12 +42,14 @@ export async function startFleet(
 export async function startMember(
   flags: readonly string[],
   env: Readonly<Record<string, string>>,
+  tell: (line: string) => void,
 ): Promise<FleetMember> {
   const main = fileURLToPath(new URL('./main.ts', import.meta.url))
   const child = fork(main, ['--with-parent', ...flags], {
-    stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+    stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
     env: { ...process.env, ...env },
   })
+  if (child.stderr !== null) createInterface(child.stderr).on('line', tell)
   const hasEnded = new Promise<string>((resolve) => {
     child.once('exit', (code, signal) => resolve(String(signal ?? code)))
     child.once('error', ({ message }) => resolve(message))
@@ -52,7 +57,8 @@ export async function startMember(
   const end = async (how: () => void): Promise<void> => {
     // One that could not be started has no end either.
     if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return
-    const exited = once(child, 'exit')
+    // What it said last is here, too, by then.
+    const exited = once(child, 'close')
     how()
     await exited
   }

@@ -29,6 +29,8 @@ export interface Supervised {
 
 export interface SupervisorOptions {
   readonly log: Log
+  /** Told what parts write to stderr, line by line. */
+  readonly tell: (line: string) => void
   /** How long to wait before the first restart; it doubles with each that follows soon. */
   readonly delayMs?: number
   readonly maxDelayMs?: number
@@ -95,7 +97,7 @@ class SupervisedProcess implements Supervised {
   async start(): Promise<void> {
     const { flags, portFlag, env } = this.#part
     const port = portFlag === undefined ? [] : [`--${portFlag}`, this.#address.split(':').at(-1) || '0']
-    const member = await this.#options.start([...flags, ...port], env)
+    const member = await this.#options.start([...flags, ...port], env, this.#options.tell)
     this.#member = member
     this.#address = member.address
     void member.ended.then((how) => this.#onEnd(how))
