@@ -136,10 +136,13 @@ class Reading {
       if (known.includes(path) || isSchema(path)) continue
       const under = known.filter((other) => other.startsWith(`${path}.`))
       if (under.length > 0) {
+        if (isObject(value)) continue
         this.problems.push(`${path} must be an object, got ${shown(value)} (${this.#file})`)
         continue
       }
-      this.problems.push(`${path} is no setting${meant(path, known)} (${this.#file})`)
+      this.problems.push(
+        `${path} is no setting${meant(path, [...known, ...known.map((other) => other.replace(/\..*/, ''))])} (${this.#file})`,
+      )
     }
     const variables = [...known, 'config', 'preset'].map(variableOf)
     for (const name of Object.keys(this.#env)) {
@@ -188,7 +191,7 @@ function contradictions({ values, sources }: Config): string[] {
 function flat(content: Readonly<Record<string, unknown>>, under = ''): [string, unknown][] {
   return Object.entries(content).flatMap(([name, value]): [string, unknown][] => {
     const path = `${under}${name}`
-    if (!isObject(value) || Object.hasOwn(settings, path)) return [[path, value]]
+    if (!isObject(value) || Object.hasOwn(settings, path) || Object.keys(value).length === 0) return [[path, value]]
     return flat(value, `${path}.`)
   })
 }

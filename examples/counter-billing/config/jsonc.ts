@@ -4,7 +4,7 @@ const lastCommas = /"(?:[^"\\]|\\.)*"|,(?=\s*[}\]])/g
 /**
  * Reads JSON with comments, as editors know it: `//` and slash-star comments, and a comma behind the last member.
  *
- * @throws SyntaxError, whose message has line and column.
+ * @throws SyntaxError, whose message says where.
  */
 export function parseJsonc(source: string): unknown {
   // What is taken out leaves blanks, so that what is wrong is where the message says.
@@ -17,11 +17,11 @@ export function parseJsonc(source: string): unknown {
     return JSON.parse(json)
   } catch (error) {
     const { message } = error as SyntaxError
-    const at = /position (\d+)/.exec(message)
-    const offset = at === null ? json.length : Number(at[1])
-    const lines = json.slice(0, offset).split('\n')
-    throw new SyntaxError(
-      `line ${lines.length}, column ${(lines.at(-1)?.length ?? 0) + 1}: ${message.replace(/ in JSON at position.*| at position.*/, '')}`,
-    )
+    const [, position] = /at position (\d+)/.exec(message) ?? []
+    // Some messages have what stands around it in place of the position.
+    if (position === undefined) throw error
+    const lines = json.slice(0, Number(position)).split('\n')
+    const where = `line ${lines.length}, column ${(lines.at(-1)?.length ?? 0) + 1}`
+    throw new SyntaxError(`${where}: ${message.replace(/ (?:in JSON )?at position .*/, '')}`)
   }
 }
