@@ -20,6 +20,10 @@ const entries = {
   monolith: 'bench/load/targets/monolith.ts',
   'naive-gateway': 'bench/load/targets/naive-gateway.ts',
   'naive-counters': 'bench/load/targets/naive-counters.ts',
+  'naive-reads': 'bench/load/targets/naive-reads.ts',
+  'token-issuer': 'bench/load/targets/token-issuer.ts',
+  'token-proxy': 'bench/load/targets/token-proxy.ts',
+  logging: 'bench/load/targets/logging.ts',
   quota: 'bench/load/quota/service.ts',
   'quota-distance': 'bench/load/quota/distance.ts',
   service: 'examples/counter-billing/main.ts',
@@ -57,7 +61,14 @@ export interface Settings {
 
 async function start(file: string, { args = [], env = {} }: Settings): Promise<Running> {
   const child = fork(file, args, {
-    env: { ...process.env, NODE_ENV: 'production', NODE_OPTIONS: '', ...env },
+    // A load is one caller, and is to be told how much there is, not how much he may have.
+    env: {
+      ...process.env,
+      NODE_ENV: 'production',
+      NODE_OPTIONS: '',
+      COUNTER_BILLING_API_RATE_LIMIT_ENABLED: 'false',
+      ...env,
+    },
     stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
   })
   const url = await new Promise<string>((resolve, reject) => {

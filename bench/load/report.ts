@@ -1,5 +1,7 @@
 import { barChart, colors, escapeXml } from '../harness/bar-chart.ts'
 import { type Facts, factsText } from '../harness/facts.ts'
+import { type Reference, referenceCells } from './references.ts'
+import { type SectionReport, sectionCells, sectionChart } from './sections/section.ts'
 
 /** What one target did, the medians of its rounds. */
 export interface Row {
@@ -21,6 +23,10 @@ export interface Comparison {
   readonly connections: number
   readonly keys: number
   readonly pace: number
+  /** What else was loaded. */
+  readonly sections: readonly SectionReport[]
+  /** What the documents of other systems say, beside what was measured. */
+  readonly references: readonly Reference[]
   readonly wrong: readonly string[]
 }
 
@@ -57,7 +63,16 @@ function cells({ rows, pace }: Comparison): string[][] {
 }
 
 export function tableText(comparison: Comparison): string {
-  const table = cells(comparison)
+  const { sections, references, rows } = comparison
+  const tables = [
+    ...(rows.length > 0 ? [textOf(cells(comparison))] : []),
+    ...sections.map((section) => `${section.title}\n${textOf(sectionCells(section))}`),
+    ...(references.length > 0 ? [`Beside what the documents say\n${textOf(referenceCells(references))}`] : []),
+  ]
+  return tables.join('\n\n')
+}
+
+function textOf(table: readonly (readonly string[])[]): string {
   const widths = table[0]?.map((_, column) => Math.max(...table.map((row) => (row[column] ?? '').length))) ?? []
   return table
     .map((row) =>
@@ -67,75 +82,127 @@ export function tableText(comparison: Comparison): string {
 }
 
 export function markdown(comparison: Comparison): string {
-  const [header = [], ...body] = cells(comparison)
+  const { sections, references, rows } = comparison
+  const parts = [
+    '# The same load on a naive service, a monolith, and spillway',
+    method(comparison).join(' '),
+    ...(references.length > 0
+      ? ['## Beside what the documents say', referencesText, tableMarkdown(referenceCells(references))]
+      : []),
+    ...(rows.length > 0
+      ? [
+          '## Counter writes',
+          writesText(comparison).join(' '),
+          tableMarkdown(cells(comparison)),
+          '![requests a second](throughput.svg)',
+          '![latency below saturation](latency.svg)',
+        ]
+      : []),
+    ...sections.flatMap((section) => [
+      `## ${section.title}`,
+      section.about.join(' '),
+      tableMarkdown(sectionCells(section)),
+      `![${section.title}: requests a second](${chartFile(section)})`,
+    ]),
+    '## Quotas',
+    'Requests that account what they use, in the request and behind it, have [a report of their own](quota.md).',
+    '## The sums',
+    sums(comparison),
+    `\`npm run load -- --docs\` makes this report. ${factsText(comparison.facts).replace('\n', '; ')}.`,
+  ]
+  return `${parts.join('\n\n')}\n`
+}
+
+/** The chart of a section, by its file's name. */
+export function chartFile({ title }: SectionReport): string {
+  return `${title.toLowerCase()}.svg`
+}
+
+const referencesText =
+  'Documents of real systems tell what they measured before and after. The machines differ, so that the ratios are what can be compared.'
+
+function tableMarkdown(table: readonly (readonly string[])[]): string {
+  const [header = [], ...body] = table
   const line = (row: readonly string[]): string => `| ${row.join(' | ')} |`
   const rule = header.map((_, column) => (column === 0 ? '---' : '---:'))
-  return `# The same load on a naive service, a monolith, and spillway's example
-
-${method(comparison).join(' ')}
-
-${[header, rule, ...body].map(line).join('\n')}
-
-![requests a second](throughput.svg)
-
-![latency below saturation](latency.svg)
-
-${sums(comparison)}
-
-\`npm run load\` makes this report. ${factsText(comparison.facts).replace('\n', '; ')}.
-`
+  return [header, rule, ...body].map(line).join('\n')
 }
 
 export function html(comparison: Comparison): string {
-  const [header = [], ...body] = cells(comparison)
-  const row = (tag: string, texts: readonly string[]): string =>
-    `<tr>${texts.map((text) => `<${tag}>${escapeXml(text)}</${tag}>`).join('')}</tr>`
+  const { sections, references, rows } = comparison
+  const paragraph = (text: string): string => `<p>${escapeXml(text)}</p>`
+  const parts = [
+    ...method(comparison).map(paragraph),
+    ...(references.length > 0
+      ? ['<h2>Beside what the documents say</h2>', paragraph(referencesText), tableHtml(referenceCells(references))]
+      : []),
+    ...(rows.length > 0
+      ? [
+          '<h2>Counter writes</h2>',
+          ...writesText(comparison).map(paragraph),
+          tableHtml(cells(comparison)),
+          throughputChart(comparison),
+          latencyChart(comparison),
+        ]
+      : []),
+    ...sections.flatMap((section) => [
+      `<h2>${escapeXml(section.title)}</h2>`,
+      ...section.about.map(paragraph),
+      tableHtml(sectionCells(section)),
+      sectionChart(section),
+    ]),
+    '<h2>The sums</h2>',
+    paragraph(sums(comparison)),
+  ]
   return `<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>spillway under load</title>
 <style>
-  body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #1b2733 }
+  body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #1b2733; background: #fff }
   table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
   th, td { padding: .4rem .6rem; border-bottom: 1px solid #d5dde5; text-align: right }
   th { vertical-align: bottom } th:first-child, td:first-child { text-align: left; white-space: nowrap }
   .scroll { overflow-x: auto } svg { max-width: 100%; height: auto } .facts { color: #5a6b7b; font-size: .9rem }
 </style>
-<h1>The same load on a naive service, a monolith, and spillway's example</h1>
-${method(comparison)
-  .map((sentence) => `<p>${escapeXml(sentence)}</p>`)
-  .join('\n')}
-<div class="scroll"><table>
-<thead>${row('th', header)}</thead>
-<tbody>
-${body.map((texts) => row('td', texts)).join('\n')}
-</tbody>
-</table></div>
-<h2>Requests a second</h2>
-${throughputChart(comparison)}
-<h2>Latency below saturation</h2>
-${latencyChart(comparison)}
-<p>${escapeXml(sums(comparison))}</p>
+<h1>The same load on a naive service, a monolith, and spillway</h1>
+${parts.join('\n')}
 <p class="facts">npm run load makes this report. ${escapeXml(factsText(comparison.facts).replace('\n', '; '))}.</p>
 </html>
 `
 }
 
-function method({ rounds, seconds, connections, keys, pace }: Comparison): string[] {
+function tableHtml([header = [], ...body]: readonly (readonly string[])[]): string {
+  const row = (tag: string, texts: readonly string[]): string =>
+    `<tr>${texts.map((text) => `<${tag}>${escapeXml(text)}</${tag}>`).join('')}</tr>`
+  return `<div class="scroll"><table>
+<thead>${row('th', header)}</thead>
+<tbody>
+${body.map((texts) => row('td', texts)).join('\n')}
+</tbody>
+</table></div>`
+}
+
+function method({ rounds, seconds, connections }: Comparison): string[] {
   return [
-    `wrk sends increments over ${connections} connections, from a process of its own; gateway, counter service, Redis and Postgres are
-processes of their own on the same machine, which they share with the load.`,
+    `wrk sends over ${connections} connections, from a process of its own; all services, Redis and Postgres are processes of their own on the
+same machine, which they share with the load.`,
     `Every target takes its turn ${rounds === 1 ? 'once' : `in each of ${rounds} rounds`}, for ${seconds} s; the figures are the rounds' medians.`,
-    `Keys rotate over ${whole(keys)} counters, then there is one hot key, then ${whole(pace)} requests a second are asked for, below what
-any target can do.`,
     'Look at the ratios: the requests a second depend on the machine.',
   ].map((sentence) => sentence.replaceAll('\n', ' '))
 }
 
+function writesText({ keys, pace }: Comparison): string[] {
+  return [
+    `Increments of 1,000 counters in turns, then of one hot key, then ${whole(pace)} requests a second, which is below what any target can do.`,
+    'The gateway and the counter service are two processes; the naive ones write to Redis and Postgres in each call, the monolith to Redis alone.',
+  ].map((sentence) => sentence.replace('1,000', whole(keys)))
+}
+
 function sums({ wrong }: Comparison): string {
   return wrong.length === 0
-    ? 'After every run, each store held what had been answered.'
+    ? 'After every run, each store held what had been answered, and what was read or logged was compared.'
     : `${wrong.length} sums were wrong: ${wrong.join('; ')}.`
 }
 

@@ -24,11 +24,13 @@ export interface LoadOptions {
   readonly prefix: string
   readonly keys: number
   readonly acknowledgement?: string | undefined
+  /** For a GET in place of an increment: the path, in which `KEY` stands for one of the keys. */
+  readonly get?: string | undefined
   /** How many requests a second to send; as many as are answered, without it. */
   readonly perSecond?: number | undefined
 }
 
-const script = fileURLToPath(new URL('./increments.lua', import.meta.url))
+const script = fileURLToPath(new URL('./requests.lua', import.meta.url))
 const run = promisify(execFile)
 
 /** Finds or fetches wrk. */
@@ -36,7 +38,7 @@ export async function findWrk(): Promise<(options: LoadOptions) => Promise<LoadR
   const wrk = await debianBinary({ binary: 'wrk', packages: ['wrk', 'libluajit-5.1-2', 'libluajit-5.1-common'] })
   if (wrk === undefined) throw new Error('the load needs wrk: install it (on Debian: apt-get install wrk)')
   return async (options) => {
-    const { url, connections, seconds, prefix, keys, acknowledgement = '-', perSecond } = options
+    const { url, connections, seconds, prefix, keys, acknowledgement = '-', get = '-', perSecond } = options
     // A connection waits this long between an answer and its next request.
     const delayMs = perSecond === undefined ? 0 : Math.round((connections * 1000) / perSecond)
     const flags = [
@@ -49,7 +51,7 @@ export async function findWrk(): Promise<(options: LoadOptions) => Promise<LoadR
       '--timeout',
       '10s',
     ]
-    const args = [...flags, '--script', script, url, '--', prefix, String(keys), acknowledgement, String(delayMs)]
+    const args = [...flags, '--script', script, url, '--', prefix, String(keys), acknowledgement, String(delayMs), get]
     const { stdout } = await run(wrk.path, args, {
       env: { ...process.env, ...wrk.env },
       timeout: (seconds + 30) * 1000,

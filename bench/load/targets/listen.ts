@@ -10,6 +10,11 @@ export async function listen(increment: (key: string, delta: number) => unknown)
   app.post<{ Body: IncrementBody }>('/api/v1/counter/increment', { schema: { body: incrementBody } }, ({ body }) =>
     increment(keyOf(body), body.delta),
   )
+  return serve(app)
+}
+
+/** Listens on a free port, tells the parent which, and ends with it. */
+export async function serve(app: FastifyInstance): Promise<FastifyInstance> {
   const url = await app.listen({ host: '127.0.0.1', port: 0 })
   process.send?.({ type: 'ready', url })
   process.once('SIGTERM', () => void app.close().then(() => process.exit(0)))
