@@ -17,6 +17,7 @@ import {
 import type { SomeValues } from './config/settings.ts'
 import type { Log } from './counters.ts'
 import { FaultLab } from './dashboard/fault-lab.ts'
+import type { Database } from './database.ts'
 import { createDemoLog, type DemoLog } from './demo-log.ts'
 import { type DemoOptions, streamProcesses } from './demo-options.ts'
 import { during, printed } from './demo-progress.ts'
@@ -162,9 +163,11 @@ export async function startTogether(parts: DemoParts): Promise<DemoServices> {
   const member = memberOptions(parts, servers, service.address, auth)
   const fleet = await startMembers(parts, 'counter service', 'counters', options.instances ?? 0, member)
   const counters = fleet.length > 0 ? fleet.map(({ address }) => address).join(',') : service.address
-  const urls = await startGateways(parts, counters, billing, servers, auth, lab)
+  // Those that come later are closed when the first ones are: after the gateway.
+  if (lab !== undefined) parts.keepOpen(lab.restarted)
+  const urls = await startGateways(parts, counters, billing, { ...servers, database }, auth, lab)
   if (lab !== undefined) {
-    const env = parts.environment('load', parts.identity(auth, 'load-generator'))
+    const env = { AUTH_URL: auth, AUTH_ISSUER: '', AUTH_CLIENT_SECRET: secrets['load-generator'] }
     const startAgain = (port: string): Promise<FleetMember> => startInPlace(parts, port, member)
     const { seconds } = options.faults as { seconds: number }
     await parts.keepOpen(lab).start({ stores: own, urls, seconds, env, fleet, startMember: startAgain })
@@ -207,10 +210,9 @@ function memberOptions(
 }
 
 /** Another counter service where one was that was killed. */
-async function startInPlace(parts: DemoParts, port: string, options: SomeValues): Promise<FleetMember> {
+function startInPlace(parts: DemoParts, port: string, options: SomeValues): Promise<FleetMember> {
   const own = { ...options, 'api.grpcPort': Number(port) }
-  const member = await startMember(['--role', 'counters'], parts.environment(`counters-at-${port}`, own))
-  return parts.keepOpen({ ...member, name: `counter service ${member.pid}` })
+  return startMember(['--role', 'counters'], parts.environment(`counters-at-${port}`, own))
 }
 
 /** The gateway, in this process; or gateways and usage workers in processes of their own. */
@@ -218,7 +220,7 @@ async function startGateways(
   parts: DemoParts,
   counters: string,
   billing: string,
-  servers: StoresOptions,
+  { database, ...servers }: StoresOptions & { readonly database: Database },
   auth: string,
   faults: FaultLab | undefined,
 ): Promise<string[]> {
@@ -234,7 +236,9 @@ async function startGateways(
       counters: { at: counters, ...services },
       billing: { at: billing, ...services, ...usageOptions(config.values) },
       auth: { ...parts.client(auth, 'gateway'), mode },
-      api: apiOptions(config.values),
+      // The load is one caller, who may make as many requests as he likes.
+      api: { ...apiOptions(config.values), rateLimit: false },
+      database,
       dashboard: { faults },
       ...{ cache, acknowledgement, log, logging, metrics, ports: ports(options) },
     })
@@ -251,6 +255,7 @@ async function startGateways(
     'services.counters': counters,
     'services.billing': billing,
     'services.usage': usage,
+    'api.rateLimit.enabled': false,
     'api.dashboard': true,
     'api.port': 0,
   })

@@ -23,7 +23,7 @@ import {
 import type { ConfigValues } from './config/settings.ts'
 import { connectToCounterServices } from './counter-services.ts'
 import type { Log } from './counters.ts'
-import { openDatabase } from './database.ts'
+import { type Database, openDatabase } from './database.ts'
 import type { Logging } from './logging.ts'
 import type { Metrics } from './metrics.ts'
 import { closeAll, defaultHost, type Running } from './running.ts'
@@ -195,6 +195,7 @@ export class Program {
     const cache = await openSharedCache(this.#stores, this.#log)
     if (cache !== undefined) metrics.add('cache', this.#keepOpen(cache).instruments)
     const services = serviceOptions(values)
+    const database = await this.#databaseOfGateway()
     this.started.gateway = this.#keepOpen(
       await startGateway({
         ...countersOptions(values),
@@ -208,6 +209,7 @@ export class Program {
         logging,
         metrics,
         cache,
+        database,
         auth: auth && this.#gatewayAuth(auth),
         counters: { at, ...services },
         billing:
@@ -217,6 +219,15 @@ export class Program {
     const { url } = this.started.gateway
     say(`gateway at ${url}, counters at ${nameOf(at)}${billing ? `, billing at ${nameOf(billing)}` : ''}`)
     return url
+  }
+
+  /** Where API keys are, and answers under keys: beside the counters, or in the server that is named; else there is none. */
+  async #databaseOfGateway(): Promise<Database | undefined> {
+    const { databaseUrl: url } = this.#stores
+    if (this.started.stores !== undefined || url === undefined) return this.started.stores?.database
+    const database = this.#keepOpen(await openDatabase({ url, ...this.#stores }))
+    this.#options.metrics.add('api', database.instruments)
+    return database
   }
 
   #gatewayAuth({ issuer, client }: Auth): GatewayAuth {
