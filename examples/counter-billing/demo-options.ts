@@ -8,7 +8,7 @@ import { acknowledgements } from './counters.ts'
 import { defaultAcknowledgement, defaultPort } from './service.ts'
 
 /** Tokens are short-lived, so that some are replaced while one looks on. */
-const defaults = { seconds: 8, connections: 50, tokenLifeSeconds: 5 }
+const defaults = { seconds: 8, connections: 50, tokenLifeSeconds: 5, faultSeconds: 600 }
 const maxInstances = 10
 
 /** The load ends early after so many. */
@@ -35,6 +35,8 @@ was sent with what is stored, and with what is accounted.
   --token-life N   how long a token is valid, in seconds (${defaults.tokenLifeSeconds})
   --port N         where to listen, 0 is any free port (${defaultPort}, or the next free one); with --usage stream, free ones are taken
   --serve          stay up until Ctrl-C, and print a request to try; there is a load only if --seconds is given too
+  --faults         with --serve: a panel on the dashboard that makes servers slow or dead, kills instances and sends bursts, and a steady
+                   load of --seconds (600) that the panel stops and starts
   --verbose        print all that was measured, in tables, before the report
   --data-dir DIR   where PGlite keeps its data (in memory only)
   --help           this text
@@ -65,6 +67,7 @@ export function readDemoOptions() {
       port: { type: 'string' },
       processes: { type: 'boolean' },
       serve: { type: 'boolean' },
+      faults: { type: 'boolean' },
       verbose: { type: 'boolean' },
       'data-dir': { type: 'string' },
     },
@@ -96,14 +99,29 @@ export function readDemoOptions() {
           portOf(values.port, values.usage, values.processes) ??
           (sources['api.port'] === 'default' ? undefined : chosen['api.port']),
         serve,
-        /** Who serves without saying how long a load is to last wants none. */
-        load: !serve || seconds !== undefined,
+        faults: faultsOf(
+          values.faults,
+          serve,
+          values.processes === true || chosen['services.usage'] === 'stream',
+          seconds,
+        ),
+        /** Who serves without saying how long a load is to last wants none, and the fault panel has a load of its own. */
+        load: !serve || (seconds !== undefined && values.faults !== true),
         stores: storesOptions(chosen),
         secrets: clientSecrets(undefined),
         logTo: loggingOptions(chosen),
       }
     },
   )
+}
+
+/** What of the faults: how long their load lasts. They come with the gateway of this process, for as long as that is there. */
+function faultsOf(wanted = false, serve: boolean, isApart: boolean, seconds: number | undefined) {
+  if (!wanted) return undefined
+  if (!serve) throw new UsageError('--faults needs --serve: there is no panel once the demo is over')
+  if (isApart)
+    throw new UsageError('--faults is for a gateway in this process: not with --processes, nor --usage stream')
+  return { seconds: seconds ?? defaults.faultSeconds }
 }
 
 /** Two gateways can't have one port. */

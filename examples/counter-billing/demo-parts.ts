@@ -212,7 +212,7 @@ function memberOptions(
 /** Another counter service where one was that was killed. */
 function startInPlace(parts: DemoParts, port: string, options: SomeValues): Promise<FleetMember> {
   const own = { ...options, 'api.grpcPort': Number(port) }
-  return startMember(['--role', 'counters'], parts.environment(`counters-at-${port}`, own))
+  return startMember(['--role', 'counters'], parts.environment(`counters-at-${port}`, own), parts.tell)
 }
 
 /** The gateway, in this process; or gateways and usage workers in processes of their own. */

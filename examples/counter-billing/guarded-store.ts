@@ -1,11 +1,11 @@
 import {
   type BatchContext,
   CircuitBreaker,
+  CircuitOpenError,
   type CounterIncrement,
   type CounterStore,
   isSpillwayError,
   type RefusedIncrement,
-  StoreError,
 } from 'spillway'
 import { isRefusal, type Log, text } from './counters.ts'
 
@@ -25,7 +25,7 @@ export class GuardedStore implements CounterStore {
     this.#store = store
     this.idempotent = store.idempotent
     this.breaker = new CircuitBreaker({
-      name,
+      name: `${name}-store`,
       failureThreshold: 5,
       recoveryTimeoutMs: 1_000,
       recovery: { factor: 2, maxMs: 5_000, jitter: 0.2 },
@@ -62,11 +62,11 @@ export class GuardedStore implements CounterStore {
     }
   }
 
-  /** What was turned away wasn't done: whoever is told may try again. */
+  /** What was turned away wasn't done. Trying it again at once would be turned away, too: whoever waits is to hear of it now. */
   #guarded<T>(call: () => PromiseLike<T>): Promise<T> {
     return this.breaker.execute(call).catch((error: unknown) => {
       if (!isSpillwayError(error, 'ERR_CIRCUIT_OPEN')) throw error
-      throw new StoreError(text(error), { cause: error })
+      throw new CircuitOpenError(text(error), { cause: error, retryable: false })
     })
   }
 }

@@ -20,9 +20,10 @@ export interface ChartOptions {
   readonly id: string
   readonly title: string
   readonly note: string
-  /** What the axis says. */
+  /** Of the axis, said beside the title. */
   readonly axis: string
   readonly rightAxis?: string
+  readonly wide?: boolean
   /** The least that the axis reaches up to. */
   readonly atLeast: number
   /** The most that it does, where there is one. */
@@ -31,7 +32,8 @@ export interface ChartOptions {
 }
 
 export const secondsShown = 120
-const height = 168
+const height = 160
+const axisWidth = 38
 /** Beside its colour, each line has its dash. */
 const dashes: readonly number[][] = [[], [7, 4], [2, 3], [9, 3, 2, 3], [4, 2], [12, 4]]
 
@@ -55,7 +57,9 @@ export class Chart {
   constructor(options: ChartOptions, colours: Colours) {
     this.#options = options
     this.#colours = colours
-    const { section, aside, body } = card(options.id, options.title, options.note)
+    const { section, aside, body } = card(options.id, options.title, options.note, options.wide)
+    const { axis, rightAxis } = options
+    aside.append(element('span', { class: 'unit' }, rightAxis === undefined ? axis : `${axis} | ${rightAxis}`))
     this.section = section
     this.aside = aside
     this.#plot = element('div', {
@@ -130,14 +134,11 @@ export class Chart {
   }
 
   #make(): uPlot {
-    const { axis, rightAxis, atLeast, atMost } = this.#options
+    const { rightAxis, atLeast, atMost } = this.#options
     const font = '11px system-ui, sans-serif'
     const common: uPlot.Axis = {
       stroke: () => this.#colours.of('muted'),
       font,
-      labelFont: font,
-      labelSize: 16,
-      labelGap: 0,
       gap: 4,
       ticks: { show: false },
       grid: { stroke: () => this.#colours.of('line'), width: 1 },
@@ -154,16 +155,15 @@ export class Chart {
         values: (_, splits) => splits.map((at) => ago(at - this.#now / 1_000)),
         splits: () => this.#splits(),
       },
-      { ...common, label: axis, size: 44, space: 32, values },
+      { ...common, size: axisWidth, space: 28, values },
     ]
     if (rightAxis !== undefined) {
       axes.push({
         ...common,
         scale: 'right',
         side: 1,
-        label: rightAxis,
-        size: 44,
-        space: 32,
+        size: axisWidth,
+        space: 28,
         values,
         grid: { show: false },
       })
@@ -172,7 +172,7 @@ export class Chart {
       {
         width: this.#plot.clientWidth,
         height,
-        padding: [8, rightAxis === undefined ? 10 : 0, 0, 0],
+        padding: [8, rightAxis === undefined ? 14 : 0, 0, 0],
         legend: { show: false },
         cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
         scales: {
@@ -186,7 +186,10 @@ export class Chart {
         },
         axes,
         series: [{}, ...this.#lines.map((line, index) => this.#series(line, index))],
-        hooks: { setCursor: [({ cursor }) => this.#tell(cursor.idx ?? undefined)] },
+        hooks: {
+          drawClear: [(chart) => this.#shade(chart)],
+          setCursor: [({ cursor }) => this.#tell(cursor.idx ?? undefined)],
+        },
       },
       this.#data(),
       this.#plot,
@@ -205,6 +208,19 @@ export class Chart {
       dash: dashes[index % dashes.length] as number[],
       points: { show: (_, _series, from, to) => to - from < 2, size: 5 },
       spanGaps: false,
+    }
+  }
+
+  /** Shades the seconds in which a fault was on. */
+  #shade(chart: uPlot): void {
+    const { ctx, bbox } = chart
+    ctx.fillStyle = this.#colours.of('shade')
+    for (const [index, sample] of this.#samples.entries()) {
+      if (!isFaulty(sample)) continue
+      const until = this.#samples[index + 1]?.at ?? sample.at
+      const left = Math.max(bbox.left, chart.valToPos(sample.at / 1_000, 'x', true))
+      const right = Math.max(left, chart.valToPos(until / 1_000, 'x', true))
+      ctx.fillRect(left, bbox.top, right - left, bbox.height)
     }
   }
 
@@ -230,7 +246,7 @@ export class Chart {
     if (this.#tip.hidden) return
     const rows = said.map(([label, value]) => element('li', {}, element('span', {}, label), element('b', {}, value)))
     this.#tip.replaceChildren(element('p', {}, time(sample.at)), element('ul', {}, ...rows))
-    const left = (cursor?.left ?? 0) + 44
+    const left = (cursor?.left ?? 0) + axisWidth
     const right = left > this.#plot.clientWidth / 2
     this.#tip.style.left = right ? 'auto' : `${left + 12}px`
     this.#tip.style.right = right ? `${this.#plot.clientWidth - left + 12}px` : 'auto'
@@ -271,6 +287,12 @@ export class Chart {
   #redraw(): void {
     this.#chart?.redraw(false, true)
   }
+}
+
+function isFaulty({ faults }: Sample): boolean {
+  if (faults === undefined) return false
+  const { redis, postgres, instances, load } = faults
+  return redis !== 'ok' || postgres !== 'ok' || load.burst !== undefined || instances.some(({ alive }) => !alive)
 }
 
 function ago(seconds: number): string {

@@ -1,6 +1,6 @@
 import type { AnswerClass, BufferSample, InstanceSample, Sample } from '../sample.ts'
 import type { ChartOptions, Line } from './chart.ts'
-import { format, whole } from './units.ts'
+import { format, tick, whole } from './units.ts'
 
 const answers: Readonly<Record<AnswerClass, string>> = { '2xx': '2xx done', '4xx': '4xx refused', '5xx': '5xx failed' }
 
@@ -18,8 +18,8 @@ function size(buffer: string): Line {
 
 function depth(buffer: string): Line {
   const share = ({ waiting, capacity }: BufferSample): number => (waiting / capacity) * 100
-  const said = ({ waiting, capacity }: BufferSample): string =>
-    `${whole(waiting)} of ${whole(capacity)}, ${format(share({ waiting, capacity } as BufferSample), '%')}`
+  const said = (buffer: BufferSample): string =>
+    `${whole(buffer.waiting)} of ${tick(buffer.capacity)} · ${format(share(buffer), '%')}`
   return {
     label: buffer,
     unit: '%',
@@ -66,24 +66,24 @@ export const charts: readonly ChartOptions[] = [
   {
     id: 'sums',
     title: 'Not yet stored',
-    note: 'Acknowledged to the load, less what each store has.',
-    axis: 'sum of increments',
+    note: 'Acknowledged, less what each store has.',
+    axis: 'increments',
     atLeast: 50,
     lines: [behind('durable store', 'durable'), behind('live store', 'live')],
   },
   {
     id: 'write-batches',
     title: 'Batch size: writes',
-    note: 'What leaves in one call; failing calls let it grow.',
-    axis: 'items in a batch',
+    note: 'What leaves in one call; it grows while calls fail.',
+    axis: 'items',
     atLeast: 10,
     lines: ['durable writes', 'live writes', 'usage'].map(size),
   },
   {
     id: 'answer-batches',
-    title: 'Batch size: answers and reads',
-    note: 'What is waited for goes at once, or with the next call.',
-    axis: 'items in a batch',
+    title: 'Batch size: answers, reads',
+    note: 'What is waited for leaves with the next call.',
+    axis: 'items',
     atLeast: 4,
     lines: ['durable answers', 'live answers', 'durable reads', 'live reads'].map(size),
   },
@@ -107,9 +107,9 @@ export const charts: readonly ChartOptions[] = [
   {
     id: 'quota',
     title: 'Quota accounting',
-    note: 'Uses that were offered and are not applied yet, and for how long.',
+    note: 'Uses that wait to be applied, and for how long.',
     axis: 'uses',
-    rightAxis: 'seconds',
+    rightAxis: 's',
     atLeast: 20,
     lines: [
       { label: 'offered − applied', unit: 'count', read: ({ quota }) => quota && quota.offered - quota.applied },
@@ -130,7 +130,7 @@ export const charts: readonly ChartOptions[] = [
   {
     id: 'loop',
     title: 'Event loop',
-    note: 'By how much timers are late: every answer waits for that, too.',
+    note: 'How late timers are, which every answer waits for.',
     axis: 'ms late',
     rightAxis: '% busy',
     atLeast: 5,

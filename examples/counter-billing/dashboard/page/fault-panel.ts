@@ -41,7 +41,7 @@ export class FaultPanel {
     const panel = found('faults')
     panel.append(
       element('h2', { id: 'faults-title' }, 'Faults'),
-      element('p', { class: 'muted' }, 'Break something, and see what the rest does.'),
+      element('p', { class: 'muted' }, 'Break something, and see what the rest does. Charts are shaded meanwhile.'),
       this.#group('redis'),
       this.#group('postgres'),
       this.#killing,

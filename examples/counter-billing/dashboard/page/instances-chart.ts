@@ -21,7 +21,8 @@ export class InstancesChart {
         id: 'instances',
         title: 'Load by instance',
         note: 'What the balancer gives to each, and gets from it.',
-        axis: 'of each instance',
+        axis: '',
+        wide: true,
         atLeast: 4,
         lines: [],
       },
@@ -37,7 +38,7 @@ export class InstancesChart {
       button.addEventListener('click', () => this.#choose(measure))
       return button
     })
-    this.chart.aside.append(
+    this.chart.aside.replaceChildren(
       element('div', { class: 'segments', role: 'group', 'aria-label': 'Measure' }, ...this.#buttons),
     )
   }

@@ -18,10 +18,11 @@ const states = new StatesCard(colours)
 const instances = new InstancesChart(colours)
 const made = charts.filter(({ id }) => id !== 'sums' || panel !== undefined).map((chart) => new Chart(chart, colours))
 
-const grid = found('grid')
-const [requests, latency, ...others] = made
-for (const { section } of [requests, latency].flatMap((chart) => chart ?? [])) grid.append(section)
-grid.append(states.section, instances.chart.section, ...others.map(({ section }) => section), happenings.section)
+/** Tall ones stand beside each other. */
+const early = new Set(['requests', 'latency', 'sums'])
+const sections = (isEarly: boolean): HTMLElement[] =>
+  made.map(({ section }) => section).filter(({ id }) => early.has(id) === isEarly)
+found('grid').append(...sections(true), states.section, happenings.section, instances.chart.section, ...sections(false))
 
 let samples: Sample[] = []
 let paused = false

@@ -48,7 +48,8 @@ export class StatesCard {
     const { section, body } = card(
       'states',
       'Breakers and instances',
-      'Low is well; half is being tried; full is left alone: an open breaker, or an ejected instance.',
+      'Low: well. Half: being tried. Full: left alone, as an open breaker or an ejected instance.',
+      true,
     )
     this.section = section
     body.append(this.#list)
