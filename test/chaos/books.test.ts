@@ -1,0 +1,234 @@
+import { describe, expect, test } from 'vitest'
+import { audit } from './books.ts'
+import type { AddEntry, BillEntry, Evidence, LedgerEntry, ReadEntry, RequestRow, Stored } from './evidence.ts'
+
+const nothing: Stored = {
+  durable: new Map(),
+  live: new Map(),
+  metered: new Map(),
+  published: new Map(),
+  requests: [],
+  accounts: new Map(),
+  free: new Map(),
+}
+
+const add = (entry: Partial<AddEntry>): AddEntry => ({
+  ...{ type: 'add', sentAt: 1_000, endedAt: 1_010, gateway: 'gateway-1', ack: 'committed', user: 'ann', status: 200 },
+  operations: [['k', 1, 'acked', 1]],
+  ...entry,
+})
+const read = (entry: Partial<ReadEntry>): ReadEntry => ({
+  ...{ type: 'read', sentAt: 2_000, endedAt: 2_010, gateway: 'gateway-1', source: 'durable', key: 'k', value: 1 },
+  fresh: false,
+  ...entry,
+})
+const bill = (entry: Partial<BillEntry>): BillEntry => ({
+  ...{ type: 'bill', endedAt: 1_000, operation: 'deduct', user: 'bob', request: 'd1', count: 2, status: 200 },
+  ...{ free: 0, charged: 6, balance: 94 },
+  ...entry,
+})
+const row = (entry: Partial<RequestRow>): RequestRow => ({
+  ...{ user: 'bob', request: 'd1', operation: 'deduct', state: 'settled', due: false, count: 2 },
+  ...{ usedCount: 2, usedFree: 0, usedCharged: 6 },
+  ...entry,
+})
+const recharge = bill({
+  operation: 'recharge',
+  request: 'r1',
+  count: 100,
+  free: undefined,
+  charged: undefined,
+  balance: 100,
+})
+const rechargeRow = row({ request: 'r1', operation: 'recharge', count: 100, usedCount: 0, usedCharged: -100 })
+const rich = { requests: [rechargeRow, row({})], accounts: new Map([['bob', { balance: 94, held: 0 }]]) }
+
+function problems(entries: readonly LedgerEntry[], stored: Partial<Stored>, more: Partial<Evidence> = {}): string[] {
+  const evidence: Evidence = { entries, losses: [], absences: [], stored: { ...nothing, ...stored }, ...more }
+  return audit(evidence).flatMap((book) => book.problems.map((problem) => `${book.name}: ${problem}`))
+}
+
+const stored = (value: number, live = value, metered = value): Partial<Stored> => ({
+  durable: new Map([['k', value]]),
+  live: new Map([['k', live]]),
+  metered: new Map([['ann', metered]]),
+})
+
+describe('the books of counters', () => {
+  test('are right where each answered write is stored once', () => {
+    const accepted = add({ ack: 'accepted', operations: [['k', 2, 'acked']] })
+
+    expect(problems([add({}), accepted], { ...stored(3), metered: new Map([['ann', 2]]) })).toEqual([])
+  })
+
+  test('tell a lost write, a doubled one, and one that was refused and counted', () => {
+    expect(problems([add({})], stored(0, 1, 1))).toEqual([expect.stringContaining('durable counters: k LOST 1')])
+    expect(problems([add({})], stored(2, 1, 1))).toEqual([expect.stringContaining('durable counters: k DOUBLED 1')])
+    expect(problems([add({})], stored(1, 0, 1))).toEqual([expect.stringContaining('live counters: k LOST 1')])
+    expect(problems([add({})], stored(1, 2, 1))).toEqual([expect.stringContaining('live counters: k DOUBLED 1')])
+    expect(problems([add({})], stored(1, 1, 0))).toEqual([expect.stringContaining('metered uses: ann LOST 1')])
+    expect(problems([add({})], stored(1, 1, 2))).toEqual([expect.stringContaining('metered uses: ann DOUBLED 1')])
+    const refused = add({ operations: [['k', 1, 'refused']] })
+    expect(problems([refused], stored(1, 0, 0))).toEqual([expect.stringContaining('k DOUBLED 1')])
+  })
+
+  test('take a write whose outcome is unknown for done or not done, and never for two', () => {
+    const unknown = add({ status: 0, operations: [['k', 1, 'unknown']] })
+
+    expect(problems([unknown], stored(0))).toEqual([])
+    expect(problems([unknown], stored(1))).toEqual([])
+    expect(problems([unknown], stored(2, 1, 1))).toEqual([expect.stringContaining('k DOUBLED 1')])
+  })
+
+  test('forgive what waited in a gateway that was killed, and nothing else', () => {
+    const losses = (['durable', 'live', 'usage'] as const).map((path) => {
+      return { gateway: 'gateway-1', path, from: 900, to: 1_100 }
+    })
+    const accepted = add({ ack: 'accepted', operations: [['k', 1, 'acked']] })
+
+    expect(problems([accepted], stored(0), { losses })).toEqual([])
+    expect(problems([{ ...accepted, gateway: 'gateway-2' }], stored(0), { losses })).toHaveLength(3)
+    expect(problems([{ ...accepted, endedAt: 899 }], stored(0), { losses })).toHaveLength(3)
+    // What was answered once it was there is there.
+    expect(problems([add({})], stored(0), { losses })).toEqual([expect.stringContaining('durable counters: k LOST 1')])
+    expect(problems([add({ ack: 'redis' })], stored(0), { losses })).toEqual([
+      expect.stringContaining('live counters: k LOST 1'),
+    ])
+  })
+
+  test('tell what nobody sent', () => {
+    expect(problems([], { durable: new Map([['k', 1]]) })).toEqual([expect.stringContaining('k was never sent')])
+  })
+})
+
+describe('the book of reads', () => {
+  const ten = add({ operations: [['k', 10, 'acked', 10]] })
+  const all = { ...stored(10), metered: new Map([['ann', 1]]) }
+
+  test('tells a read that is older than what its gateway had told before', () => {
+    expect(problems([ten, read({ value: 10 })], all)).toEqual([])
+    expect(problems([ten, read({ value: 9 })], all)).toEqual([
+      'reads: gateway-1 answered 9 for k (durable), after it had told 10',
+    ])
+    expect(
+      problems([ten, read({ sentAt: 500, fresh: true, endedAt: 600, value: 9 }), read({ value: 9 })], all),
+    ).toHaveLength(1)
+  })
+
+  test('asks of no gateway what it can not know', () => {
+    const stale = read({ value: 9 })
+
+    // Another one told it; it was told while the read was on its way; of the live value; before the gateway was killed.
+    expect(problems([ten, { ...stale, gateway: 'gateway-2' }], all)).toEqual([])
+    expect(problems([ten, { ...stale, sentAt: 1_005 }], all)).toEqual([])
+    expect(problems([ten, { ...stale, source: 'live' }], all)).toEqual([])
+    expect(problems([ten, stale], all, { absences: [{ gateway: 'gateway-1', from: 1_500 }] })).toEqual([])
+  })
+
+  test('takes a fresh read for told', () => {
+    const fresh = read({ sentAt: 1_500, endedAt: 1_510, value: 10, fresh: true })
+
+    expect(problems([add({ operations: [['k', 10, 'unknown']] }), fresh, read({ value: 9 })], all)).toHaveLength(1)
+  })
+
+  test('tells two increments that were answered with one value', () => {
+    const two = { ...stored(2), metered: new Map([['ann', 2]]) }
+
+    expect(problems([add({}), add({ gateway: 'gateway-2' })], two)).toEqual([
+      'reads: two increments of k were answered with 1 (durable)',
+    ])
+  })
+})
+
+describe('the books of money', () => {
+  test('are right where each request counts once, and the balance is what is left', () => {
+    expect(problems([recharge, bill({ status: 503 }), bill({})], rich)).toEqual([])
+  })
+
+  test('tell a double charge', () => {
+    const twice = { ...rich, accounts: new Map([['bob', { balance: 88, held: 0 }]]) }
+
+    expect(problems([recharge, bill({})], twice)).toEqual([expect.stringContaining('money, by user: bob has 88')])
+    const another = row({ request: 'd1-again' })
+    expect(problems([recharge, bill({})], { ...twice, requests: [...rich.requests, another] })).toEqual([
+      'money, by request: bob d1-again was never made, and is settled',
+    ])
+  })
+
+  test('tell a charge that is gone, or another one than was answered', () => {
+    const without = { requests: [rechargeRow], accounts: new Map([['bob', { balance: 100, held: 0 }]]) }
+    expect(problems([recharge, bill({})], without)).toEqual([
+      expect.stringContaining('bob d1 LOST: deduct was answered'),
+    ])
+
+    const other = {
+      requests: [rechargeRow, row({ usedCharged: 3 })],
+      accounts: new Map([['bob', { balance: 97, held: 0 }]]),
+    }
+    expect(problems([recharge, bill({})], other)).toEqual([expect.stringContaining('bob d1 CHARGED otherwise')])
+  })
+
+  test('tell a request that was answered in two ways, and one that was refused and done', () => {
+    expect(problems([recharge, bill({}), bill({ charged: 3 })], rich)).toEqual([
+      expect.stringContaining('bob d1: deduct was answered in 2 ways'),
+    ])
+    expect(problems([recharge, bill({ status: 402 })], rich)).toEqual([
+      'money, by request: bob d1 was refused, and is settled',
+    ])
+  })
+
+  test('tell a reservation that dangles, of money and of free uses', () => {
+    const reserve = bill({ operation: 'reserve', request: 'v1', free: 2, charged: undefined, balance: undefined })
+    const held = row({ request: 'v1', operation: 'reserve', state: 'held', usedCount: 0, usedCharged: 0 })
+    const dangling = {
+      requests: [...rich.requests, held],
+      accounts: new Map([['bob', { balance: 94, held: 3 }]]),
+      free: new Map([['bob', { used: 0, held: 2 }]]),
+    }
+
+    expect(problems([recharge, bill({}), reserve], dangling)).toEqual([
+      'money, by request: bob v1 DANGLES: it is held',
+      'money, by user: of bob, 3 DANGLE: they are still held',
+      'money, by user: of bob, 2 free uses DANGLE: they are still held',
+    ])
+  })
+
+  test('tell a settlement that came to something else, and a release that did not last', () => {
+    const settle = bill({ operation: 'settle', request: 'v1', count: 1, free: 1, charged: 0, balance: 94 })
+    const settled = row({ request: 'v1', operation: 'reserve', usedCount: 1, usedFree: 1, usedCharged: 0 })
+    const reserve = bill({ operation: 'reserve', request: 'v1', free: 2, charged: undefined, balance: undefined })
+    const free = new Map([['bob', { used: 1, held: 0 }]])
+    const with1 = (one: RequestRow): Partial<Stored> => ({ ...rich, requests: [...rich.requests, one], free })
+
+    expect(problems([recharge, bill({}), reserve, settle], with1(settled))).toEqual([])
+    const expired = { ...settled, state: 'expired', usedCount: 0 }
+    expect(problems([recharge, bill({}), reserve, settle], with1(expired))).toHaveLength(1)
+    const release = bill({ ...settle, operation: 'release', state: 'released' })
+    expect(problems([recharge, bill({}), reserve, release], with1(settled))).toEqual([
+      expect.stringContaining('was answered as released, and is settled'),
+    ])
+  })
+
+  test('tell free uses that were counted twice', () => {
+    const free = new Map([['bob', { used: 1, held: 0 }]])
+
+    expect(problems([recharge, bill({})], { ...rich, free })).toEqual([
+      expect.stringContaining('bob has used 1 free uses'),
+    ])
+  })
+})
+
+describe('the book of published uses', () => {
+  const sent = { type: 'use', request: 'u1', fate: 'sent' } as const
+  const acked = { type: 'use', request: 'u1', fate: 'acked' } as const
+
+  test('tells one that is lost, doubled, or was never published', () => {
+    expect(problems([sent, acked], { published: new Map([['u1', 1]]) })).toEqual([])
+    expect(problems([sent], {})).toEqual([])
+    expect(problems([sent, acked], {})).toEqual([expect.stringContaining('u1 LOST')])
+    expect(problems([sent, acked], { published: new Map([['u1', 2]]) })).toEqual([
+      expect.stringContaining('u1 DOUBLED'),
+    ])
+    expect(problems([], { published: new Map([['u1', 1]]) })).toEqual([expect.stringContaining('never published')])
+  })
+})
