@@ -1,4 +1,4 @@
-import { type Closable, closeOnExit } from 'spillway/process'
+import { closeOnExit } from 'spillway/process'
 import { authModes } from './auth/http-guard.ts'
 import { defaultAuthPort, defaultTokenLifeSeconds } from './auth/service.ts'
 import { defaultBillingPort } from './billing/service.ts'
@@ -6,13 +6,9 @@ import { defaultTariff } from './billing/tariff.ts'
 import { describe, oneOf, readFlags } from './command-line.ts'
 import { readConfig } from './config/config.ts'
 import { configFlags } from './config/flags.ts'
-import { loggingOptions } from './config/options.ts'
 import { presetNames } from './config/presets.ts'
 import { configText } from './config/print-config.ts'
 import { acknowledgements } from './counters.ts'
-import { createLogging } from './logging.ts'
-import { Metrics } from './metrics.ts'
-import { startMetricsServer } from './metrics-endpoint.ts'
 import { Program, roles } from './program.ts'
 import { closeAll, defaultHost } from './running.ts'
 import { defaultAcknowledgement, defaultGrpcPort, defaultPort } from './service.ts'
@@ -77,24 +73,12 @@ if (options.printConfig) console.log(configText(options.config))
 else await run()
 
 async function run(): Promise<void> {
-  const logging = createLogging({ role: options.role, ...loggingOptions(values) })
-  const metrics = new Metrics({ eventLoop: values['metrics.eventLoop'] })
-  metrics.add('log', { lines: logging.lines, sink: logging.sink })
-  const program = new Program({ role: options.role, values, logging, metrics, say: (message) => console.log(message) })
-  // What the program opens uses what is there, and is closed before it.
-  const open = program.open
-  open.push(metrics, ...logging.parts)
+  const program = new Program({ role: options.role, values, say: (message) => console.log(message) })
+  const { open } = program
   try {
-    await logging.open()
     const ready = await program.start()
-    const port = values['metrics.port']
-    if (port !== undefined) {
-      const server = await startMetricsServer(metrics, port)
-      open.unshift(...server.parts)
-      console.log(`metrics at ${server.url}`)
-    }
-    if (options.withParent) endWithParent(open)
-    else closeOnExit(open, { timeoutMs: values['api.closeTimeoutMs'] })
+    if (options.withParent) endWithParent(program)
+    else closeOnExit(open, program.closeOptions)
     // A parent that started it with a channel learns that it is ready, and where.
     if (process.connected) process.send?.({ type: 'ready', url: ready })
   } catch (error) {
@@ -108,9 +92,9 @@ async function run(): Promise<void> {
  * Ctrl-C, and a supervisor's SIGTERM, reach the parent too, which has accepted increments yet to be written here: it closes the
  * channel when nothing more is to come.
  */
-function endWithParent(open: readonly Closable[]): void {
+function endWithParent({ open, closeOptions }: Program): void {
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => undefined)
-  closeOnExit(open, { signals: ['SIGHUP'], timeoutMs: values['api.closeTimeoutMs'] })
+  closeOnExit(open, { ...closeOptions, signals: ['SIGHUP'] })
   const end = (): void => void process.kill(process.pid, 'SIGHUP')
   if (process.connected) process.once('disconnect', end).channel?.unref()
   // The parent went while this one was starting.

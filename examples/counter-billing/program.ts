@@ -15,6 +15,7 @@ import {
   consulOf,
   countersOptions,
   listeningOptions,
+  loggingOptions,
   readsOptions,
   serviceOptions,
   storesOptions,
@@ -24,8 +25,9 @@ import type { ConfigValues } from './config/settings.ts'
 import { connectToCounterServices } from './counter-services.ts'
 import type { Log } from './counters.ts'
 import { type Database, openDatabase } from './database.ts'
-import type { Logging } from './logging.ts'
-import type { Metrics } from './metrics.ts'
+import { createLogging, type Logging } from './logging.ts'
+import { Metrics } from './metrics.ts'
+import { startMetricsServer } from './metrics-endpoint.ts'
 import { closeAll, defaultHost, type Running } from './running.ts'
 import {
   type CounterService,
@@ -44,8 +46,6 @@ export type Role = (typeof roles)[number]
 export interface ProgramOptions {
   readonly role: Role
   readonly values: ConfigValues
-  readonly logging: Logging
-  readonly metrics: Metrics
   /** Told where each part listens. */
   readonly say: (message: string) => void
 }
@@ -59,13 +59,16 @@ interface Auth {
 /** The parts of the service that a role asks for, in this process, as the configuration has them. */
 export class Program {
   /** What is open, in the order in which to close it. */
-  readonly open: Closable[] = []
+  readonly open: Closable[]
+  readonly logging: Logging
+  readonly metrics: Metrics
   readonly started: {
     gateway?: Gateway
     counters?: CounterService
     billing?: BillingService
     auth?: AuthService
     stores?: Stores
+    metricsUrl?: string
   } = {}
   readonly #options: ProgramOptions
   readonly #values: ConfigValues
@@ -75,14 +78,38 @@ export class Program {
   constructor(options: ProgramOptions) {
     this.#options = options
     this.#values = options.values
-    const { log } = options.logging
+    this.logging = createLogging({ role: options.role, ...loggingOptions(options.values) })
+    this.metrics = new Metrics({ eventLoop: options.values['metrics.eventLoop'] })
+    this.metrics.add('log', { lines: this.logging.lines, sink: this.logging.sink })
+    this.open = [this.metrics, ...this.logging.parts]
+    const { log } = this.logging
     this.#log = log
     const onError = ({ message }: Error): void => log('warn', message)
     this.#stores = { ...storesOptions(options.values), onError, onSlow: (message) => log('warn', message) }
   }
 
+  get values(): ConfigValues {
+    return this.#values
+  }
+
+  /** What `closeOnExit` is to be told. */
+  get closeOptions(): { readonly timeoutMs: number } {
+    return { timeoutMs: this.#values['api.closeTimeoutMs'] }
+  }
+
   /** Starts them; returns where the last one listens. */
   async start(): Promise<string> {
+    await this.logging.open()
+    const ready = await this.#startRole()
+    const port = this.#values['metrics.port']
+    if (port === undefined) return ready
+    const { url } = this.#keepOpen(await startMetricsServer(this.metrics, port))
+    this.#options.say(`metrics at ${url}`)
+    this.started.metricsUrl = url
+    return ready
+  }
+
+  async #startRole(): Promise<string> {
     const { role } = this.#options
     if (role === 'usage-worker') return this.#runUsageWorker()
     if (role === 'auth') return this.#runAuth()
@@ -97,7 +124,8 @@ export class Program {
 
   /** The auth service that is named; one of its own where all is in one process. */
   async #auth(): Promise<Auth | undefined> {
-    const { role, logging } = this.#options
+    const { role } = this.#options
+    const { logging } = this
     const values = this.#values
     const issuer = trustedIssuer(values['services.authUrl'], values['services.authIssuer'])
     if (issuer !== undefined) {
@@ -125,7 +153,8 @@ export class Program {
   }
 
   async #runAuth(): Promise<string> {
-    const { logging, metrics, say } = this.#options
+    const { logging, metrics } = this
+    const { say } = this.#options
     const secrets = clientSecrets(this.#values['services.authSecrets'])
     if (secrets === undefined) {
       throw new UsageError('--role auth needs AUTH_CLIENT_SECRETS or --secrets: nobody could get a token')
@@ -140,7 +169,8 @@ export class Program {
 
   async #runCounters(stores: CounterStores, auth: TrustedIssuer | undefined): Promise<string> {
     const values = this.#values
-    const { metrics, say } = this.#options
+    const { metrics } = this
+    const { say } = this.#options
     const ways = { ...countersOptions(values), reads: readsOptions(values) }
     const listening = { ...listeningOptions(values), port: values['api.grpcPort'], auth, log: this.#log, metrics }
     this.started.counters = this.#keepOpen(await startCounterService({ ...stores, ...ways, ...listening }))
@@ -152,7 +182,8 @@ export class Program {
   /** With a database of its own, unless the counters here have one. */
   async #runBilling(stores: Partial<Stores> | undefined, auth: TrustedIssuer | undefined): Promise<string> {
     const values = this.#values
-    const { metrics, say } = this.#options
+    const { metrics } = this
+    const { say } = this.#options
     const database =
       stores?.database ?? this.#keepOpen(await openDatabase({ url: this.#stores.databaseUrl, ...this.#stores }))
     const quota = this.#keepOpen(await openQuotaStore(this.#stores, database))
@@ -167,7 +198,8 @@ export class Program {
 
   async #runUsageWorker(): Promise<string> {
     const { databaseUrl: url } = this.#stores
-    const { metrics, say } = this.#options
+    const { metrics } = this
+    const { say } = this.#options
     const database = url === undefined ? undefined : this.#keepOpen(await openDatabase({ url, ...this.#stores }))
     const quota = this.#keepOpen(await openQuotaStore(this.#stores, database))
     const { stream } = this.#keepOpen(await openUsageStream({ stores: this.#stores, tariff: this.#tariff() }))
@@ -183,7 +215,8 @@ export class Program {
     auth: Auth | undefined,
   ): Promise<string> {
     const values = this.#values
-    const { logging, metrics, say } = this.#options
+    const { logging, metrics } = this
+    const { say } = this.#options
     const consul = consulOf(values)
     const known = consul === undefined ? `${defaultHost}:${defaultGrpcPort}` : { consul }
     const at = counters ?? values['services.counters'] ?? known
@@ -226,7 +259,7 @@ export class Program {
     const { databaseUrl: url } = this.#stores
     if (this.started.stores !== undefined || url === undefined) return this.started.stores?.database
     const database = this.#keepOpen(await openDatabase({ url, ...this.#stores }))
-    this.#options.metrics.add('api', database.instruments)
+    this.metrics.add('api', database.instruments)
     return database
   }
 
@@ -250,7 +283,7 @@ export class Program {
   /** Its own stores, or those of another counter service. */
   async #storesToUse(auth: Auth | undefined): Promise<CounterStores & Partial<Stores>> {
     const at = this.#values['services.stores']
-    const { metrics } = this.#options
+    const { metrics } = this
     if (at === undefined) {
       const stores = await openStores(this.#stores)
       this.started.stores = stores
