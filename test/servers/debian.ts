@@ -88,13 +88,17 @@ function has(command: string): boolean {
 }
 
 function unpackedBinary(home: string, binary: string, flag: string): FoundBinary | undefined {
-  const folder = ['usr/bin', 'usr/sbin', 'bin', 'usr/local/bin'].find((name) => existsSync(join(home, name, binary)))
+  // What Chromium has in usr/bin is a script that starts it where it would be if it were installed.
+  const folders = ['usr/lib/chromium', 'usr/bin', 'usr/sbin', 'bin', 'usr/local/bin']
+  const folder = folders.find((name) => existsSync(join(home, name, binary)))
   if (folder === undefined) return undefined
   const libraries = ['usr/lib', 'lib'].flatMap((name) => {
     const base = join(home, name)
     if (!existsSync(base)) return []
     const triplets = readdirSync(base).filter((entry) => entry.includes('-linux-'))
-    return [base, ...triplets.map((triplet) => join(base, triplet))]
+    // Libraries of PulseAudio have one of their own in a folder beneath.
+    const nested = triplets.map((triplet) => join(base, triplet, 'pulseaudio')).filter((name) => existsSync(name))
+    return [base, ...triplets.map((triplet) => join(base, triplet)), ...nested]
   })
   const inherited = process.env['LD_LIBRARY_PATH']
   const all = inherited ? [...libraries, inherited] : libraries
