@@ -127,8 +127,9 @@ async function main(): Promise<void> {
   const reports: ContestReport[] = []
   const failures: string[] = []
   for (const [suite, contests] of contents) {
-    for (const [index, contest] of contests.entries()) {
-      if (!contest.name.includes(only)) continue
+    const chosen = [...contests.entries()].filter(([, { name }]) => name.includes(only))
+    if (smoke && chosen.length > 0) await trySuite(suite, files.get(suite) as string, chosen, { reports, failures })
+    for (const [index, contest] of smoke ? [] : chosen) {
       console.log(`\n${suite}: ${contest.name}`)
       try {
         reports.push(await runWell(suite, files.get(suite) as string, index, contest))
@@ -139,6 +140,27 @@ async function main(): Promise<void> {
     }
   }
   finish(facts, reports, failures)
+}
+
+/** Tries the contests of a suite, and measures nothing. */
+async function trySuite(
+  suite: string,
+  file: string,
+  chosen: readonly [number, ContestOutline][],
+  { reports, failures }: { readonly reports: ContestReport[]; readonly failures: string[] },
+): Promise<void> {
+  const message = await ask(file, ['smoke', chosen.map(([index]) => index).join(',')]).catch((error: Error) => error)
+  console.log(`\n${suite}`)
+  for (const [place, [, { name, operation, operations }]] of chosen.entries()) {
+    const outcome = 'kind' in message && message.kind === 'smoked' ? message.outcomes[place] : undefined
+    if (outcome !== undefined && 'contenders' in outcome) {
+      console.log(`  ${name}: ${outcome.contenders} contenders answered right`)
+      reports.push({ suite, name, operation, operations, measurements: [], verdicts: [] })
+    } else {
+      failures.push(`${suite}: ${name}`)
+      console.log(`  ${name} FAILED: ${outcome?.error ?? (message instanceof Error ? message.message : message.kind)}`)
+    }
+  }
 }
 
 /** Runs a contest, and again where it does worse than it did: what other work on the machine adds, it doesn't add three times. */
@@ -166,18 +188,13 @@ function worse(reports: readonly ContestReport[]) {
 }
 
 async function runContest(suite: string, file: string, index: number, contest: ContestOutline): Promise<ContestReport> {
-  const message = await ask(file, [String(index), smoke ? 'smoke' : 'full'])
+  const message = await ask(file, [String(index)])
   if (message.kind !== 'result') throw new Error(`expected a result, got ${message.kind}`)
   const { measurements } = message
   const { name, operation, operations, contenders } = contest
-  const verdicts = smoke
-    ? []
-    : judge(
-        measurements,
-        contenders.map(({ aim }) => aim),
-      )
-  if (smoke) console.log(`  ${measurements.length} contenders answered right`)
-  else console.log(tableOf(operation, measurements, verdicts))
+  const aims = contenders.map(({ aim }) => aim)
+  const verdicts = judge(measurements, aims)
+  console.log(tableOf(operation, measurements, verdicts))
   return { suite, name, operation, operations, measurements, verdicts }
 }
 
