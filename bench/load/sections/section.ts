@@ -118,7 +118,8 @@ export function sectionCells({ rows }: SectionReport): string[][] {
     p99Ms.toFixed(1),
     note,
   ])
-  return [header, ...body]
+  const noted = rows.some(({ note }) => note !== '')
+  return [header, ...body].map((cells) => (noted ? cells : cells.slice(0, -1)))
 }
 
 /** Its requests a second as bars. */
