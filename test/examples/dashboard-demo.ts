@@ -1,0 +1,115 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { setTimeout as delay } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import type { FaultAction, Hello, Sample } from '../../examples/counter-billing/dashboard/sample.ts'
+
+const root = fileURLToPath(new URL('../..', import.meta.url))
+const startMs = 120_000
+const endMs = 30_000
+
+/** The demo with its dashboard, in a process group of its own as a shell starts it. */
+export interface DashboardDemo {
+  /** Of the gateway. */
+  readonly url: string
+  /** What it printed so far. */
+  readonly output: () => string
+  /** Ctrl-C; whoever doesn't end of it is killed. Returns the exit code, or the signal. */
+  stop(): Promise<number | string | null>
+}
+
+/** Starts it: on the servers that the environment names, and otherwise on what is in the process. */
+export async function startDashboardDemo(
+  flags: readonly string[],
+  env: Readonly<Record<string, string>> = {},
+): Promise<DashboardDemo> {
+  const own = { DATABASE_URL: '', REDIS_URL: '', CONSUL_HTTP_ADDR: '', NODE_OPTIONS: '', LOG_LEVEL: 'info' }
+  const all = ['--import', 'tsx', 'examples/counter-billing/demo.ts', '--serve', '--port', '0', ...flags]
+  const child = spawn(process.execPath, all, {
+    cwd: root,
+    env: { ...process.env, ...own, TSX_TSCONFIG_PATH: 'tsconfig.check.json', ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+    detached: true,
+  })
+  let output = ''
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.on('data', (chunk: Buffer) => {
+      output += chunk
+    })
+  }
+  const signal = (name: NodeJS.Signals): void => {
+    try {
+      process.kill(-(child.pid as number), name)
+    } catch {
+      // All of them have ended.
+    }
+  }
+  const kill = (): void => signal('SIGKILL')
+  process.once('exit', kill)
+  const exited = once(child, 'exit') as Promise<[number | null, NodeJS.Signals | null]>
+  const stop = async (): Promise<number | string | null> => {
+    signal('SIGINT')
+    const timer = setTimeout(kill, endMs)
+    const [code, by] = await exited
+    clearTimeout(timer)
+    kill()
+    process.off('exit', kill)
+    return code ?? by
+  }
+  for (const deadline = Date.now() + startMs; !output.includes('Ctrl-C ends it'); await delay(50)) {
+    if (Date.now() < deadline && child.exitCode === null && child.signalCode === null) continue
+    kill()
+    throw new Error(`the demo doesn't start:\n${output}`)
+  }
+  return { url: /(http:\S+)\/dashboard/.exec(output)?.[1] ?? '', output: () => output, stop }
+}
+
+/** Looks at a gateway as the page does. */
+export class Viewer {
+  readonly #abort = new AbortController()
+  readonly samples: Sample[] = []
+  hello: Hello | undefined
+
+  /** Begins to look; `ended` resolves when the other side has closed the stream. */
+  async open(url: string): Promise<Response> {
+    const response = await fetch(`${url}/dashboard/events`, { signal: this.#abort.signal })
+    if (response.body !== null && response.ok) this.#read(response.body).catch(() => undefined)
+    return response
+  }
+
+  get latest(): Sample | undefined {
+    return this.samples.at(-1)
+  }
+
+  close(): void {
+    this.#abort.abort()
+  }
+
+  async #read(body: ReadableStream<Uint8Array>): Promise<void> {
+    const decoder = new TextDecoder()
+    let text = ''
+    for await (const chunk of body) {
+      text += decoder.decode(chunk, { stream: true })
+      const events = text.split('\n\n')
+      text = events.pop() ?? ''
+      for (const event of events) this.#take(event)
+    }
+  }
+
+  #take(event: string): void {
+    const [, name, data = ''] = /^event: (\w+)\ndata: (.*)$/s.exec(event) ?? []
+    if (name === 'hello') this.hello = JSON.parse(data) as Hello
+    if (name === 'sample') this.samples.push(JSON.parse(data) as Sample)
+  }
+}
+
+/** Asks for a fault as the page does: from the same origin, with the token that the page was given. */
+export async function askForFault(url: string, action: FaultAction): Promise<Response> {
+  const page = await (await fetch(`${url}/dashboard`)).text()
+  const token = /name="faults-token" content="([^"]*)"/.exec(page)?.[1] ?? ''
+  return fetch(`${url}/dashboard/faults`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json', 'x-dashboard-token': token, origin: url },
+    body: JSON.stringify(action),
+  })
+}
