@@ -29,6 +29,24 @@ export async function closeHttp(app: FastifyInstance, timeoutMs: number | undefi
   patience.abort()
 }
 
+/**
+ * Writes what was accepted before anything of it is closed, and is as patient as ever: while they close, buffers make their retries at
+ * once, and a store that is back in a second would be too late for all of them. Half of the deadline is for this.
+ */
+export function patientFlush(...flushes: readonly (() => Promise<unknown>)[]): Closable {
+  return {
+    name: 'accepted',
+    close: async ({ timeoutMs } = {}) => {
+      // Who sets no deadline isn't to wait for a store that never comes back.
+      if (timeoutMs === undefined) return
+      const patience = new AbortController()
+      const late = delay(timeoutMs, undefined, { signal: patience.signal }).catch(() => undefined)
+      await Promise.race([Promise.all(flushes.map((flush) => flush())), late])
+      patience.abort()
+    },
+  }
+}
+
 export const logToStderr: Log = (level, message) => {
   process.stderr.write(`${new Date().toISOString()} ${level} ${redact(message)}\n`)
 }

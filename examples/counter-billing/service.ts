@@ -26,7 +26,7 @@ import { GuardedStore } from './guarded-store.ts'
 import { KeyedWrites } from './keyed-writes.ts'
 import type { Logging } from './logging.ts'
 import type { Instruments, Metrics, Tallies } from './metrics.ts'
-import { closeAll, closeHttp, defaultHost, logToStderr, type Running } from './running.ts'
+import { closeAll, closeHttp, defaultHost, logToStderr, patientFlush, type Running } from './running.ts'
 import { type Registration, registerService } from './service-pool.ts'
 
 export const defaultPort = 8080
@@ -67,7 +67,8 @@ export async function startCounterService(options: CounterServiceOptions): Promi
   const verifier = options.auth && new TokenVerifier({ ...options.auth, audience: 'counter-service' })
   const handlers = guardGrpc(counterHandlers({ live, durable, listing, counters }), verifier, counterScopes)
   const server = await startGrpcServer([handlers], `${host}:${port}`, options.maxMessageBytes)
-  const parts: Closable[] = [{ name: 'gRPC server', close: (options) => server.close(options) }, ...partsOf(counters)]
+  const grpc: Closable = { name: 'gRPC server', close: (options) => server.close(options) }
+  const parts: Closable[] = [grpc, patientFlush(() => counters.flush()), ...partsOf(counters)]
   if (verifier !== undefined) parts.push({ name: 'verified tokens', close: () => verifier.close() })
   if (options.metrics !== undefined)
     parts.push(options.metrics.add('counter-service', instrumentsOf(counters, verifier), talliesOf(counters, verifier)))
@@ -168,7 +169,9 @@ export async function startGateway(options: GatewayServiceOptions): Promise<Gate
       ...{ billing, auth: access, logging, metrics, dashboard },
     })
     const { app } = face
-    parts.unshift(httpOf(face, settings.drainMs), reads.cache, ...keyedWrites.parts, ...partsOf(counters))
+    const accepted = [counters, billing?.metering.usage].flatMap((part) => (part ? [() => part.flush()] : []))
+    const written = [patientFlush(...accepted), reads.cache, ...keyedWrites.parts, ...partsOf(counters)]
+    parts.unshift(httpOf(face, settings.drainMs), ...written)
     const verifier = access?.verifier
     if (metrics !== undefined) {
       const others = {
