@@ -21,14 +21,16 @@ const journalMs = 400
 /** Before a kill, the slowest answer within that time says how long a flush took; there may be one on its way, and one behind it. */
 const latelyMs = 5_000
 const flushes = 2
+/** The last retry of that time may be as long before its end. */
+const retryMs = 2_000
 /** How long retries may wait after all is well again: up to 5 s between two, and up to 10 s for a service that was found to fail. */
 const aftermathMs = 15_000
-/** How long SIGTERM may take: what the stores don't take by then is given up. */
-const deadlineMs = 10_000
+/** After SIGTERM a gateway is patient for so long. What stood in its way longer may have cost what waited. */
+const patienceMs = 5_000
 
 /**
  * Which answers of gateways the documents allow to be lost: of one that was killed, what waited in it. That is what came in the time of a
- * flush or two, or more where something was in the way of it. SIGTERM costs nothing, unless something was in the way.
+ * flush or two, or more where something was in the way of it. SIGTERM costs nothing, unless something was in the way for as long as it waits.
  */
 export function lossesOf(
   happened: readonly Happened[],
@@ -51,7 +53,7 @@ export function lossesOf(
         ending.from - (journal ? journalMs : waitsMs[path] + flushes * slowestMs(entries, target, ending.from))
       const from = extended(calm, ending.from, others)
       const disturbed = others.some(
-        (other) => other.from <= ending.from + deadlineMs && other.to + aftermathMs >= ending.from,
+        ({ from, to }) => from <= ending.from + patienceMs && to >= ending.from + patienceMs - retryMs,
       )
       if (kind === 'terminate' && (journal || !disturbed)) return []
       return [{ gateway: target, path, from, to: ending.to }]

@@ -21,14 +21,15 @@ const { redisUrl, journal, ledger, generation, rate } = JSON.parse(process.argv[
 const redis = new Redis(redisUrl, { enableOfflineQueue: false, maxRetriesPerRequest: 0 })
 redis.on('error', ({ message }: Error) => console.error(message))
 const stream = new RedisUsageStream(redis, { prefix: 'billing:usage', periodOf: () => 'month' })
+const kept = new FileJournal(journal)
 const usage = new QuotaConsumer(stream, {
-  journal: new FileJournal(journal),
+  journal: kept,
   maxWaitMs: 100,
   timeoutMs: 5_000,
   retry: { attempts: 20, delayMs: 100, maxDelayMs: 5_000 },
 })
 usage.on('journalFailed', ({ action, error }) => console.error(`the journal failed to ${action}: ${error}`))
-usage.on('failed', ({ events }) => console.error(`LOST: ${events.length} uses`))
+usage.on('failed', ({ events, error }) => console.error(`${events.length} uses failed: ${error}`))
 const file = new LedgerFile(ledger)
 const stop = new AbortController()
 const published = publishAll()
@@ -47,6 +48,8 @@ closeOnExit([
 process.send?.({ type: 'ready', url: '' })
 
 async function publishAll(): Promise<void> {
+  // What an earlier one had given up, too.
+  await kept.requeue()
   await usage.start()
   for (let n = 0; !stop.signal.aborted; n++) {
     const request = `use-${generation}-${n}`
