@@ -35,6 +35,7 @@ export class Part {
   failedStarts = 0
   readonly #options: PartOptions
   #life: Life | undefined
+  #starting: Promise<void> | undefined
   #stopped = false
 
   constructor(options: PartOptions) {
@@ -51,8 +52,15 @@ export class Part {
     return this.#life?.child
   }
 
-  /** Resolves once it says that it is ready; what it needs may be away for a while. */
-  async start(): Promise<void> {
+  /** Resolves once it says that it is ready; what it needs may be away for a while. One that is being started isn't started twice. */
+  start(): Promise<void> {
+    this.#starting ??= this.#start().finally(() => {
+      this.#starting = undefined
+    })
+    return this.#starting
+  }
+
+  async #start(): Promise<void> {
     const deadline = performance.now() + startMs
     while (!this.#stopped) {
       if (await this.#startOnce()) return

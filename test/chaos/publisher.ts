@@ -6,6 +6,7 @@ import { QuotaConsumer } from 'spillway'
 import { FileJournal } from 'spillway/file'
 import { closeOnExit } from 'spillway/process'
 import { RedisUsageStream } from 'spillway/redis'
+import { patientFlush } from '../../examples/counter-billing/running.ts'
 import { LedgerFile } from './ledger.ts'
 
 export interface PublisherOptions {
@@ -32,6 +33,9 @@ usage.on('journalFailed', ({ action, error }) => console.error(`the journal fail
 usage.on('failed', ({ events, error }) => console.error(`${events.length} uses failed: ${error}`))
 const file = new LedgerFile(ledger)
 const stop = new AbortController()
+// What an earlier one had given up, too.
+await kept.requeue()
+await usage.start()
 const published = publishAll()
 closeOnExit([
   {
@@ -41,6 +45,7 @@ closeOnExit([
       return published
     },
   },
+  patientFlush(() => usage.flush()),
   usage,
   stream,
   { name: 'Redis', close: async () => redis.disconnect() },
@@ -48,9 +53,6 @@ closeOnExit([
 process.send?.({ type: 'ready', url: '' })
 
 async function publishAll(): Promise<void> {
-  // What an earlier one had given up, too.
-  await kept.requeue()
-  await usage.start()
   for (let n = 0; !stop.signal.aborted; n++) {
     const request = `use-${generation}-${n}`
     file.append({ type: 'use', request, fate: 'sent' })

@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { type FaultKind, faultKinds, faults } from './faults.ts'
 import { bundlePrograms } from './programs.ts'
+import { regressions } from './regressions.ts'
 import { runScenario } from './scenario.ts'
 import { scheduleOf } from './schedule.ts'
 
@@ -20,6 +21,7 @@ wrong as a seed says. In the end all is healed, and what was answered is compare
   --minutes N    how long all of them take together, 1 to 600 (1 a seed)
   --seconds N    how long each of them takes, 10 to 36000, in place of that
   --faults LIST  only these kinds, separated by commas
+  --regressions  the seeds that have found something before, in place of others
   --smoke        one seed of ${smokeSeconds} s, to see that everything works and adds up
   --help         this text
 
@@ -31,10 +33,22 @@ Exit code: 0, or 1 when something doesn't add up, or 2 when an argument is wrong
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 
-const { seed, seeds, seconds, kinds } = readArguments()
+/** A seed, and how long it lasts. */
+interface Run {
+  readonly seed: number
+  readonly seconds: number
+}
+
+const { runs, kinds } = readArguments()
+// What is started ends with this process, however that ends.
+for (const [signal, code] of [
+  ['SIGINT', 130],
+  ['SIGTERM', 143],
+] as const)
+  process.once(signal, () => process.exit(code))
 process.exitCode = await main()
 
-function readArguments(): { seed: number; seeds: number; seconds: number; kinds: readonly FaultKind[] } {
+function readArguments(): { runs: readonly Run[]; kinds: readonly FaultKind[] } {
   try {
     const { values } = parseArgs({
       options: {
@@ -44,7 +58,7 @@ function readArguments(): { seed: number; seeds: number; seconds: number; kinds:
           faults: { type: 'string' },
         },
         ...{ minutes: { type: 'string' }, seconds: { type: 'string' } },
-        ...{ smoke: { type: 'boolean' }, help: { type: 'boolean' } },
+        ...{ smoke: { type: 'boolean' }, regressions: { type: 'boolean' }, help: { type: 'boolean' } },
       },
     })
     if (values.help) {
@@ -59,7 +73,8 @@ function readArguments(): { seed: number; seeds: number; seconds: number; kinds:
     const seed = whole('seed', values.seed ?? String(Date.now() % 1_000_000), 0, Number.MAX_SAFE_INTEGER)
     const each = whole('seconds', values.seconds ?? String(Math.round((minutes * 60) / seeds)), 10, 36_000)
     const seconds = values.smoke ? smokeSeconds : each
-    return { seed, seeds: values.smoke ? 1 : seeds, seconds, kinds }
+    const ofSeeds = Array.from({ length: values.smoke ? 1 : seeds }, (_, n) => ({ seed: seed + n, seconds }))
+    return { runs: values.regressions ? regressions : ofSeeds, kinds }
   } catch (error) {
     console.error((error as Error).message)
     process.exit(2)
@@ -73,33 +88,34 @@ function whole(name: string, text: string, least: number, most: number): number 
 }
 
 async function main(): Promise<number> {
-  const home = join(root, '.cache', 'chaos', `${seed}-${process.pid}`)
+  const home = join(root, '.cache', 'chaos', `${runs[0]?.seed}-${process.pid}`)
   mkdirSync(home, { recursive: true })
   const programs = await bundlePrograms(join(home, 'programs'))
   const failed: number[] = []
-  for (let one = seed; one < seed + seeds; one++) {
-    const schedule = scheduleOf({ seed: one, seconds, kinds })
-    const folder = join(home, `seed-${one}`)
+  for (const { seed, seconds } of runs) {
+    const schedule = scheduleOf({ seed, seconds, kinds })
+    const folder = join(home, `seed-${seed}`)
     const { passed, faults, skipped, requests } = await runScenario(schedule, programs, folder)
     const sum = `${requests} requests, ${faults} faults${skipped > 0 ? `, ${skipped} skipped` : ''}`
-    console.log(`seed ${one} ${passed ? 'PASS' : 'FAIL'}: ${sum}`)
+    console.log(`seed ${seed} ${passed ? 'PASS' : 'FAIL'}: ${sum}`)
     if (passed) {
       rmSync(folder, { recursive: true })
       continue
     }
-    failed.push(one)
-    console.log(`  logs and ledgers: ${folder}\n  again: ${replay(one)}`)
+    failed.push(seed)
+    console.log(`  logs and ledgers: ${folder}\n  again: ${replay({ seed, seconds })}`)
   }
   if (failed.length === 0) rmSync(home, { recursive: true })
   console.log(
-    failed.length === 0 ? `PASS: ${seeds} seeds` : `FAIL: ${failed.length} of ${seeds} seeds: ${failed.join(', ')}`,
+    failed.length === 0
+      ? `PASS: ${runs.length} seeds`
+      : `FAIL: ${failed.length} of ${runs.length} seeds: ${failed.join(', ')}`,
   )
   return failed.length === 0 ? 0 : 1
 }
 
 /** The command that runs a seed by itself, with the same faults at the same times. */
-function replay(one: number): string {
+function replay({ seed, seconds }: Run): string {
   const only = kinds.length === faultKinds.length ? '' : ` --faults ${kinds.join(',')}`
-  if (seconds === smokeSeconds) return `npm run chaos -- --smoke --seed ${one}${only}`
-  return `npm run chaos -- --seed ${one} --seconds ${seconds}${only}`
+  return `npm run chaos -- --seed ${seed} --seconds ${seconds}${only}`
 }

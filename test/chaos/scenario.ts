@@ -24,6 +24,8 @@ const maxRequests = 200_000
 const readyMs = 30_000
 const drainMs = 60_000
 const loadPatienceMs = 60_000
+/** All together must not take longer. */
+const hangsMs = 420_000
 const maxBytes = 700_000_000
 const progressEveryMs = 5_000
 const gateways = ['gateway-1', 'gateway-2'] as const
@@ -43,8 +45,16 @@ export async function runScenario(schedule: Schedule, programs: Programs, folder
     `seed ${schedule.seed}: ${schedule.seconds} s, ${schedule.faults.length} faults, ` +
       `usage of gateway-1 by ${usage['gateway-1']}, of gateway-2 by ${usage['gateway-2']}`,
   )
+  const watchdog = setTimeout(
+    () => {
+      console.error(`seed ${schedule.seed} hangs: ${seconds(hangsMs)} after its end it isn't over`)
+      process.exit(1)
+    },
+    schedule.seconds * 1_000 + hangsMs,
+  )
   const scenario = new Scenario(schedule, programs, folder)
   await scenario.run()
+  clearTimeout(watchdog)
   return scenario.result()
 }
 

@@ -36,6 +36,12 @@ export class System implements AsyncDisposable {
   /** Where each part answers /metrics, past all proxies; gateways answer all else there, too. */
   readonly ports: ReadonlyMap<PartName, number>
 
+  /** A run that is cut short must not leave processes or a mounted disk behind. */
+  readonly #onExit = (): void => {
+    for (const part of this.parts.values()) part.child?.kill('SIGKILL')
+    this.disk?.[Symbol.dispose]()
+  }
+
   private constructor(
     servers: { redis: OwnRedisServer; postgres: PostgresServer; disk: SmallDisk | undefined },
     made: Pick<System, 'parts' | 'proxies' | 'ports' | 'folder'>,
@@ -47,6 +53,7 @@ export class System implements AsyncDisposable {
     this.proxies = made.proxies
     this.ports = made.ports
     this.folder = made.folder
+    process.once('exit', this.#onExit)
   }
 
   /** Starts all of it, in the order in which they need each other. */
@@ -104,12 +111,9 @@ export class System implements AsyncDisposable {
     return this.parts.get(name) as Part
   }
 
-  /** Takes away what is wrong with the ways; a cut rids them of what was ignored. */
+  /** Takes away what is wrong with the ways. */
   heal(): void {
-    for (const proxy of this.proxies.values()) {
-      if (proxy.stats().ignored > 0) proxy.cut()
-      proxy.heal()
-    }
+    for (const proxy of this.proxies.values()) proxy.heal()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -121,6 +125,7 @@ export class System implements AsyncDisposable {
     await this.redis.stop()
     await this.postgres.stop()
     this.disk?.[Symbol.dispose]()
+    process.off('exit', this.#onExit)
   }
 }
 
