@@ -9,14 +9,16 @@ const kept = 30
 /** What changed, in words, the latest first: read out by screen readers as it comes. */
 export class Happenings {
   readonly section: HTMLElement
-  readonly #list = element('ol', { role: 'log', 'aria-live': 'polite', 'aria-label': 'What happened', tabindex: 0 })
+  readonly #list = element('ol')
   #before: Sample | undefined
 
   constructor() {
     const { section, body } = card('happenings', 'What happened', 'Changes of state, and faults, the latest first.')
     this.section = section
     this.#list.append(element('li', { class: 'empty' }, 'nothing yet'))
-    body.append(this.#list)
+    body.append(
+      element('div', { role: 'log', 'aria-live': 'polite', 'aria-label': 'What happened', tabindex: 0 }, this.#list),
+    )
   }
 
   /** What is different from the sample before. */
