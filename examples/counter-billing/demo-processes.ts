@@ -10,7 +10,7 @@ import { findConsul, missingConsul, startConsul } from './demo-consul.ts'
 import { streamProcesses } from './demo-options.ts'
 import type { DemoParts, DemoServices } from './demo-parts.ts'
 import { findPostgres, missingPostgres, startPostgres } from './demo-postgres.ts'
-import { during, printed } from './demo-progress.ts'
+import { during, Progress, printed } from './demo-progress.ts'
 import { findRedis, missingRedis, startRedis } from './demo-redis.ts'
 import type { DemoServer } from './demo-server.ts'
 import type { StoresOptions } from './stores.ts'
@@ -44,9 +44,19 @@ export async function startApart(parts: DemoParts): Promise<DemoServices> {
   const stores = await parts.openStores(servers)
 
   const supervisor = new Supervisor({ log, tell: parts.tell })
-  const startAll = (name: string, role: string, count: number, portFlag: string | undefined, own: SomeValues) =>
-    startKind(parts, supervisor, { name, role, count, portFlag, own })
   const isStreamed = options.config.sources['services.usage'] === 'default' || options.usage === 'stream'
+  const instances = options.instances ?? usualInstances
+  const progress = new Progress('services start')
+  parts.keepOpen({ name: 'progress', close: () => progress.end() })
+  const startAll = async (name: string, role: string, count: number, portFlag: string | undefined, own: SomeValues) => {
+    const members = await startKind(parts, supervisor, { name, role, count, portFlag, own })
+    const [running, all] = [
+      supervisor.parts.filter(({ pid }) => pid > 0).length,
+      2 + instances + gateways + (isStreamed ? streamProcesses : 0),
+    ]
+    progress.set(running / all, `${running} of ${all} processes`)
+    return members
+  }
   const common: SomeValues = {
     'services.redisUrl': redis.url,
     'services.databaseUrl': postgres.url,
@@ -57,7 +67,7 @@ export async function startApart(parts: DemoParts): Promise<DemoServices> {
   const [authService] = await startAll('auth', 'auth', 1, 'auth-port', {})
   const auth = authService?.address ?? ''
   const [counters, billing] = await Promise.all([
-    startAll('counters', 'counters', options.instances ?? usualInstances, 'grpc-port', {
+    startAll('counters', 'counters', instances, 'grpc-port', {
       ...common,
       ...parts.identity(auth, 'counter-service'),
     }),
@@ -76,6 +86,7 @@ export async function startApart(parts: DemoParts): Promise<DemoServices> {
     'services.counters': consul === undefined ? listed(counters) : undefined,
     'services.billing': consul === undefined ? listed(billing) : 'consul',
   })
+  progress.end()
   const places = (): (readonly [string, string])[] => [
     ...supervisor.parts.map(({ name, address, pid, restarts }) => {
       const again = restarts === 0 ? '' : `, started ${restarts + 1} times`
@@ -122,7 +133,7 @@ async function startKind(parts: DemoParts, supervisor: Supervisor, kind: Kind): 
       env: { ...parts.environment(`${role}-${index + 1}`, own), ...secrets },
     })),
   )
-  const { members, closable } = await during(count === 1 ? `${name} starts` : `${count} ${name}s start`, starting)
+  const { members, closable } = await starting
   parts.keepOpen(closable)
   return members
 }

@@ -1,6 +1,7 @@
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
 import { createInterface } from 'node:readline'
+import type { Readable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 
 const startMs = 60_000
@@ -49,7 +50,7 @@ export async function startMember(
     stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
     env: { ...process.env, ...env },
   })
-  if (child.stderr !== null) createInterface(child.stderr).on('line', tell)
+  const said = once(createInterface(child.stderr as Readable).on('line', tell), 'close')
   const hasEnded = new Promise<string>((resolve) => {
     child.once('exit', (code, signal) => resolve(String(signal ?? code)))
     child.once('error', ({ message }) => resolve(message))
@@ -57,10 +58,11 @@ export async function startMember(
   const end = async (how: () => void): Promise<void> => {
     // One that could not be started has no end either.
     if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return
-    // What it said last is here, too, by then.
-    const exited = once(child, 'close')
+    const exited = once(child, 'exit')
     how()
     await exited
+    // What it said last has been told by then. (Nothing closes a child whose channel was closed on this side.)
+    await said
   }
   const kill = (): Promise<void> => end(() => child.kill('SIGKILL'))
   const close = (): Promise<void> => end(() => child.connected && child.disconnect())
