@@ -10,11 +10,21 @@ const { compilerOptions } = JSON.parse(readFileSync(local('./tsconfig.check.json
   compilerOptions: { paths: Record<string, [string]> }
 }
 
-/** What starts no server: a process of its own for each of these files would take longer than its tests. */
-const withoutServers = [
-  ...['balancer', 'batcher', 'breaker', 'cache', 'contracts', 'core'],
-  ...['internal', 'quota', 'testing', 'token'],
-].map((folder) => `test/${folder}/**/*.test.ts`)
+const of = (folders: readonly string[]): string[] => folders.map((folder) => `test/${folder}/**/*.test.ts`)
+/** Their files share processes: to import all that they need anew would take each of them longer than its tests. */
+const primitives = of([
+  'balancer',
+  'batcher',
+  'breaker',
+  'cache',
+  'contracts',
+  'core',
+  'internal',
+  'quota',
+  'testing',
+  'token',
+])
+const adapters = of(['adapters', 'log', 'regressions'])
 
 export default defineConfig({
   resolve: {
@@ -25,8 +35,13 @@ export default defineConfig({
   },
   test: {
     projects: [
-      { extends: true, test: { name: 'primitives', include: withoutServers, isolate: false } },
-      { extends: true, test: { name: 'systems', include: ['test/**/*.test.ts'], exclude: withoutServers } },
+      { extends: true, test: { name: 'primitives', include: primitives, isolate: false } },
+      { extends: true, test: { name: 'adapters', include: adapters, isolate: false } },
+      // Whole services, and the repository itself.
+      {
+        extends: true,
+        test: { name: 'systems', include: ['test/**/*.test.ts'], exclude: [...primitives, ...adapters] },
+      },
     ],
     pool: 'forks',
     // Two even on two cores: many tests wait for servers and processes most of their time.
