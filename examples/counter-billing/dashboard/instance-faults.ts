@@ -30,10 +30,11 @@ export class InstanceFaults {
     await this.#change(instance, false, () => instance.member.kill())
   }
 
-  async start(id: string): Promise<void> {
+  /** Takes seconds; what can't be meant throws at once. */
+  start(id: string): Promise<void> {
     const instance = this.#find(id)
     if (instance.alive) throw new FaultRefused(`${id} is there already`)
-    await this.#change(instance, true, async () => {
+    return this.#change(instance, true, async () => {
       instance.member = await this.#start(id.slice(id.lastIndexOf(':') + 1))
     })
   }
