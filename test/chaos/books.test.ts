@@ -96,6 +96,15 @@ describe('the books of counters', () => {
     ])
   })
 
+  test('hold an answer under a key for good in the durable store, and know that the live one may be behind', () => {
+    const losses = (['durable', 'live'] as const).map((path) => ({ gateway: 'gateway-1', path, from: 900, to: 1_100 }))
+    const keyed = add({ ack: 'accepted', keyed: true, user: undefined, operations: [['k', 1, 'acked']] })
+
+    expect(problems([keyed], { ...stored(1, 0), metered: new Map() })).toEqual([])
+    expect(problems([keyed], {}, { losses })).toEqual([expect.stringContaining('durable counters: k LOST 1')])
+    expect(problems([keyed], { ...stored(2, 1), metered: new Map() })).toEqual([expect.stringContaining('k DOUBLED 1')])
+  })
+
   test('tell what nobody sent', () => {
     expect(problems([], { durable: new Map([['k', 1]]) })).toEqual([expect.stringContaining('k was never sent')])
   })

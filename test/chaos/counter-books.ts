@@ -8,9 +8,12 @@ class Bounds {
   most = 0
 }
 
-/** The durable values: an answer of `committed` is for good, and each of the others unless its gateway was killed right after it. */
+/**
+ * The durable values: an answer of `committed` is for good, as any is under a key; each of the others is, unless its gateway was killed
+ * right after it.
+ */
 export function durableBook({ entries, losses, stored }: Evidence): Book {
-  const bounds = boundsOf(addsIn(entries), losses, 'durable', ({ ack }) => ack === 'committed')
+  const bounds = boundsOf(addsIn(entries), losses, 'durable', ({ ack, keyed }) => ack === 'committed' || keyed === true)
   return compare('durable counters', bounds, stored.durable)
 }
 
@@ -23,7 +26,8 @@ export function liveBook({ entries, losses, stored }: Evidence): Book {
 /** Metered uses: one for each increment that was answered. They go behind the answer, whatever that waited for. */
 export function meteredBook({ entries, losses, stored }: Evidence): Book {
   const uses = addsIn(entries).map((entry): AddEntry => {
-    return { ...entry, operations: entry.operations.map(([, , fate]) => [entry.user, 1, fate]) }
+    const { user } = entry
+    return { ...entry, operations: user === undefined ? [] : entry.operations.map(([, , fate]) => [user, 1, fate]) }
   })
   return compare(
     'metered uses',
@@ -58,7 +62,9 @@ function boundsOf(
   return bounds
 }
 
-function mayBeLost({ gateway, endedAt }: AddEntry, losses: readonly Loss[], path: Path): boolean {
+function mayBeLost({ gateway, endedAt, keyed }: AddEntry, losses: readonly Loss[], path: Path): boolean {
+  // Under a key the live value follows the durable one, and may stay behind: the log says so.
+  if (keyed === true && path === 'live') return true
   return losses.some(
     (loss) => loss.gateway === gateway && loss.path === path && endedAt >= loss.from && endedAt <= loss.to,
   )
@@ -120,7 +126,9 @@ export function readsBook({ entries, absences }: Evidence): Book {
     const source = entry.ack === 'redis' ? 'live' : 'durable'
     for (const [key, , fate, value] of entry.operations) {
       if (fate !== 'acked' || value === undefined) continue
-      tell(placeOf(entry.gateway, source, key, entry.sentAt, entry.endedAt), entry.endedAt, value)
+      // What is answered again under its key was told before, by another one perhaps.
+      if (entry.keyed !== true)
+        tell(placeOf(entry.gateway, source, key, entry.sentAt, entry.endedAt), entry.endedAt, value)
       const answer = `${source} ${key} ${value}`
       if (answers.has(answer)) problems.push(`two increments of ${key} were answered with ${value} (${source})`)
       answers.add(answer)

@@ -10,7 +10,10 @@ export interface AddEntry {
   readonly endedAt: number
   readonly gateway: string
   readonly ack: 'accepted' | 'redis' | 'committed'
-  readonly user: string
+  /** Whose use it is; none is metered without. */
+  readonly user?: string | undefined
+  /** Whether it was sent under an `Idempotency-Key`, again and again until it was answered: then it counts once. */
+  readonly keyed?: boolean | undefined
   readonly status: number
   /** Each operation's key, delta, fate, and the value that was told. */
   readonly operations: readonly (readonly [key: string, delta: number, fate: Fate, value?: number])[]

@@ -5,7 +5,10 @@ export type PlannedRequest = { readonly gateway: number } & (
   | {
       readonly kind: 'add'
       readonly ack: 'accepted' | 'redis' | 'committed'
-      readonly user: string
+      /** Whose use it is. */
+      readonly user?: string
+      /** An `Idempotency-Key`: it is sent until it is answered. */
+      readonly idempotencyKey?: string
       /** Key parts and deltas; more than one is a batch. */
       readonly operations: readonly { readonly resource: string; readonly type: string; readonly delta: number }[]
     }
@@ -64,7 +67,10 @@ export function* planOf(seed: number, client: number): Generator<PlannedRequest,
           ? { resource: `own-${id}-${place}`, type: 'like', delta: 1 }
           : { ...hotKey(), delta: 1 + below(3) },
       )
-      yield { kind: 'add', gateway, ack, user: `writer-${below(users)}`, operations }
+      const user = `writer-${below(users)}`
+      // One that is made again may be metered again: that is not what is looked at here.
+      const whose = random() < 0.15 ? { idempotencyKey: `k-${seed}-${id}` } : { user }
+      yield { kind: 'add', gateway, ack, ...whose, operations }
     } else if (chance < 0.75) {
       const source = oneOf(['live', 'durable'] as const)
       yield { kind: 'read', gateway, source, fresh: random() < 0.3, ...hotKey() }
@@ -80,7 +86,7 @@ export function* planOf(seed: number, client: number): Generator<PlannedRequest,
       const count = 1 + below(8)
       const then = oneOf(['settle', 'settle', 'release', 'nothing'] as const)
       const request = { user: `payer-${below(payers)}`, request: `v-${id}`, count, settled: below(count + 1) }
-      yield { kind: 'reserve', gateway, ...request, ttlMs: 4_000 + below(8_000), then }
+      yield { kind: 'reserve', gateway, ...request, ttlMs: 3_000 + below(5_000), then }
     }
   }
 }

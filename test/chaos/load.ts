@@ -116,35 +116,51 @@ class Load {
     ])
   }
 
-  async #add({ gateway, ack, user, operations }: Extract<PlannedRequest, { kind: 'add' }>): Promise<void> {
-    const { name } = this.#gateway(gateway)
+  async #add(planned: Extract<PlannedRequest, { kind: 'add' }>): Promise<void> {
+    const { gateway, ack, user, operations, idempotencyKey } = planned
     const sentAt = Date.now()
     const sent = operations.map(({ resource, type, delta }) => {
       return { resource_id: resource, counter_type: type, delta }
     })
     const [one] = sent
-    const answer =
-      sent.length === 1
-        ? await this.#ask(gateway, 'POST', '/api/v1/counter/increment', { ...one, ack, user_id: user })
-        : await this.#ask(gateway, 'POST', '/api/v1/counter/batch-increment', { operations: sent, ack, user_id: user })
+    const whose = user === undefined ? {} : { user_id: user }
+    const path = `/api/v1/counter/${sent.length === 1 ? 'increment' : 'batch-increment'}`
+    const body = sent.length === 1 ? { ...one, ack, ...whose } : { operations: sent, ack, ...whose }
+    const { answer, by } = await this.#askOnce(gateway, path, body, idempotencyKey)
     const outcomes = outcomesOf(answer, sent.length)
     const done = operations.map(({ resource, type, delta }, index): AddEntry['operations'][number] => {
       const [fate, value] = outcomes[index] as readonly [Fate, number?]
       return [`${resource}:${type}`, delta, fate, ...(value === undefined ? ([] as const) : ([value] as const))]
     })
     const { status } = answer
-    this.#ledger.append({
-      type: 'add',
-      sentAt,
-      endedAt: Date.now(),
-      gateway: name,
-      ack,
-      user,
-      status,
-      operations: done,
-    })
+    const { name } = this.#gateway(by)
+    const keyed = idempotencyKey !== undefined
+    const entry = { sentAt, endedAt: Date.now(), gateway: name, ack, user, keyed, status, operations: done }
+    this.#ledger.append({ type: 'add', ...entry })
     const fates = new Set(outcomes.map(([fate]) => fate))
     await this.#count(fates.has('unknown') ? 'unknown' : fates.has('refused') ? 'refused' : 'answered')
+  }
+
+  /** With a key it is asked until it is answered, by one gateway after the other: however often that is, it counts once. */
+  async #askOnce(
+    gateway: number,
+    path: string,
+    body: object,
+    idempotencyKey: string | undefined,
+  ): Promise<{ readonly answer: Answer; readonly by: number }> {
+    if (idempotencyKey === undefined) return { answer: await this.#ask(gateway, 'POST', path, body), by: gateway }
+    const headers = { 'idempotency-key': idempotencyKey }
+    const deadline = performance.now() + insistMs
+    // Any of the attempts before may have been the one that was done.
+    for (let by = gateway; ; by++) {
+      const answer = await this.#ask(by, 'POST', path, body, headers)
+      const isOver = answer.status >= 200 && answer.status < 500 && answer.status !== 409 && answer.status !== 429
+      if (isOver) return { answer, by }
+      await this.#count('unknown')
+      if (this.#stop.signal.aborted || performance.now() > deadline)
+        return { answer: { status: 0, body: undefined }, by }
+      await delay(300)
+    }
   }
 
   async #read(planned: Extract<PlannedRequest, { kind: 'read' | 'page' }>): Promise<void> {
@@ -215,12 +231,21 @@ class Load {
   }
 
   /** Status 0 is no answer, and no whole one either. */
-  async #ask(gateway: number, method: 'GET' | 'POST', path: string, json?: object): Promise<Answer> {
+  async #ask(
+    gateway: number,
+    method: 'GET' | 'POST',
+    path: string,
+    json?: object,
+    more: Record<string, string> = {},
+  ): Promise<Answer> {
     const signal = AbortSignal.timeout(requestMs)
     try {
       const { statusCode, body } = await this.#gateway(gateway).pool.request({
         ...{ method, path, signal },
-        ...(json !== undefined && { body: JSON.stringify(json), headers: { 'content-type': 'application/json' } }),
+        ...(json !== undefined && {
+          body: JSON.stringify(json),
+          headers: { 'content-type': 'application/json', ...more },
+        }),
       })
       return { status: statusCode, body: await body.json() }
     } catch {
@@ -237,8 +262,8 @@ class Load {
 /** What became of each operation, as the answer says. What it doesn't rule out may have been done. */
 function outcomesOf({ status, body }: Answer, size: number): (readonly [Fate, number?])[] {
   if (Array.isArray(body?.results)) {
-    return body.results.map(({ value, error }: { value?: number; error?: { applied?: string } }) =>
-      value === undefined ? [error?.applied === 'no' ? 'refused' : 'unknown'] : ['acked', value],
+    return body.results.map(({ value, problem }: { value?: number; problem?: { applied?: string } }) =>
+      value === undefined ? [problem?.applied === 'no' ? 'refused' : 'unknown'] : ['acked', value],
     )
   }
   // Of a batch, the first ones may have been accepted.
