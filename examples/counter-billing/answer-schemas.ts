@@ -139,9 +139,9 @@ const refusals: readonly ProblemCode[] = ['unknown_service', 'insufficient_balan
 const reservationRefusals: readonly ProblemCode[] = ['unknown_reservation', 'reservation_settled']
 const deduction = { user_id, service: name, count: integer, free: integer, charged: money, balance: money }
 
-export const balanceAnswers = answers({ 200: allOf('an account', { user_id, ...account }) }, [])
+export const balanceAnswers = answers({ 200: allOf('an account', { user_id, ...account }) }, ['other_user'])
 export const freeQuotaAnswers = answers({ 200: allOf('a free quota', { user_id, service: name, ...quota }) }, [
-  'unknown_service',
+  ...(['unknown_service', 'other_user'] as const),
 ])
 export const checkAnswers = answers(
   {

@@ -4,7 +4,7 @@ import { batchAnswers, counterAnswers, incrementAnswers, invalidateAnswers, list
 import type { Metering } from './billing/metering.ts'
 import type { CounterReads, Read } from './counter-reads.ts'
 import { type Acknowledgement, type Counters, isRefusal, Overload, text } from './counters.ts'
-import { invalid, retryAfterSeconds, tookTooLong } from './error-answers.ts'
+import { invalid, retryAfterSeconds } from './error-answers.ts'
 import { type AnsweredKeys, isKeyed, type KeyedAnswer, keyedHeaders } from './idempotency.ts'
 import { isWithoutEffect, type KeyedWrites } from './keyed-writes.ts'
 import { answerPage } from './listing-answer.ts'
@@ -39,13 +39,11 @@ export interface CounterRoutesOptions {
   /** What was answered under an `Idempotency-Key`, and how a write under one is made. */
   readonly keys: AnsweredKeys
   readonly keyedWrites: KeyedWrites
-  /** How long an answer may take. */
-  readonly handlerTimeoutMs: number
 }
 
 /** The HTTP face of the counters. */
 export function addCounterRoutes(app: FastifyInstance, options: CounterRoutesOptions): void {
-  const { counters, reads, acknowledgement, metering, keys, keyedWrites, handlerTimeoutMs } = options
+  const { counters, reads, acknowledgement, metering, keys, keyedWrites } = options
   const parts = { counters, reads }
   const bodyOf = (body: Rule): Rule => (metering === undefined ? body : metered(body))
 
@@ -53,7 +51,7 @@ export function addCounterRoutes(app: FastifyInstance, options: CounterRoutesOpt
     '/api/v1/counter/increment',
     {
       schema: { body: bodyOf(incrementBody), headers: keyedHeaders, response: incrementAnswers },
-      config: { scope: 'counters:write', keepsTime: true },
+      config: { scope: 'counters:write' },
       compress: false,
     },
     // No async function: the answer to what is only accepted needs no promise.
@@ -62,15 +60,12 @@ export function addCounterRoutes(app: FastifyInstance, options: CounterRoutesOpt
       const meter = meterOf(metering, user_id)
       if (isKeyed(request)) {
         const { body } = request
-        const answered = keys.answer(request, reply, (keyed) =>
-          keyedOne({ ...parts, keyedWrites, keyed, meter }, body, ack),
-        )
-        return inTime(reply, handlerTimeoutMs, answered)
+        return keys.answer(request, reply, (keyed) => keyedOne({ ...parts, keyedWrites, keyed, meter }, body, ack))
       }
-      if (ack !== 'accepted') return inTime(reply, handlerTimeoutMs, answerOne(parts, request.body, ack, meter, reply))
+      if (ack !== 'accepted') return answerOne(parts, request.body, ack, meter, reply)
       if (!counters.accept(incrementOf(request.body))) return void overloaded(reply, { accepted: false, applied: 'no' })
       const room = meter(1)
-      if (room !== undefined) return room.then(() => reply.code(202).send({ accepted: true }))
+      if (room !== undefined) return room.then(() => (reply.sent ? reply : reply.code(202).send({ accepted: true })))
       reply.code(202).send({ accepted: true })
       return undefined
     },
@@ -128,7 +123,7 @@ export function addCounterRoutes(app: FastifyInstance, options: CounterRoutesOpt
       const page = { resourceId: resource_id, after, before, limit: Number(limit) }
       const read = await reads.page(page, fresh)
       sayHowOld(reply, reads, read, fresh)
-      return reply.send(answerPage(reply, request.query, read.value))
+      return answerPage(reply, request.query, read.value)
     },
   )
 
@@ -143,18 +138,6 @@ export function addCounterRoutes(app: FastifyInstance, options: CounterRoutesOpt
       return { invalidated: body.resource_ids.length }
     },
   )
-}
-
-/** Answers 504 where an answer isn't there in time. */
-async function inTime(reply: FastifyReply, limitMs: number, answer: Promise<FastifyReply>): Promise<FastifyReply> {
-  const timer = setTimeout(() => {
-    if (!reply.sent) tookTooLong(reply)
-  }, limitMs)
-  try {
-    return await answer
-  } finally {
-    clearTimeout(timer)
-  }
 }
 
 /** Counts writes as the use of whoever makes them; a promise where too much waits to be counted. */
@@ -176,6 +159,7 @@ async function acceptBatch(
 ): Promise<FastifyReply> {
   const accepted = counters.acceptAll(operations.map(incrementOf))
   await meter(accepted)
+  if (reply.sent) return reply
   if (accepted === operations.length) return reply.code(202).send({ accepted })
   const outcome = { accepted, refused: operations.length - accepted }
   return overloaded(reply, accepted === 0 ? { ...outcome, applied: 'no' } : outcome)
@@ -204,7 +188,6 @@ async function answerOne(
     await meter(1)
     return reply.sent ? reply : reply.send({ value, ack })
   } catch (error) {
-    if (reply.sent) return reply
     const failure = failureOf(error)
     const details = { applied: failure['applied'], ...(failure.status === 503 && { retry_after: retryAfterSeconds }) }
     return sendProblem(reply, failure.code, failure.detail, details)
@@ -225,6 +208,7 @@ async function answerBatch(
   const results = resultsOf({ reads }, operations, increments, answers, ack)
   const failed = outcomes.filter((outcome) => outcome.status === 'rejected')
   await meter(outcomes.length - failed.length)
+  if (reply.sent) return reply
   if (failed.length === 0) return reply.send({ results })
   if (failed.length < outcomes.length || failed.some(({ reason }) => isRefusal(reason))) {
     return reply.code(207).send({ results })

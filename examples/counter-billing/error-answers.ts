@@ -12,8 +12,8 @@ export const retryAfterSeconds = 1
 /** How many broken rules are told in the sentence; the list has all of them. */
 const maxSentences = 3
 
-/** Answers what goes wrong with problems (RFC 9457), what isn't there included. */
-export function answerErrors(app: FastifyInstance, log: Log): void {
+/** Answers what goes wrong with problems (RFC 9457), what isn't there included. Returns the paths that there are. */
+export function answerErrors(app: FastifyInstance, log: Log): Pick<Routes, 'paths'> {
   const routes = new Routes()
   app.addHook('onRoute', ({ method, url }) => routes.add(method, url))
   app.setErrorHandler<FastifyError>((error, request, reply) => answerError(error, request, reply, log))
@@ -25,6 +25,7 @@ export function answerErrors(app: FastifyInstance, log: Log): void {
     reply.header('allow', allowed.join(', '))
     return sendProblem(reply, 'method_not_allowed', `${path} takes ${allowed.join(', ')}, not ${method}`, { allowed })
   })
+  return routes
 }
 
 /** Which methods there are at a path. */
@@ -39,6 +40,10 @@ class Routes {
       this.#methods.set(url, route)
     }
     for (const one of [method].flat()) route.methods.add(one)
+  }
+
+  get paths(): string[] {
+    return [...this.#methods.keys()]
   }
 
   methodsOf(path: string): string[] {
@@ -98,7 +103,6 @@ function answerError(
   if (isSpillwayError(error)) {
     return sendProblem(reply, 'unavailable', error.message, { retry_after: retryAfterSeconds })
   }
-  if (error.code === 'FST_ERR_HANDLER_TIMEOUT') return tookTooLong(reply)
   const status = error.statusCode ?? 500
   if (status === 415) return sendProblem(reply, 'unsupported_media_type', 'content-type must be application/json')
   if (status === 413) {

@@ -52,6 +52,8 @@ export interface GatewayOptions {
 export interface HttpFace {
   readonly app: FastifyInstance
   readonly health: Health
+  /** The paths of all routes. */
+  routes(): string[]
 }
 
 /** Makes the HTTP face of the counters and of billing. */
@@ -78,11 +80,11 @@ export async function createGateway(
   // The schemas of answers are for the document; what is answered is plain JSON.
   app.setSerializerCompiler(() => JSON.stringify)
   app.addSchema(problemSchema)
-  answerErrors(app, log)
+  const routes = answerErrors(app, log)
   limitServer(app, settings)
 
   answerWithId(app)
-  const { rateLimit, handlerTimeoutMs } = settings
+  const { rateLimit } = settings
   const { keys, counts } = parts
   const limited = rateLimit !== undefined && counts !== undefined
   guardHttp(app, {
@@ -95,7 +97,7 @@ export async function createGateway(
   await compressAnswers(app)
 
   const metering = billing?.metering
-  addCounterRoutes(app, { counters, reads, acknowledgement, metering, keys: answered, keyedWrites, handlerTimeoutMs })
+  addCounterRoutes(app, { counters, reads, acknowledgement, metering, keys: answered, keyedWrites })
   if (billing !== undefined) addBillingRoutes(app, billing, answered)
   // Only who has a token may issue keys, and without an auth service nobody has any.
   if (auth !== undefined && keys?.canIssue === true) addApiKeyRoutes(app, keys)
@@ -110,7 +112,7 @@ export async function createGateway(
   if (metrics !== undefined) answerMetrics(app, metrics)
   options.dashboard?.serve(app)
 
-  return { app, health }
+  return { app, health, routes: () => routes.paths }
 }
 
 /** Reads go the way of every read, so that what they find is what every read would. */

@@ -86,7 +86,9 @@ export async function documentApi(app: FastifyInstance, { auth, keys }: Document
       components: { securitySchemes: { ...(auth !== undefined && { token }), ...(keys && { apiKey }) } },
     },
     // Schemas keep their names.
-    refResolver: { buildLocalReference: (schema, _base, _fragment, index) => String(schema.$id ?? `schema-${index}`) },
+    refResolver: {
+      buildLocalReference: (schema, _base, _fragment, index) => String(schema['$id'] ?? `schema-${index}`),
+    },
     transform: ({ schema, url, route }) => ({
       schema: documented(schema, url, route, { auth, keys }),
       url,

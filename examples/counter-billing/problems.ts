@@ -84,6 +84,8 @@ export function sendProblem(
   detail: string,
   details: ProblemDetails = {},
 ): FastifyReply {
+  // Whoever waited has been told by now that it takes too long.
+  if (reply.sent) return reply
   const retryAfter = details['retry_after']
   if (retryAfter !== undefined) reply.header('retry-after', retryAfter)
   const { status } = problems[code]

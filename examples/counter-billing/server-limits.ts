@@ -1,13 +1,7 @@
 import type { Server } from 'node:http'
-import type { FastifyHttpOptions, FastifyInstance } from 'fastify'
+import type { FastifyHttpOptions, FastifyInstance, FastifyReply } from 'fastify'
 import type { ApiSettings } from './api-options.ts'
-
-declare module 'fastify' {
-  interface FastifyContextConfig {
-    /** The handler keeps the time itself: a clock for each request is dear where the answer is there at once. */
-    keepsTime?: boolean
-  }
-}
+import { tookTooLong } from './error-answers.ts'
 
 /** How often Node looks for requests that take too long, in milliseconds: by so much the limits are exceeded. */
 const checkEveryMs = 1_000
@@ -33,7 +27,28 @@ export function serverLimits(settings: ApiSettings): FastifyHttpOptions<Server> 
 /** Limits the connections of a server, and the time of its handlers. */
 export function limitServer(app: FastifyInstance, { maxConnections, handlerTimeoutMs }: ApiSettings): void {
   app.server.maxConnections = maxConnections
+  // Fastify's own clock stops with the last byte of the request, and runs where the answer is there at once.
   app.addHook('onRoute', (route) => {
-    if (route.config?.keepsTime !== true) route.handlerTimeout ??= handlerTimeoutMs
+    const { handler } = route
+    route.handler = function (request, reply) {
+      const answer: unknown = handler.call(this, request, reply)
+      return answer instanceof Promise ? inTime(reply, handlerTimeoutMs, answer) : answer
+    }
   })
+}
+
+/** Answers 504 where an answer isn't there in time. What is under way goes on, and is told to nobody. */
+async function inTime(reply: FastifyReply, limitMs: number, answer: Promise<unknown>): Promise<unknown> {
+  const timer = setTimeout(() => {
+    if (!reply.sent) tookTooLong(reply)
+  }, limitMs)
+  try {
+    const payload = await answer
+    return reply.sent ? reply : payload
+  } catch (error) {
+    if (reply.sent) return reply
+    throw error
+  } finally {
+    clearTimeout(timer)
+  }
 }

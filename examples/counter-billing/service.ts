@@ -133,6 +133,8 @@ export interface Gateway extends Running {
   readonly billing: BillingServices | undefined
   /** Verifies the tokens of callers. */
   readonly verifier: TokenVerifier | undefined
+  /** The paths of all routes of HTTP. */
+  routes(): string[]
   /** The gateway's own tokens. */
   readonly tokens: ServiceTokens | undefined
 }
@@ -186,19 +188,24 @@ export async function startGateway(options: GatewayServiceOptions): Promise<Gate
       parts.push(metrics.add('gateway', instruments, talliesOf(counters, verifier)))
     }
     const url = await listen(app, host, options.ports ?? [defaultPort], log)
-    return { url, counters, reads, billing, verifier, tokens, parts, close: () => closeAll(parts) }
+    const { routes } = face
+    return { url, counters, reads, billing, verifier, routes, tokens, parts, close: () => closeAll(parts) }
   } catch (error) {
     await closeAll(parts)
     throw error
   }
 }
 
+const closeIdleEveryMs = 50
+
 /** What closes a gateway: those who send it requests learn first that it takes no more, and then it listens no more. */
 function httpOf({ app, health }: HttpFace, drainMs: number): Closable {
   const close = async ({ timeoutMs }: { timeoutMs?: number } = {}): Promise<void> => {
     const began = performance.now()
     await health.close(Math.min(drainMs, (timeoutMs ?? Number.POSITIVE_INFINITY) / 4))
-    await closeHttp(app, timeoutMs && timeoutMs - (performance.now() - began))
+    // Node closes those that are idle when it stops to listen, and not those that become so then.
+    const idle = setInterval(() => app.server.closeIdleConnections(), closeIdleEveryMs)
+    await closeHttp(app, timeoutMs && timeoutMs - (performance.now() - began)).finally(() => clearInterval(idle))
   }
   return { name: 'gateway', close }
 }

@@ -29,7 +29,7 @@ export type NewApiKey = Pick<ApiKey, 'userId' | 'name' | 'scopes' | 'maxRequests
  */
 export class ApiKeys implements Closable {
   readonly name = 'api keys'
-  readonly cache: MultiLevelCache<ApiKey>
+  readonly cache: MultiLevelCache<ApiKey | null>
   readonly #table: ApiKeyTable | undefined
   readonly #configured: ReadonlyMap<string, ApiKey>
   readonly #counts = { accepted: 0, refused: 0 }
@@ -37,7 +37,7 @@ export class ApiKeys implements Closable {
   constructor({ table, configured, cacheMs }: ApiKeysOptions) {
     this.#table = table
     this.#configured = new Map(configured.map((key) => [key.id, { ...key, name: 'configured', createdAt: 0 }]))
-    this.cache = new MultiLevelCache<ApiKey>({
+    this.cache = new MultiLevelCache<ApiKey | null>({
       name: 'api-keys',
       l1: { maxEntries, ttlMs: cacheMs },
       ttlMs: cacheMs,
@@ -96,19 +96,23 @@ export class ApiKeys implements Closable {
   }
 
   async #checkNew(id: string, key: string, scope: Scope | undefined): Promise<Caller> {
-    let found: ApiKey | undefined
+    let found: ApiKey | null
     try {
-      found = await this.cache.getOrLoad(id, async () => this.#configured.get(id) ?? (await this.#table?.find(id)))
+      found = await this.cache.getOrLoad(id, () => this.#find(id))
     } catch (error) {
       throw new AccessError('unavailable', 'API keys are out of reach', undefined, { cause: error })
     }
-    if (found === undefined) return this.#refuse('invalid_api_key', 'there is no such API key', scope)
     return this.#admit(found, key, scope)
   }
 
-  #admit(known: ApiKey, key: string, scope: Scope | undefined): Caller {
+  /** `null` is remembered, too. */
+  async #find(id: string): Promise<ApiKey | null> {
+    return this.#configured.get(id) ?? (await this.#table?.find(id)) ?? null
+  }
+
+  #admit(known: ApiKey | null, key: string, scope: Scope | undefined): Caller {
     // Who doesn't have the secret learns nothing of the key.
-    if (!isKey(key, known)) return this.#refuse('invalid_api_key', 'there is no such API key', scope)
+    if (known === null || !isKey(key, known)) return this.#refuse('invalid_api_key', 'there is no such API key', scope)
     if (known.revokedAt !== undefined) return this.#refuse('invalid_api_key', 'the API key was revoked', scope)
     if (known.expiresAt !== undefined && known.expiresAt <= Date.now())
       return this.#refuse('invalid_api_key', 'the API key has expired', scope)

@@ -166,7 +166,6 @@ async function answer(request: FastifyRequest, reply: FastifyReply, call: Call):
     const body = await call()
     return reply.sent ? reply : reply.send(body)
   } catch (error) {
-    if (reply.sent) return reply
     const { code, detail, details } = refusalOf(request, error)
     return sendProblem(reply, code, detail, details)
   }
