@@ -38,6 +38,7 @@ was sent with what is stored, and with what is accounted.
   --faults         with --serve: a panel on the dashboard that makes servers slow or dead, kills instances and sends bursts, and a steady
                    load of --seconds (600) that the panel stops and starts
   --verbose        print all that was measured, in tables, before the report
+  --json FILE      writes the figures of the report there, too, as JSON
   --data-dir DIR   where PGlite keeps its data (in memory only)
   --help           this text
 
@@ -69,6 +70,7 @@ export function readDemoOptions() {
       serve: { type: 'boolean' },
       faults: { type: 'boolean' },
       verbose: { type: 'boolean' },
+      json: { type: 'string' },
       'data-dir': { type: 'string' },
     },
     help,
@@ -91,6 +93,7 @@ export function readDemoOptions() {
         instances,
         processes: values.processes ?? false,
         verbose: values.verbose ?? false,
+        json: values.json,
         usage: chosen['services.usage'],
         acknowledgement: chosen['api.ack'],
         mode: chosen['api.auth'],

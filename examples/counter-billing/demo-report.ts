@@ -41,6 +41,44 @@ export function printReport(result: DemoResult): boolean {
   return isPassed
 }
 
+/** The figures of a run, for programs. */
+export interface DemoFigures {
+  readonly requestsPerSecond: number
+  readonly incrementsPerSecond: number
+  readonly p50: number
+  readonly p95: number
+  readonly p99: number
+  readonly statements: number
+  readonly incrementsPerStatement: number
+  /** Half of what was accepted was durable by then, and half of the uses accounted, in milliseconds. */
+  readonly durableMs: number
+  readonly accountedMs: number
+  readonly l1Share: number
+  readonly isPassed: boolean
+}
+
+export function figuresOf({ report, gateways, sums, accounts, money }: DemoResult): DemoFigures {
+  const all = report.kinds.find(({ kind }) => kind === 'all')
+  const { p50 = 0, p95 = 0, p99 = 0, requests = 0 } = all ?? {}
+  const sum = (of: (gateway: GatewayStats) => number): number => gateways.reduce((total, one) => total + of(one), 0)
+  const mean = (of: (gateway: GatewayStats) => number): number => ratio(sum(of), gateways.length)
+  const statements = sum(({ durableWrites, durableAnswers }) => durableWrites.batches + durableAnswers.batches)
+  const reads = sum(({ reads }) => reads.reads.offered)
+  return {
+    requestsPerSecond: ratio(requests * 1_000, report.elapsedMs),
+    incrementsPerSecond: ratio(report.increments * 1_000, report.elapsedMs),
+    ...{ p50, p95, p99, statements },
+    incrementsPerStatement: ratio(report.increments, statements),
+    durableMs: mean(({ durableWrites }) => durableWrites.latencyMs.p50),
+    accountedMs: mean(({ billing }) => billing.usage.latencyMs.p50),
+    l1Share: ratio(
+      sum(({ reads }) => reads.reads.hits.l1),
+      reads,
+    ),
+    isPassed: [sums, accounts, money].every(({ problems }) => problems.length === 0),
+  }
+}
+
 function line(name: string, text: string): void {
   console.log(`  ${styled('dim', name.padEnd(12))}${text}`)
 }

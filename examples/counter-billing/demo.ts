@@ -1,3 +1,4 @@
+import { writeFileSync } from 'node:fs'
 import { closeOnExit } from 'spillway/process'
 import { describe } from './command-line.ts'
 import { dashboardPath } from './dashboard/dashboard.ts'
@@ -6,7 +7,7 @@ import { readDemoOptions } from './demo-options.ts'
 import { DemoParts, type DemoServices, startTogether } from './demo-parts.ts'
 import { startApart } from './demo-processes.ts'
 import { styled } from './demo-progress.ts'
-import { printReport } from './demo-report.ts'
+import { figuresOf, printReport } from './demo-report.ts'
 import { printRequestToTry } from './demo-requests.ts'
 
 /** How long Ctrl-C may take: what was accepted is written, and the report is of all until then. */
@@ -49,13 +50,20 @@ async function demo(): Promise<boolean> {
   const services = await (options.processes ? startApart(parts) : startTogether(parts))
   if (interrupted.signal.aborted) return true
   printPlaces(services)
-  const passed = options.load ? printReport(await drive(parts, services, interrupted.signal)) : true
+  const passed = options.load ? await driven(services) : true
   if (options.serve && !interrupted.signal.aborted) {
     const [url] = services.urls
     console.log(`\n${styled('bold', 'Dashboard')}  ${styled('cyan', `${url}${dashboardPath}`)}`)
     printRequestToTry(services.urls, services.auth, options.mode)
   }
   return passed
+}
+
+/** Drives the load, and tells whether all is as it should be. */
+async function driven(services: DemoServices): Promise<boolean> {
+  const result = await drive(parts, services, interrupted.signal)
+  if (options.json !== undefined) writeFileSync(options.json, JSON.stringify(figuresOf(result), undefined, 2))
+  return printReport(result)
 }
 
 function printPlaces({ places }: DemoServices): void {
