@@ -13,7 +13,7 @@ import { mountDisk, type SmallDisk } from './small-disk.ts'
 /** What a use costs: little of it is free, so that money is soon taken. */
 const tariff = {
   'counter-writes': { free: 1_000_000_000, period: 'month' },
-  print: { free: 40, period: 'month', price: 3 },
+  print: { free: 10, period: 'month', price: 3 },
 }
 
 /** Tokens are short-lived, so that they are renewed while things go wrong. */
