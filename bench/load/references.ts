@@ -1,5 +1,5 @@
 import { medianOf } from '../harness/contest.ts'
-import type { Row } from './report.ts'
+import type { Row } from './row.ts'
 import type { SectionReport, SectionRow } from './sections/section.ts'
 
 /** A figure of a real system's document, before and after it was mended, and ours beside it. */

@@ -1,19 +1,8 @@
 import { barChart, colors, escapeXml } from '../harness/bar-chart.ts'
 import { type Facts, factsText } from '../harness/facts.ts'
 import { type Reference, referenceCells } from './references.ts'
+import type { Row } from './row.ts'
 import { type SectionReport, sectionCells, sectionChart } from './sections/section.ts'
-
-/** What one target did, the medians of its rounds. */
-export interface Row {
-  readonly name: string
-  readonly perSecond: number
-  readonly p50Ms: number
-  readonly p99Ms: number
-  readonly hotPerSecond: number
-  readonly pacedPerSecond: number
-  readonly pacedP50Ms: number
-  readonly pacedP99Ms: number
-}
 
 export interface Comparison {
   readonly rows: readonly Row[]

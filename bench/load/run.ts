@@ -10,16 +10,8 @@ import { medianOf } from '../harness/contest.ts'
 import { readFacts } from '../harness/facts.ts'
 import { bundlePrograms, type Program, type Running, type Settings } from './processes.ts'
 import { quotaScenariosOf, referencesOf } from './references.ts'
-import {
-  type Comparison,
-  chartFile,
-  html,
-  latencyChart,
-  markdown,
-  type Row,
-  tableText,
-  throughputChart,
-} from './report.ts'
+import { type Comparison, chartFile, html, latencyChart, markdown, tableText, throughputChart } from './report.ts'
+import type { Row } from './row.ts'
 import { type LoggerName, loggers, logSection } from './sections/logs.ts'
 import { readSection } from './sections/reads.ts'
 import { runSection, type Section, type SectionReport, sectionChart } from './sections/section.ts'

@@ -1,6 +1,7 @@
 import { beforeEach, describe, expect, test, vi } from 'vitest'
 import { quotaScenariosOf, referenceCells, referencesOf } from '../../bench/load/references.ts'
-import { type Comparison, html, markdown, type Row, tableText } from '../../bench/load/report.ts'
+import { type Comparison, html, markdown, tableText } from '../../bench/load/report.ts'
+import type { Row } from '../../bench/load/row.ts'
 import { runSection, type Section, sectionCells } from '../../bench/load/sections/section.ts'
 import type { LoadOptions, LoadResult } from '../../bench/load/wrk.ts'
 
