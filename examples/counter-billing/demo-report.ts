@@ -125,11 +125,12 @@ function printWork({ report, gateways, accounts, money, slowQueries, logTitle }:
 function printFelt({ address, feltMs, failed }: Crash & Felt): void {
   const felt =
     feltMs === undefined
-      ? 'when the load was over'
+      ? 'the load was over by then'
       : feltMs === 0
-        ? 'and callers felt nothing'
-        : `and callers felt it for ${feltMs} ms at most`
-  line('crash', `SIGKILL to the counter service at ${address}, ${felt}; ${whole(failed)} requests failed from then on`)
+        ? 'callers felt nothing'
+        : `callers felt it for ${feltMs} ms at most`
+  line('crash', `SIGKILL to the counter service at ${address}`)
+  line('', `${felt}; ${whole(failed)} requests failed from then on`)
 }
 
 /** What must be equal. */

@@ -7,7 +7,7 @@ import type { DemoFigures } from '../../examples/counter-billing/demo-report.ts'
 import { demoCommand, startCommand } from './demo-process.ts'
 
 const short = ['--seconds', '1', '--port', '0']
-const escape = '\u001B'
+const controlStart = '\u001B'
 const hasScript = spawnSync('script', ['--version']).status === 0
 
 describe('the report of the demo', { timeout: 240_000 }, () => {
@@ -28,7 +28,7 @@ describe('the report of the demo', { timeout: 240_000 }, () => {
     expect(report).toMatch(/✓ usage +made ([\d,]+) = accounted \1,/)
     expect(report).toMatch(/✓ money +recharged 500 = charged 500 \+ balance 0/)
     expect(report).toMatch(/PASS: /)
-    expect(demo.output()).not.toContain(escape)
+    expect(demo.output()).not.toContain(controlStart)
     expect(JSON.parse(readFileSync(file, 'utf8')) as DemoFigures).toMatchObject({ isPassed: true })
   })
 
@@ -61,9 +61,9 @@ describe('the report of the demo', { timeout: 240_000 }, () => {
     const plain = startCommand(['script', '-qec', line, '/dev/null'], { NO_COLOR: '1' })
     expect((await plain.ended).code, plain.output()).toBe(0)
 
-    expect(colourful.output()).toContain(`${escape}[32m✓${escape}[39m`)
+    expect(colourful.output()).toContain(`${controlStart}[32m✓${controlStart}[39m`)
     expect(colourful.output()).toMatch(/[█░]{30} load/)
     expect(plain.output()).toContain('✓ counters')
-    expect(plain.output()).not.toContain(`${escape}[3`)
+    expect(plain.output()).not.toContain(`${controlStart}[3`)
   })
 })
