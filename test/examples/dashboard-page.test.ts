@@ -125,7 +125,7 @@ describe.skipIf(browser === undefined)('the page of a gateway', { timeout: testM
 
     await expect.poll(() => value(page, 'requests', '2xx'), patience).toMatch(/^[1-9]/)
     expect(await picture(page, 'requests')).not.toBe(quiet)
-    expect(await value(page, 'latency', 'p99')).toMatch(/^[\d.]+ m?s$/)
+    expect(await value(page, 'latency', 'p99')).toMatch(/^[\d.]+\sm?s$/)
     await expect.poll(() => value(page, 'write-batches', 'durable writes'), patience).toMatch(/^[1-9]/)
 
     await page.getByRole('button', { name: 'Pause' }).click()

@@ -13,9 +13,9 @@ const quietMs = 60_000
 mkdirSync(folder, { recursive: true })
 const browser = await startChromium()
 if (browser === undefined) process.exit(1)
-const demo = await startDashboardDemo(['--faults', '--instances', '3', '--seconds', '600'])
+const demo = await startDashboardDemo(['--faults', '--instances', '3', '--seconds', '600', '--token-life', '60'])
 try {
-  const page = await browser.newPage({ viewport: { width: 1280, height: 900 }, colorScheme: 'light' })
+  const page = await browser.newPage({ viewport: { width: 1280, height: 1080 }, colorScheme: 'light' })
   await page.goto(`${demo.url}/dashboard`)
   await page.waitForTimeout(quietMs)
   await shot(page, 'idle')
@@ -42,14 +42,14 @@ try {
   await page.waitForTimeout(15_000)
   await shot(page, 'instance-killed')
   await cleared(page)
-  await page.waitForTimeout(8_000)
+  await page.waitForTimeout(15_000)
 
   await page.setViewportSize({ width: 390, height: 844 })
   for (const colorScheme of ['light', 'dark'] as const) {
     await page.emulateMedia({ colorScheme })
     await page.evaluate(() => document.querySelector('#figures')?.scrollIntoView())
     await page.waitForTimeout(2_000)
-    await shot(page, `phone-${colorScheme}`, false)
+    await shot(page, `phone-${colorScheme}`)
   }
 } finally {
   await browser.close()
@@ -73,10 +73,10 @@ async function cleared(page: Page): Promise<void> {
   )
 }
 
-async function shot(page: Page, name: string, fullPage = true): Promise<void> {
+async function shot(page: Page, name: string): Promise<void> {
   const path = `${folder}${name}.png`
   await page.mouse.move(0, 0)
-  await page.screenshot({ path, fullPage })
+  await page.screenshot({ path })
   const { size } = statSync(path)
   if (size > maxBytes) throw new Error(`${path} has ${size} bytes, more than ${maxBytes}`)
   console.log(`${name}.png  ${Math.round(size / 1_000)} kB`)

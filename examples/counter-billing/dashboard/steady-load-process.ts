@@ -41,8 +41,8 @@ const tellMs = 250
 const users = 20
 const batchSize = 5
 /** Requests without an answer; those that are due beyond it are skipped, so that an outage ends with the outage. */
-const maxOutstanding = 600
-const connections = 64
+const maxOutstanding = 200
+const connections = 100
 const answerMs = 20_000
 
 type Kind = 'accepted' | 'redis' | 'committed' | 'batch' | 'get'
@@ -127,9 +127,17 @@ class Load {
     }
   }
 
+  /** A token that is refused is replaced, once: it may have expired on its way. */
   async #ask(kind: Kind, operations: readonly Operation[]): Promise<{ status: number; answer: Answer }> {
-    const pool = this.#pools[this.#requests++ % this.#pools.length] as Pool
     const token = await this.#token?.get()
+    const first = await this.#askWith(token, kind, operations)
+    if (first.status !== 401 || token === undefined) return first
+    this.#token?.invalidate(token)
+    return this.#askWith(await this.#token?.get(), kind, operations)
+  }
+
+  async #askWith(token: string | undefined, kind: Kind, operations: readonly Operation[]) {
+    const pool = this.#pools[this.#requests++ % this.#pools.length] as Pool
     const headers = token === undefined ? {} : { authorization: `Bearer ${token}` }
     const [first] = operations
     const user_id = `${this.#options.prefix}user-${this.#requests % users}`
@@ -143,8 +151,6 @@ class Load {
             headers: { ...headers, 'content-type': 'application/json' },
             body: JSON.stringify(body),
           })
-    // The next one has another.
-    if (response.statusCode === 401 && token !== undefined) this.#token?.invalidate(token)
     return { status: response.statusCode, answer: (await response.body.json()) as Answer }
   }
 

@@ -218,8 +218,8 @@ export class Chart {
     for (const [index, sample] of this.#samples.entries()) {
       if (!isFaulty(sample)) continue
       const until = this.#samples[index + 1]?.at ?? sample.at
-      const left = Math.max(bbox.left, chart.valToPos(sample.at / 1_000, 'x', true))
-      const right = Math.max(left, chart.valToPos(until / 1_000, 'x', true))
+      const left = Math.round(Math.max(bbox.left, chart.valToPos(sample.at / 1_000, 'x', true)))
+      const right = Math.round(Math.max(left, chart.valToPos(until / 1_000, 'x', true)))
       ctx.fillRect(left, bbox.top, right - left, bbox.height)
     }
   }

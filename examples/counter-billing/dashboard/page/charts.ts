@@ -74,7 +74,7 @@ export const charts: readonly ChartOptions[] = [
   {
     id: 'write-batches',
     title: 'Batch size: writes',
-    note: 'What leaves in one call; it grows while calls fail.',
+    note: 'What leaves in one call.',
     axis: 'items',
     atLeast: 10,
     lines: ['durable writes', 'live writes', 'usage'].map(size),
@@ -107,7 +107,7 @@ export const charts: readonly ChartOptions[] = [
   {
     id: 'quota',
     title: 'Quota accounting',
-    note: 'Uses that wait to be applied, and for how long.',
+    note: 'Uses not applied yet, and their age.',
     axis: 'uses',
     rightAxis: 's',
     atLeast: 20,
@@ -119,7 +119,7 @@ export const charts: readonly ChartOptions[] = [
   {
     id: 'log',
     title: 'Log',
-    note: 'No request waits for its line; drops are counted.',
+    note: 'Lines that no request waits for.',
     axis: 'lines/s',
     atLeast: 10,
     lines: [
@@ -130,7 +130,7 @@ export const charts: readonly ChartOptions[] = [
   {
     id: 'loop',
     title: 'Event loop',
-    note: 'How late timers are, which every answer waits for.',
+    note: 'How late its timers are.',
     axis: 'ms late',
     rightAxis: '% busy',
     atLeast: 5,

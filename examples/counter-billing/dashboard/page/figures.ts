@@ -44,14 +44,14 @@ const figures: readonly (readonly [string, (sample: Sample) => Figure])[] = [
       const open = Object.values(breakers).filter(({ state }) => state !== 'closed').length
       const away = instances.filter(({ state }) => state !== 'healthy').length
       const all = Object.keys(breakers).length + instances.length
-      const note = `${open} breakers, ${away} instances, of ${all}`
+      const note = `of ${all} breakers and instances`
       return { text: whole(open + away), note, tone: open + away === 0 ? 'good' : 'bad' }
     },
   ],
   [
     'Lost',
     ({ losses: { lost, notLive } }) => {
-      const note = notLive === 0 ? 'nothing is missing live' : `${whole(notLive)} behind in the live store`
+      const note = notLive === 0 ? 'and none behind live' : `${whole(notLive)} behind live`
       return { text: whole(lost), note, tone: lost > 0 ? 'bad' : notLive > 0 ? 'warn' : 'good' }
     },
   ],
@@ -61,9 +61,9 @@ const figures: readonly (readonly [string, (sample: Sample) => Figure])[] = [
 function sums({ sums }: Sample): Figure | undefined {
   if (sums === undefined) return undefined
   const { audit, acknowledged } = sums
-  if (audit === undefined) return { text: whole(acknowledged), note: 'acknowledged, not compared yet', tone: 'plain' }
-  const unsure = audit.unsure > 0 ? `, ${whole(audit.unsure)} unsure` : ''
-  const note = `at ${time(audit.at)}: ${whole(audit.acknowledged)} acknowledged${unsure}`
+  if (audit === undefined) return { text: whole(acknowledged), note: 'not compared yet', tone: 'plain' }
+  const upTo = audit.unsure > 0 ? ` to ${whole(audit.acknowledged + audit.unsure)}` : ''
+  const note = `${whole(audit.acknowledged)}${upTo} at ${time(audit.at)}`
   return { text: audit.equal ? 'equal' : 'differ', note, tone: audit.equal ? 'good' : 'bad' }
 }
 

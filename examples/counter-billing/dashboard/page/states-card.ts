@@ -109,7 +109,7 @@ export class StatesCard {
       const until = Math.min(this.#samples[index + 1]?.at ?? this.#now, sample.at + 2_500)
       const left = width - ((this.#now - sample.at) / 1_000) * second
       const tall = Math.max(3, share * (rowHeight - 2))
-      context.fillStyle = this.#colours.of(colour)
+      context.fillStyle = this.#colours.of(colour === 'warn' ? 'half' : colour)
       context.fillRect(left, rowHeight - 1 - tall, Math.max(1, ((until - sample.at) / 1_000) * second + 0.5), tall)
     }
   }

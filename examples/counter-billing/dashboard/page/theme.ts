@@ -28,7 +28,7 @@ export class Colours {
     return this.of(`series-${index % 6}`)
   }
 
-  of(variable: 'muted' | 'line' | 'good' | 'warn' | 'bad' | 'faint' | 'shade' | `series-${number}`): string {
+  of(variable: 'muted' | 'line' | 'good' | 'half' | 'bad' | 'faint' | 'shade' | `series-${number}`): string {
     return getComputedStyle(document.documentElement).getPropertyValue(`--${variable}`).trim()
   }
 

@@ -1,5 +1,8 @@
 export type Unit = 'per second' | 'ms' | 's' | 'items' | '%' | 'count'
 
+/** What a line must not be broken at. */
+const nbsp = '\u00a0'
+
 /** A value as people read it, with its unit. */
 export function format(value: number | null | undefined, unit: Unit): string {
   if (value === null || value === undefined) return '–'
@@ -7,11 +10,11 @@ export function format(value: number | null | undefined, unit: Unit): string {
     case 'per second':
       return `${short(value)}/s`
     case 'ms':
-      return value >= 1_000 ? `${short(value / 1_000)} s` : `${short(value)} ms`
+      return value >= 1_000 ? `${short(value / 1_000)}${nbsp}s` : `${short(value)}${nbsp}ms`
     case 's':
-      return `${short(value)} s`
+      return `${short(value)}${nbsp}s`
     case '%':
-      return `${short(value)} %`
+      return `${short(value)}${nbsp}%`
     default:
       return short(value)
   }
