@@ -51,7 +51,7 @@ export function addCounterRoutes(app: FastifyInstance, options: CounterRoutesOpt
     '/api/v1/counter/increment',
     {
       schema: { body: bodyOf(incrementBody), headers: keyedHeaders, response: incrementAnswers },
-      config: { scope: 'counters:write' },
+      config: { scope: 'counters:write', isHot: true },
       compress: false,
     },
     // No async function: the answer to what is only accepted needs no promise.

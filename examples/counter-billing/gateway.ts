@@ -83,7 +83,7 @@ export async function createGateway(
   const routes = answerErrors(app, log)
   limitServer(app, settings)
 
-  answerWithId(app)
+  answerWithId(app, () => health.closing)
   const { rateLimit } = settings
   const { keys, counts } = parts
   const limited = rateLimit !== undefined && counts !== undefined

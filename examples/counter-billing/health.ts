@@ -62,10 +62,6 @@ export class Health {
         return sendProblem(reply, 'not_ready', detail, { parts, ...this.#more() })
       },
     )
-    app.addHook('onRequest', (_request, reply, done) => {
-      if (this.#closing) reply.header('connection', 'close')
-      done()
-    })
   }
 
   /** Says from now on that it isn't ready, and gives those who have asked the time to ask again. */

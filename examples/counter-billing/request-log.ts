@@ -54,10 +54,11 @@ export function requestLogging(
   }
 }
 
-/** Answers each request with its id. */
-export function answerWithId(app: FastifyInstance): void {
+/** Answers each request with its id; and, while the server shuts down, as the last one of its connection. */
+export function answerWithId(app: FastifyInstance, isClosing: () => boolean = () => false): void {
   app.addHook('onRequest', (request, reply, done) => {
     reply.header('x-request-id', request.id)
+    if (isClosing()) reply.header('connection', 'close')
     done()
   })
 }

@@ -177,6 +177,34 @@ describe.each(all)('billing on $title', (stores) => {
     expect(await client.account(user_id)).toEqual({ balance: 6, held: 0, free: 10, heldFree: 0 })
   })
 
+  test('a write under a key is answered as it was the first time, and a refusal is judged anew', async () => {
+    const { client, user_id } = await start()
+    const keyed = async (key: string, path: string, body: object) => {
+      const headers = { 'content-type': 'application/json', 'idempotency-key': key }
+      const init = { method: 'POST', body: JSON.stringify({ user_id, ...body }), headers }
+      const response = await fetch(`${client.service.url}/api/v1/billing/${path}`, init)
+      return {
+        status: response.status,
+        replayed: response.headers.get('idempotency-replayed'),
+        body: await response.json(),
+      }
+    }
+    const deduct = { request_id: 'd', service: 'print', count: 12 }
+
+    const refused = await keyed('one', 'deduct', deduct)
+    await keyed('two', 'recharge', { request_id: 'r', amount: 50 })
+    const first = await keyed('one', 'deduct', deduct)
+    await client.bill('deduct', { ...deduct, user_id, request_id: 'e', count: 1 })
+    const again = await keyed('one', 'deduct', deduct)
+    const other = await keyed('one', 'deduct', { ...deduct, count: 1 })
+
+    expect([refused.status, refused.body.code]).toEqual([402, 'insufficient_balance'])
+    expect([first.status, first.replayed, first.body.balance]).toEqual([200, null, 44])
+    expect([again.status, again.replayed, again.body]).toEqual([200, 'true', first.body])
+    expect([other.status, other.body.code]).toEqual([422, 'idempotency_key_reused'])
+    expect(await client.account(user_id)).toEqual({ balance: 41, held: 0, free: 0, heldFree: 0 })
+  })
+
   test('over gRPC a refusal has a status, and its details in a trailer', async () => {
     const { address, user_id: userId } = await start()
     const pool = new GrpcChannelPool((options) => billingClient(address, options), { channels: 1 })
