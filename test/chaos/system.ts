@@ -1,7 +1,6 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { FaultProxy, seededRandom } from 'spillway/testing'
-import { freePort } from '../servers/free-port.ts'
 import { type PostgresServer, startPostgres } from '../servers/postgres.ts'
 import { type OwnRedisServer, startRedis } from '../servers/redis.ts'
 import { type LinkName, links, type PartName, parts } from './faults.ts'
@@ -9,6 +8,7 @@ import { Part } from './part.ts'
 import type { Programs } from './programs.ts'
 import type { Schedule, UsageWay } from './schedule.ts'
 import { mountDisk, type SmallDisk } from './small-disk.ts'
+import { steadyPort } from './steady-port.ts'
 
 /** What a use costs: little of it is free, so that money is soon taken. */
 const tariff = {
@@ -80,9 +80,11 @@ export class System implements AsyncDisposable {
     const { redis, postgres, disk } = servers
     const ports = new Map<PartName, number>()
     const services = new Map<PartName, number>()
+    const taken = new Set<number>()
     for (const name of parts) {
-      ports.set(name, await freePort())
-      services.set(name, name.startsWith('gateway') ? (ports.get(name) as number) : await freePort())
+      const port = await steadyPort(taken)
+      ports.set(name, port)
+      services.set(name, name.startsWith('gateway') ? port : await steadyPort(taken))
     }
     const random = seededRandom(`proxies ${schedule.seed}`)
     const proxies = new Map<LinkName, FaultProxy>()
