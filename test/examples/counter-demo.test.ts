@@ -7,7 +7,7 @@ import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { freePort } from '../servers/free-port.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
-const startMs = 60_000
+const startMs = 150_000
 
 /** The demo with its fleet of counter services, in a process group of its own as a shell starts it. */
 async function startDemo() {
@@ -36,8 +36,8 @@ async function startDemo() {
   })
   const exited = once(child, 'exit') as Promise<[number | null, NodeJS.Signals | null]>
   await vi.waitFor(() => expect(output).toMatch(/Ctrl-C ends it|the demo failed/), { timeout: startMs, interval: 50 })
-  const url = /listens for HTTP at (http:\S+),/.exec(output)?.[1] ?? ''
-  const services = /listen for gRPC at (\S+),/.exec(output)?.[1]?.split(',') ?? []
+  const url = /gateway +(http:\S+)/.exec(output)?.[1] ?? ''
+  const services = /counters +(\S+), on/.exec(output)?.[1]?.split(',') ?? []
   expect(services, output).toHaveLength(2)
   return { child, group, url, services, output: () => output, exited }
 }
