@@ -32,6 +32,8 @@ export interface Logging {
   readonly log: Log
   readonly lines: AsyncLogBuffer
   readonly sink: FileSink
+  /** Lines that may wait. */
+  readonly capacity: number
   /** What is open, in the order in which to close it: after all that logs. */
   readonly parts: readonly Closable[]
   /** Opens it, to learn at the start whether that works. */
@@ -45,7 +47,7 @@ export interface LoggingStats extends AsyncLogBufferStats {
 }
 
 /** Lines that may wait for the disk. */
-export const logCapacity = 20_000
+const usualCapacity = 20_000
 /** At most 300 MB of log, in six files. */
 const usual = { maxBytes: 50_000_000, maxFiles: 5 }
 
@@ -53,7 +55,7 @@ const usual = { maxBytes: 50_000_000, maxFiles: 5 }
  * Makes the log of this process: pino makes lines, nobody waits for them, and what the disk can't take is dropped, the least important
  * first, and told in the log itself.
  */
-export function createLogging({ role, file, level, capacity = logCapacity, ...options }: LoggingOptions): Logging {
+export function createLogging({ role, file, level, capacity = usualCapacity, ...options }: LoggingOptions): Logging {
   const { overflow, maxBytes = usual.maxBytes, maxFiles = usual.maxFiles } = options
   const rotate = { maxBytes, maxFiles }
   const sink = new FileSink(file === undefined ? { fd: 2 } : { path: file, mkdir: true, rotate, mode: 0o640 })
@@ -72,7 +74,7 @@ export function createLogging({ role, file, level, capacity = logCapacity, ...op
     if (file !== undefined && logger.isLevelEnabled(importance)) logToStderr(importance, message)
   }
   const stats = (): LoggingStats => ({ ...lines.stats(), writtenBytes: sink.stats().writtenBytes })
-  return { logger, log, lines, sink, parts: [lines, sink], open: () => sink.open(), stats }
+  return { logger, log, lines, sink, capacity, parts: [lines, sink], open: () => sink.open(), stats }
 }
 
 /** Of a line that pino has written. */

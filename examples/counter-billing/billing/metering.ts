@@ -21,7 +21,7 @@ export interface UsageBatches {
 }
 
 /** Uses that may wait to be handed on. */
-export const usageCapacity = 20_000
+const usageCapacity = 20_000
 
 const quotaType = freeQuotaOf(meteredService)
 

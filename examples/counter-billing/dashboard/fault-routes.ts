@@ -4,8 +4,8 @@ import { isLocal } from './access.ts'
 import { type FaultControl, FaultRefused } from './fault-control.ts'
 import { type FaultAction, serverConditions } from './sample.ts'
 
-/** As the panel offers them. */
-export const mostBurst = { factor: 10, seconds: 60 }
+/** A burst that is more than this, or lasts longer, is refused. */
+const mostBurst = { factor: 10, seconds: 60 }
 
 const body = {
   oneOf: [

@@ -6,10 +6,9 @@ import type {
   QuotaConsumerStats,
 } from 'spillway'
 import type { BillingServices } from '../billing/billing-services.ts'
-import { usageCapacity } from '../billing/metering.ts'
 import type { CounterReads } from '../counter-reads.ts'
 import type { Counters } from '../counters.ts'
-import { type Logging, logCapacity } from '../logging.ts'
+import type { Logging } from '../logging.ts'
 import { Rates } from './rates.ts'
 import type {
   BreakerSample,
@@ -85,13 +84,13 @@ export class GatewayView {
       const stats = counters[part].stats()
       samples[titles[part]] = this.#buffer(stats, stats.pending - stats.inFlight, capacities[part], seconds)
     }
-    const usage = billing?.metering.usage.stats()
-    if (usage !== undefined) {
-      samples['usage'] = this.#buffer(usage, usage.pending - usage.inFlight, usageCapacity, seconds)
+    if (billing !== undefined) {
+      const usage = billing.metering.usage.stats()
+      samples['usage'] = this.#buffer(usage, usage.pending - usage.inFlight, billing.metering.capacity, seconds)
     }
-    const lines = logging?.lines.stats()
-    if (lines !== undefined) {
-      samples['log'] = this.#buffer(lines, lines.pending - lines.inFlight, logCapacity, seconds)
+    if (logging !== undefined) {
+      const lines = logging.lines.stats()
+      samples['log'] = this.#buffer(lines, lines.pending - lines.inFlight, logging.capacity, seconds)
     }
     return samples
   }
