@@ -1,5 +1,6 @@
 // Takes the pictures of docs/dashboard: `npm run dashboard:shots`. It starts the demo, breaks it as one would by hand, and looks at it.
 import { mkdirSync, statSync } from 'node:fs'
+import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import type { Page } from 'playwright-core'
 import { startChromium } from '../servers/chromium.ts'
@@ -9,12 +10,15 @@ const folder = fileURLToPath(new URL('../../docs/dashboard/', import.meta.url))
 const maxBytes = 300_000
 /** Enough of a past for charts that have something in them. */
 const quietMs = 60_000
+const warmUpMs = 30_000
 
 mkdirSync(folder, { recursive: true })
 const browser = await startChromium()
 if (browser === undefined) process.exit(1)
 const demo = await startDashboardDemo(['--faults', '--instances', '3', '--seconds', '600', '--token-life', '60'])
 try {
+  // What starts together with it is over by then.
+  await delay(warmUpMs)
   const page = await browser.newPage({ viewport: { width: 1280, height: 1080 }, colorScheme: 'light' })
   await page.goto(`${demo.url}/dashboard`)
   await page.waitForTimeout(quietMs)
