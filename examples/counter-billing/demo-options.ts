@@ -86,6 +86,8 @@ export function readDemoOptions() {
         },
       })
       const { values: chosen, sources } = config
+      if (values.processes === true && chosen['services.dataDir'] !== undefined)
+        throw new UsageError('--data-dir is for PGlite, but --processes shares a server: name one by DATABASE_URL')
       return {
         config,
         seconds: seconds ?? defaults.seconds,
