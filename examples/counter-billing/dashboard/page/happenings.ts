@@ -46,9 +46,10 @@ function changes(before: Sample, now: Sample): string[] {
   if (before.faults !== undefined && now.faults !== undefined) texts.push(...faultChanges(before.faults, now.faults))
   const { audit } = now.sums ?? {}
   if (audit !== undefined && audit.at !== before.sums?.audit?.at) {
-    const { acknowledged, live, durable } = audit
+    const { acknowledged, unsure, live, durable } = audit
+    const sent = `${whole(acknowledged)}${unsure > 0 ? ` and ${whole(unsure)} unsure` : ''}`
     const stored = `durable ${durable === undefined ? 'unknown' : whole(durable)}, live ${live === undefined ? 'unknown' : whole(live)}`
-    texts.push(`sums ${audit.equal ? 'are equal' : 'differ'}: acknowledged ${whole(acknowledged)}, ${stored}`)
+    texts.push(`sums ${audit.equal ? 'are equal' : 'differ'}: acknowledged ${sent}, ${stored}`)
   }
   if (now.losses.lost > before.losses.lost) {
     texts.push(`increments of ${whole(now.losses.lost - before.losses.lost)} counters were lost`)
