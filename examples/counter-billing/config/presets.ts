@@ -7,7 +7,7 @@ import type { SomeValues } from './settings.ts'
  *   longer costs less for each; a crash loses more of it, and a read may be older. Writers of the same counters wait for each other's
  *   locks, so that more connections or more batches at a time are no gain.
  * - low-latency: what was accepted is written, accounted and seen sooner, in more and smaller batches, over connections that are
- *   there already.
+ *   there already. More statements take more of the processors: where these are busy, everything comes later.
  */
 export const presets = {
   default: {},
