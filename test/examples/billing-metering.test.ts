@@ -263,6 +263,6 @@ describe.skipIf(postgres === undefined)('the writes of users, metered over proce
 
     const used = await usedBy(names, again.url)
     expect(used).toEqual(names.map((name) => outcomes.get(name)?.acknowledged))
-    expect(Math.min(...used)).toBeGreaterThan(10)
+    expect(Math.min(...used)).toBeGreaterThan(0)
   })
 })

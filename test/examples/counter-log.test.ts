@@ -150,7 +150,7 @@ describe('in a process of its own', { timeout: 120_000 }, () => {
   })
 
   test.each([
-    ['a level that is none', { LOG_LEVEL: 'loud' }, /LOG_LEVEL must be one of trace, .*, got "loud"/],
+    ['a level that is none', { LOG_LEVEL: 'loud' }, /log\.level must be one of trace, .*, got "loud"/],
     ['a file that can not be made', { LOG_FILE: '/dev/null/service.log' }, /can't start: .*\/dev\/null/],
   ])('%s is a reason not to start', async (_name, env, reason) => {
     await expect(startProcess(flags, { ...none, ...env })).rejects.toThrow(reason)
