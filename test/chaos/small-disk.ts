@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process'
-import { closeSync, mkdtempSync, openSync, rmdirSync, unlinkSync, writeSync } from 'node:fs'
+import { closeSync, mkdtempSync, openSync, rmdirSync, rmSync, unlinkSync, writeSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
@@ -22,9 +22,13 @@ export function mountDisk(kilobytes: number): SmallDisk | undefined {
     return undefined
   }
   const ballast = join(path, 'ballast')
+  let mounted = true
   const unmount = (): void => {
-    spawnSync('umount', [path])
-    rmdirSync(path)
+    if (!mounted) return
+    mounted = false
+    // Also from under a process that should not be there any more: that is told by who looks for it.
+    spawnSync('umount', ['--lazy', path])
+    rmSync(path, { recursive: true, force: true })
   }
   return {
     path,
