@@ -1,6 +1,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { Metadata, type ServiceError } from '@grpc/grpc-js'
 import type { Pool } from 'pg'
 import { MemoryCounterStore } from 'spillway/testing'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
@@ -178,7 +179,9 @@ async function largeCall(run: Run): Promise<number | undefined> {
   const client = counterClient(run.program.started.counters?.address ?? '', {})
   const request = { batchId: 'a', store: 'LIVE', keys: ['k'.repeat(100_000)], deltas: [1], answers: false }
   try {
-    return await new Promise((resolve) => client.batchIncrement(request as never, (error) => resolve(error?.code)))
+    return await new Promise((resolve) =>
+      client.batchIncrement(request as never, new Metadata(), {}, (error: ServiceError | null) => resolve(error?.code)),
+    )
   } finally {
     client.close()
   }
