@@ -14,7 +14,7 @@ import { isRefusal, type Log, text } from './counters.ts'
  * a read then goes to the other store.
  *
  * What nobody waits for is never turned away: a buffer tries few and ever rarer times by itself, and must not use up its attempts on
- * a breaker. What becomes of it counts, and may be the probe that closes the breaker.
+ * a breaker. What becomes of it counts: as soon as it succeeds, the breaker closes.
  */
 export class GuardedStore implements CounterStore {
   readonly idempotent: boolean
@@ -53,7 +53,9 @@ export class GuardedStore implements CounterStore {
     const permit = this.breaker.tryAcquire()
     try {
       const refused = await this.#store.add(sums, context)
-      permit?.success()
+      // Turned away it would have been, and done it was: the store is back, whatever the breaker waits for.
+      if (permit === undefined) this.breaker.reset()
+      else permit.success()
       return refused
     } catch (error) {
       if (classifyError(error) === 'failure') permit?.failure(error)
