@@ -60,7 +60,12 @@ export function addCounterRoutes(app: FastifyInstance, options: CounterRoutesOpt
       const meter = meterOf(metering, user_id)
       if (isKeyed(request)) {
         const { body } = request
-        return keys.answer(request, reply, (keyed) => keyedOne({ ...parts, keyedWrites, keyed, meter }, body, ack))
+        return keys.answer(
+          request,
+          reply,
+          (keyed) => keyedOne({ ...parts, keyedWrites, keyed, meter }, body, ack),
+          (answer) => noteReplayed(reads, [body], [answer.body], ack),
+        )
       }
       if (ack !== 'accepted') return answerOne(parts, request.body, ack, meter, reply)
       if (!counters.accept(incrementOf(request.body))) return void overloaded(reply, { accepted: false, applied: 'no' })
@@ -86,8 +91,11 @@ export function addCounterRoutes(app: FastifyInstance, options: CounterRoutesOpt
       if (async === false && level === 'accepted')
         return invalid(reply, 'async', `an ack of 'accepted' doesn't wait: async can't be false`)
       if (isKeyed(request)) {
-        return keys.answer(request, reply, (keyed) =>
-          keyedBatch({ ...parts, keyedWrites, keyed, meter }, operations, level),
+        return keys.answer(
+          request,
+          reply,
+          (keyed) => keyedBatch({ ...parts, keyedWrites, keyed, meter }, operations, level),
+          ({ body }) => noteReplayed(reads, operations, body['results'], level),
         )
       }
       return level === 'accepted'
@@ -234,6 +242,21 @@ function resultsOf(
     reads.told(resource_id, (increments[index] as CounterIncrement).key, sourceOf[ack])
     return { resource_id, counter_type, value: answer }
   })
+}
+
+/** Values that another gateway has told, and that this one tells again: from now on no read here is older, either. */
+function noteReplayed(
+  reads: CounterReads,
+  operations: readonly Operation[],
+  results: unknown,
+  ack: Acknowledgement,
+): void {
+  if (!Array.isArray(results)) return
+  for (const [index, operation] of operations.entries()) {
+    const { value } = (results[index] ?? {}) as { value?: unknown }
+    if (typeof value !== 'number') continue
+    reads.told(operation.resource_id, keyOf(operation), sourceOf[ack === 'redis' ? ack : 'committed'])
+  }
 }
 
 /** What a write under a key takes. */

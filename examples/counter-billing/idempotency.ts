@@ -64,10 +64,16 @@ export class AnsweredKeys {
     return { ...this.#counts }
   }
 
+  /**
+   * Answers a write under its key.
+   *
+   * @param replayed - is told of an answer that was given before, maybe by another gateway, and is given again.
+   */
   async answer(
     request: FastifyRequest,
     reply: FastifyReply,
     write: (keyed: KeyedWrite) => Promise<KeyedAnswer>,
+    replayed: (answer: StoredAnswer) => void = () => undefined,
   ): Promise<FastifyReply> {
     const id = digest(`${callerName(request)}\n${keyOf(request)}`)
     const fingerprint = digest(`${request.method} ${request.url}\n${canonical(request.body)}`)
@@ -78,6 +84,7 @@ export class AnsweredKeys {
     } catch (error) {
       return unavailable(reply, error, { applied: 'no' })
     }
+    if (begun.state === 'answered') replayed(begun.answer)
     if (begun.state !== 'yours') return this.#answerKnown(reply, begun)
     const batchId = `${keyedPrefix}${digest(`${id}\n${fingerprint}`)}`
     let answer: KeyedAnswer

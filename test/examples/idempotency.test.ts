@@ -146,6 +146,27 @@ describe.each(all)('a write under a key, on $title', ({ stores, servers }) => {
     },
   )
 
+  test.each([
+    ['one', 'redis', 'live'],
+    ['one', 'committed', 'durable'],
+    ['a batch', 'redis', 'live'],
+    ['a batch', 'committed', 'durable'],
+  ])('no gateway that tells the value of %s again (%s) answers a read with an older one', async (what, ack, source) => {
+    const [one, two] = [await start(), await start()]
+    const [a, key] = [fresh('a'), fresh('key')]
+    const kept = async (): Promise<number> => {
+      const response = await fetch(`${two.service.url}/api/v1/counter/${a}/like?source=${source}`)
+      return ((await response.json()) as { value: number }).value
+    }
+    expect(await kept()).toBe(0)
+    const [path, body] = what === 'one' ? [increments, like(a, { ack })] : [batches, { operations: [like(a)], ack }]
+
+    await send(one, key, path, body)
+    expect((await send(two, key, path, body)).headers.get('idempotency-replayed')).toBe('true')
+
+    expect(await kept()).toBe(1)
+  })
+
   test('counts once, however many send it to however many gateways at the same time', async () => {
     const clients = [await start(), await start()]
     const [a, key] = [fresh('a'), fresh('key')]
