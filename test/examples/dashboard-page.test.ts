@@ -230,12 +230,12 @@ describe.skipIf(browser === undefined)('the page of a demo with faults', { timeo
   }, setUpMs)
   afterAll(() => demo?.stop(), setUpMs)
 
-  /** Clears all faults, and waits until sums have been compared. */
+  /** Clears all faults, and waits until sums have been compared: after the last answer, 20 s at most, and 30 s of settling. */
   async function clear(page: Page): Promise<void> {
     const compared = (await happened(page)).match(/sums/g)?.length ?? 0
     await page.getByRole('button', { name: 'Clear all faults' }).click()
     await expect
-      .poll(async () => (await happened(page)).match(/sums/g)?.length ?? 0, patience)
+      .poll(async () => (await happened(page)).match(/sums/g)?.length ?? 0, { timeout: 120_000, interval: 100 })
       .toBeGreaterThan(compared)
   }
 
