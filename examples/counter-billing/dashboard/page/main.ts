@@ -64,7 +64,14 @@ const stream = new EventSource('/dashboard/events')
 stream.addEventListener('error', () => connected('lost'))
 stream.addEventListener('hello', ({ data }: MessageEvent<string>) => {
   connected('live')
-  take((JSON.parse(data) as Hello).history)
+  const { history } = JSON.parse(data) as Hello
+  take(history)
+  const latest = history.at(-1)
+  if (latest !== undefined) {
+    // What happens until the next sample is a change, too.
+    happenings.show(latest)
+    panel?.show(latest)
+  }
   show()
 })
 stream.addEventListener('sample', ({ data }: MessageEvent<string>) => {
