@@ -1,10 +1,28 @@
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { onTestFinished } from 'vitest'
+import { bundleForNode } from './bundle.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const startMs = 60_000
+let bundled: Promise<string> | undefined
+
+/** `main.ts` as it would be deployed, made once. */
+function mainProgram(): Promise<string> {
+  bundled ??= bundleMain()
+  return bundled
+}
+
+async function bundleMain(): Promise<string> {
+  const parent = join(root, '.cache/test-programs')
+  mkdirSync(parent, { recursive: true })
+  const folder = mkdtempSync(join(parent, 'main-'))
+  process.once('exit', () => rmSync(folder, { recursive: true, force: true }))
+  return (await bundleForNode({ main: 'examples/counter-billing/main.ts' }, folder)).main
+}
 
 /** The example in a process of its own. */
 export interface ServiceProcess {
@@ -22,10 +40,10 @@ export async function startProcess(
   flags: readonly string[],
   env: Readonly<Record<string, string>>,
 ): Promise<ServiceProcess> {
-  const child = fork('examples/counter-billing/main.ts', [...flags], {
+  const child = fork(await mainProgram(), [...flags], {
     cwd: root,
-    execArgv: ['--import', 'tsx'],
-    env: { ...process.env, NODE_OPTIONS: '', TSX_TSCONFIG_PATH: 'tsconfig.check.json', ...env },
+    execArgv: ['--enable-source-maps'],
+    env: { ...process.env, NODE_OPTIONS: '', ...env },
     stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
   })
   let log = ''
