@@ -1,5 +1,8 @@
 import { spawn } from 'node:child_process'
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { basename, join } from 'node:path'
 import ts from 'typescript'
+import { bundleForNode } from '../../examples/bundle.js'
 import { type FileTree, root } from './file-tree.js'
 
 /** What became of a snippet that was run. */
@@ -11,7 +14,7 @@ export interface Run {
 }
 
 const mostLines = 59
-/** Five run at a time, each with a compiler and some with a database of their own: a busy machine takes its time. */
+/** Five run at a time, some with a database of their own: a busy machine takes its time. */
 const longestMs = 180_000
 
 /** The snippets of a tree: one file each, straight in the folder. */
@@ -49,20 +52,29 @@ export function checkSnippetText(path: string, text: string): string[] {
   return problems
 }
 
-/** Runs a snippet as a reader would, in a process of its own. */
-export function runSnippet(path: string): Promise<Run> {
+/** Runs a snippet in a process of its own, as plain JavaScript. */
+export async function runSnippet(path: string): Promise<Run> {
+  const parent = join(root, '.cache/test-programs')
+  mkdirSync(parent, { recursive: true })
+  const folder = mkdtempSync(join(parent, 'snippet-'))
+  try {
+    const name = basename(path, '.ts')
+    const bundles = await bundleForNode({ [name]: path }, folder)
+    return await runProgram(bundles[name] as string)
+  } finally {
+    rmSync(folder, { recursive: true, force: true })
+  }
+}
+
+function runProgram(file: string): Promise<Run> {
   return new Promise((resolve, reject) => {
-    const child = spawn(
-      process.execPath,
-      ['node_modules/tsx/dist/cli.mjs', '--tsconfig', 'tsconfig.check.json', path],
-      {
-        cwd: root,
-        stdio: ['ignore', 'pipe', 'pipe'],
-        timeout: longestMs,
-        killSignal: 'SIGKILL',
-        env: ownEnvironment(),
-      },
-    )
+    const child = spawn(process.execPath, ['--enable-source-maps', file], {
+      cwd: root,
+      stdio: ['ignore', 'pipe', 'pipe'],
+      timeout: longestMs,
+      killSignal: 'SIGKILL',
+      env: ownEnvironment(),
+    })
     let stdout = ''
     let stderr = ''
     child.stdout.setEncoding('utf8').on('data', (chunk: string) => {
