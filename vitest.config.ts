@@ -47,8 +47,8 @@ export default defineConfig({
       },
     ],
     pool: 'forks',
-    // Two even on two cores: many tests wait for servers and processes most of their time.
-    maxWorkers: Math.max(2, availableParallelism() - 1),
+    // Three even on two cores: many tests wait for servers and processes most of their time.
+    maxWorkers: Math.max(3, availableParallelism() - 1),
     testTimeout: 20_000,
     hookTimeout: 120_000,
   },
