@@ -146,7 +146,7 @@ describe.skipIf(server === undefined)('caches over a real Redis', () => {
     const database = new Map(keys.map((key) => [key, 0]))
     const tagOf = (key: string): string => `tag ${key.length}`
     const below = (limit: number): number => Math.floor(random() * limit)
-    let refused = 0
+    let [refused, served] = [0, 0]
 
     const read = async (cache: Cache, key: string): Promise<void> => {
       await cache.getOrLoad(
@@ -175,7 +175,9 @@ describe.skipIf(server === undefined)('caches over a real Redis', () => {
     await Promise.all(Array.from({ length: 16 }, worker))
     for (const cache of caches) {
       await cache.flush()
-      refused += (cache.stats().l2?.superseded ?? 0) + cache.stats().loads.fenced
+      const { l2, loads, reads } = cache.stats()
+      refused += (l2?.superseded ?? 0) + loads.fenced
+      served += reads.hits.l1 + reads.hits.l2
     }
 
     await waitFor(() => {
@@ -185,7 +187,8 @@ describe.skipIf(server === undefined)('caches over a real Redis', () => {
     })
     const found = await (await start('ioredis 6')).getMany(keys)
     keys.forEach((key, i) => void expect([undefined, String(database.get(key))]).toContain(found[i]))
+    // Loads lost against writes, and reads were answered from what was kept: how much of it is left at the end is chance.
     expect(refused).toBeGreaterThan(50)
-    expect(found.filter((value) => value !== undefined).length).toBeGreaterThan(2)
+    expect(served).toBeGreaterThan(50)
   })
 })
