@@ -7,7 +7,7 @@ import { faultless, type Likelihoods, type SimulatedFile, SimulatedFiles } from 
 const path = '/logs/app.log'
 /** `SPILLWAY_SEED=123` runs one seed alone. */
 const onlySeed = process.env['SPILLWAY_SEED']
-const seeds = onlySeed === undefined ? Array.from({ length: 1500 }, (_, i) => i) : [Number(onlySeed)]
+const seeds = onlySeed === undefined ? Array.from({ length: 2500 }, (_, i) => i) : [Number(onlySeed)]
 
 /** A chunk that was offered. */
 interface Offer {
