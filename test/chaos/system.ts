@@ -3,11 +3,11 @@ import { join } from 'node:path'
 import { FaultProxy, seededRandom } from 'spillway/testing'
 import { type PostgresServer, startPostgres } from '../servers/postgres.ts'
 import { type OwnRedisServer, startRedis } from '../servers/redis.ts'
+import { mountSmallDisk, type SmallDisk } from '../servers/small-disk.ts'
 import { type LinkName, links, type PartName, parts } from './faults.ts'
 import { Part } from './part.ts'
 import type { Programs } from './programs.ts'
 import type { Schedule, UsageWay } from './schedule.ts'
-import { mountDisk, type SmallDisk } from './small-disk.ts'
 import { steadyPort } from './steady-port.ts'
 
 /** What a use costs: little of it is free, so that money is soon taken. */
@@ -62,7 +62,8 @@ export class System implements AsyncDisposable {
     const redis = await startRedis({ own: true, appendonly: true, appendfsync: 'always' })
     const postgres = await startPostgres(undefined, { own: true, settings: { max_connections: '150' } })
     if (redis === undefined || postgres === undefined) throw new Error('it needs a Redis and a PostgreSQL of its own')
-    const disk = mountDisk(diskKilobytes)
+    // To be unmounted also from under a process that should not be there any more: that is told by who looks for it.
+    const disk = mountSmallDisk(diskKilobytes, true)
     const system = await System.#build(schedule, programs, folder, { redis, postgres, disk })
     for (const names of [['auth'], ['counters-1', 'counters-2', 'billing-1', 'billing-2'], undefined] as const) {
       const started = names ?? parts.filter((name) => system.part(name).starts === 0)

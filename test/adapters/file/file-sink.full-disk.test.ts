@@ -2,7 +2,8 @@ import { existsSync, readFileSync, unlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { FileSink } from 'spillway/file'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { mountSmallDisk, numberedLines, type SmallDisk, textOfAll } from './support/log-files.js'
+import { mountSmallDisk, type SmallDisk } from '../../servers/small-disk.ts'
+import { numberedLines, textOfAll } from './support/log-files.js'
 
 // Real time: a real disk has no other. Delays are short, and nothing here waits for a fixed time.
 const options = { retryDelayMs: 1, maxRetryDelayMs: 5, syncTimeoutMs: 20 }

@@ -1,16 +1,4 @@
-import { spawnSync } from 'node:child_process'
-import {
-  closeSync,
-  mkdtempSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  rmdirSync,
-  rmSync,
-  unlinkSync,
-  writeSync,
-} from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
@@ -49,43 +37,4 @@ export function descriptorsOf(path: string): number {
       return false // It was open for reading the list.
     }
   }).length
-}
-
-/** A real file system of so many KB, where this process may mount one. */
-export function mountSmallDisk(kilobytes: number): SmallDisk | undefined {
-  if (process.platform !== 'linux' || process.getuid?.() !== 0) return undefined
-  const path = mkdtempSync(join(tmpdir(), 'spillway-small-disk-'))
-  const { status } = spawnSync('mount', ['-t', 'tmpfs', '-o', `size=${kilobytes}k`, 'tmpfs', path])
-  if (status !== 0) {
-    rmdirSync(path)
-    return undefined
-  }
-  const ballast = join(path, 'ballast')
-  return {
-    path,
-    fill: () => {
-      const descriptor = openSync(ballast, 'w')
-      try {
-        for (;;) writeSync(descriptor, Buffer.alloc(4096))
-      } catch {
-        // It is full.
-      } finally {
-        closeSync(descriptor)
-      }
-    },
-    free: () => unlinkSync(ballast),
-    [Symbol.dispose]: () => {
-      spawnSync('umount', [path])
-      rmdirSync(path)
-    },
-  }
-}
-
-/** A disk that is soon full. */
-export interface SmallDisk extends Disposable {
-  readonly path: string
-  /** Takes all room that there is. */
-  fill(): void
-  /** Gives that back. */
-  free(): void
 }

@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process'
-import { closeSync, mkdtempSync, openSync, rmdirSync, rmSync, unlinkSync, writeSync } from 'node:fs'
+import { closeSync, mkdtempSync, openSync, rmdirSync, unlinkSync, writeSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
@@ -12,10 +12,14 @@ export interface SmallDisk extends Disposable {
   free(): void
 }
 
-/** A real file system, where this process may mount one; undefined elsewhere. */
-export function mountDisk(kilobytes: number): SmallDisk | undefined {
+/**
+ * A real file system, where this process may mount one; undefined elsewhere.
+ *
+ * @param inUse - whether it is unmounted from under a process that still has a file of it open; without it that fails.
+ */
+export function mountSmallDisk(kilobytes: number, inUse = false): SmallDisk | undefined {
   if (process.platform !== 'linux' || process.getuid?.() !== 0) return undefined
-  const path = mkdtempSync(join(tmpdir(), 'spillway-chaos-disk-'))
+  const path = mkdtempSync(join(tmpdir(), 'spillway-small-disk-'))
   const { status } = spawnSync('mount', ['-t', 'tmpfs', '-o', `size=${kilobytes}k`, 'tmpfs', path])
   if (status !== 0) {
     rmdirSync(path)
@@ -23,13 +27,6 @@ export function mountDisk(kilobytes: number): SmallDisk | undefined {
   }
   const ballast = join(path, 'ballast')
   let mounted = true
-  const unmount = (): void => {
-    if (!mounted) return
-    mounted = false
-    // Also from under a process that should not be there any more: that is told by who looks for it.
-    spawnSync('umount', ['--lazy', path])
-    rmSync(path, { recursive: true, force: true })
-  }
   return {
     path,
     fill: () => {
@@ -43,6 +40,11 @@ export function mountDisk(kilobytes: number): SmallDisk | undefined {
       }
     },
     free: () => unlinkSync(ballast),
-    [Symbol.dispose]: unmount,
+    [Symbol.dispose]: () => {
+      if (!mounted) return
+      mounted = false
+      spawnSync('umount', inUse ? ['--lazy', path] : [path])
+      rmdirSync(path)
+    },
   }
 }
