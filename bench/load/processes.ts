@@ -1,8 +1,7 @@
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
-import { copyFileSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { build } from 'esbuild'
+import { bundleForNode } from '../harness/bundle-for-node.ts'
 
 /** A program of the comparison, in a process of its own. */
 export interface Running {
@@ -31,27 +30,12 @@ const entries = {
 
 export type Program = keyof typeof entries
 
-/** Bundles the programs for plain node: as they would be deployed, on the built package. */
+/** Bundles the programs: as they would be deployed, on the built package. */
 export async function bundlePrograms(
   root: string,
 ): Promise<(program: Program, settings: Settings) => Promise<Running>> {
-  const folder = join(root, '.cache/load')
-  mkdirSync(folder, { recursive: true })
-  await build({
-    absWorkingDir: root,
-    entryPoints: Object.entries(entries).map(([out, path]) => ({ in: path, out })),
-    outdir: folder,
-    outExtension: { '.js': '.mjs' },
-    bundle: true,
-    splitting: true,
-    packages: 'external',
-    platform: 'node',
-    format: 'esm',
-    target: `node${process.versions.node}`,
-    tsconfigRaw: {},
-  })
-  copyFileSync(join(root, 'examples/counter-billing/counter.proto'), join(folder, 'counter.proto'))
-  return (program, settings) => start(join(folder, `${program}.mjs`), settings)
+  const files = await bundleForNode(entries, join(root, '.cache/load'), 'built')
+  return (program, settings) => start(files[program], settings)
 }
 
 export interface Settings {

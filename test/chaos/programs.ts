@@ -1,4 +1,4 @@
-import { bundleForNode } from '../examples/bundle.ts'
+import { bundleForNode } from '../../bench/harness/bundle-for-node.ts'
 
 const entries = {
   service: 'examples/counter-billing/main.ts',
@@ -11,5 +11,5 @@ export type Programs = Readonly<Record<keyof typeof entries, string>>
 
 /** Bundles what runs in processes of its own: one that is killed is back in half a second. */
 export function bundlePrograms(folder: string): Promise<Programs> {
-  return bundleForNode(entries, folder)
+  return bundleForNode(entries, folder, 'sources')
 }

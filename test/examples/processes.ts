@@ -4,7 +4,7 @@ import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { onTestFinished } from 'vitest'
-import { bundleForNode } from './bundle.ts'
+import { bundleForNode } from '../../bench/harness/bundle-for-node.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const startMs = 60_000
@@ -21,7 +21,7 @@ async function bundleMain(): Promise<string> {
   mkdirSync(parent, { recursive: true })
   const folder = mkdtempSync(join(parent, 'main-'))
   process.once('exit', () => rmSync(folder, { recursive: true, force: true }))
-  return (await bundleForNode({ main: 'examples/counter-billing/main.ts' }, folder)).main
+  return (await bundleForNode({ main: 'examples/counter-billing/main.ts' }, folder, 'sources')).main
 }
 
 /** The example in a process of its own. */

@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import ts from 'typescript'
-import { bundleForNode } from '../../examples/bundle.js'
+import { bundleForNode } from '../../../bench/harness/bundle-for-node.js'
 import { type FileTree, root } from './file-tree.js'
 
 /** What became of a snippet that was run. */
@@ -59,7 +59,7 @@ export async function runSnippet(path: string): Promise<Run> {
   const folder = mkdtempSync(join(parent, 'snippet-'))
   try {
     const name = basename(path, '.ts')
-    const bundles = await bundleForNode({ [name]: path }, folder)
+    const bundles = await bundleForNode({ [name]: path }, folder, 'sources')
     return await runProgram(bundles[name] as string)
   } finally {
     rmSync(folder, { recursive: true, force: true })
