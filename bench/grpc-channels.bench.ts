@@ -5,7 +5,7 @@ import {
   counterClient,
   type StreamAcknowledgement,
   type StreamIncrement,
-} from '../examples/counter-billing/protocol.ts'
+} from '../examples/counter-billing/counter/protocol.ts'
 import type { Contender, Contest } from './harness/contest.ts'
 import {
   bareCall,

@@ -4,7 +4,7 @@ import {
   counterClient,
   type StreamAcknowledgement,
   type StreamIncrement,
-} from '../examples/counter-billing/protocol.ts'
+} from '../examples/counter-billing/counter/protocol.ts'
 import type { Aim, Contender, Contest } from './harness/contest.ts'
 import {
   bareCall,

@@ -285,7 +285,7 @@ async function bundle(names: readonly string[]): Promise<{ files: Map<string, st
     tsconfigRaw: {},
   })
   // The example's protocol looks for it beside itself.
-  copyFileSync(join(root, 'examples/counter-billing/counter.proto'), join(cache, 'counter.proto'))
+  copyFileSync(join(root, 'examples/counter-billing/counter/counter.proto'), join(cache, 'counter.proto'))
   const imports = Object.values(metafile.outputs).flatMap((output) => output.imports)
   const packages = imports
     .map(({ path }) => path)

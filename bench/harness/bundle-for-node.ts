@@ -35,7 +35,7 @@ export async function bundleForNode<Name extends string>(
     ...(on === 'sources' ? { tsconfig: join(root, 'tsconfig.check.json') } : { tsconfigRaw: {} }),
   })
   // The example's protocols look for them beside themselves.
-  for (const proto of ['counter.proto', 'billing/billing.proto']) {
+  for (const proto of ['counter/counter.proto', 'billing/billing.proto']) {
     copyFileSync(join(root, 'examples/counter-billing', proto), join(folder, basename(proto)))
   }
   return Object.fromEntries(names.map((name) => [name, join(folder, `${name}.mjs`)])) as Record<Name, string>

@@ -21,7 +21,7 @@ import {
   type IncrementRequest,
   type StreamAcknowledgement,
   type StreamIncrement,
-} from '../../examples/counter-billing/protocol.ts'
+} from '../../examples/counter-billing/counter/protocol.ts'
 import type { Aim, Contender, Turns } from './contest.ts'
 
 /** How the server of a contender behaves. */

@@ -22,12 +22,11 @@ import {
   usageOptions,
 } from './config/options.ts'
 import type { ConfigValues } from './config/settings.ts'
-import { connectToCounterServices } from './counter-services.ts'
-import type { Log } from './counters.ts'
-import { type Database, openDatabase } from './database.ts'
-import { createLogging, type Logging } from './logging.ts'
-import { Metrics } from './metrics.ts'
-import { startMetricsServer } from './metrics-endpoint.ts'
+import type { Log } from './counter/counters.ts'
+import { type Database, openDatabase } from './counter/database.ts'
+import { connectToCounterServices } from './counter/services.ts'
+import { openSharedCache } from './counter/shared-cache.ts'
+import { type CounterStores, openStores, type Stores, type StoresOptions } from './counter/stores.ts'
 import { closeAll, defaultHost, type Running } from './running.ts'
 import {
   type CounterService,
@@ -37,8 +36,9 @@ import {
   startCounterService,
   startGateway,
 } from './service.ts'
-import { openSharedCache } from './shared-cache.ts'
-import { type CounterStores, openStores, type Stores, type StoresOptions } from './stores.ts'
+import { createLogging, type Logging } from './telemetry/logging.ts'
+import { Metrics } from './telemetry/metrics.ts'
+import { startMetricsServer } from './telemetry/metrics-endpoint.ts'
 
 export const roles = ['all', 'gateway', 'counters', 'billing', 'usage-worker', 'auth'] as const
 export type Role = (typeof roles)[number]

@@ -1,8 +1,8 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import type { Closable } from 'spillway/process'
-import type { Log } from './counters.ts'
-import { redact } from './redaction.ts'
+import type { Log } from './counter/counters.ts'
+import { redact } from './telemetry/redaction.ts'
 
 export const defaultHost = '127.0.0.1'
 

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Closable } from 'spillway/process'
-import type { Log } from './counters.ts'
+import type { Log } from './counter/counters.ts'
 import { type FleetMember, startMember } from './fleet.ts'
 
 /** A part of the service that is to run in a process of its own, and to be started again where it dies. */

@@ -9,8 +9,8 @@ import { type AuthService, startAuthService } from '../../examples/counter-billi
 import { billingClient } from '../../examples/counter-billing/billing/protocol.ts'
 import { openQuotaStore } from '../../examples/counter-billing/billing/quota-store.ts'
 import { startBillingService } from '../../examples/counter-billing/billing/service.ts'
-import { openDatabase } from '../../examples/counter-billing/database.ts'
-import { counterClient } from '../../examples/counter-billing/protocol.ts'
+import { openDatabase } from '../../examples/counter-billing/counter/database.ts'
+import { counterClient } from '../../examples/counter-billing/counter/protocol.ts'
 import { closeAll, type Running } from '../../examples/counter-billing/running.ts'
 import { startCounterService, startGateway } from '../../examples/counter-billing/service.ts'
 

@@ -1,7 +1,7 @@
 import { Metadata, status } from '@grpc/grpc-js'
 import { MemoryCounterStore } from 'spillway/testing'
 import { expect, onTestFinished, test } from 'vitest'
-import { counterClient, type StreamAcknowledgement } from '../../examples/counter-billing/protocol.ts'
+import { counterClient, type StreamAcknowledgement } from '../../examples/counter-billing/counter/protocol.ts'
 import { startCounterService } from '../../examples/counter-billing/service.ts'
 import { startAuth } from './auth-client.ts'
 

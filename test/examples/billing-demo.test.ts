@@ -10,7 +10,7 @@ const redis = await startRedis()
 afterAll(() => redis?.stop())
 
 async function runDemo(flags: readonly string[], env: Readonly<Record<string, string>>) {
-  const child = spawn(process.execPath, ['--import', 'tsx', 'examples/counter-billing/demo.ts', ...flags], {
+  const child = spawn(process.execPath, ['--import', 'tsx', 'examples/counter-billing/demo/demo.ts', ...flags], {
     cwd: root,
     env: { ...process.env, NODE_OPTIONS: '', TSX_TSCONFIG_PATH: 'tsconfig.check.json', DATABASE_URL: '', ...env },
     stdio: ['ignore', 'pipe', 'pipe'],

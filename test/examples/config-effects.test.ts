@@ -5,7 +5,6 @@ import { Metadata, type ServiceError } from '@grpc/grpc-js'
 import type { Pool } from 'pg'
 import { MemoryCounterStore } from 'spillway/testing'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
-import type { ApiSettings } from '../../examples/counter-billing/api-options.ts'
 import { randomSecrets } from '../../examples/counter-billing/auth/clients.ts'
 import { basicCredentials } from '../../examples/counter-billing/auth/token-request.ts'
 import { readConfig } from '../../examples/counter-billing/config/config.ts'
@@ -17,10 +16,11 @@ import {
   settingOf,
   settingPaths,
 } from '../../examples/counter-billing/config/settings.ts'
+import { counterClient } from '../../examples/counter-billing/counter/protocol.ts'
+import type { Stores } from '../../examples/counter-billing/counter/stores.ts'
+import type { ApiSettings } from '../../examples/counter-billing/http/api-options.ts'
 import { Program, type Role } from '../../examples/counter-billing/program.ts'
-import { counterClient } from '../../examples/counter-billing/protocol.ts'
 import { startGateway } from '../../examples/counter-billing/service.ts'
-import type { Stores } from '../../examples/counter-billing/stores.ts'
 import { startConsul } from '../servers/consul.ts'
 import { freePort } from '../servers/free-port.ts'
 import { startPostgres } from '../servers/postgres.ts'
@@ -76,9 +76,9 @@ vi.mock('spillway/grpc', async (original) => {
 })
 vi.mock('spillway/redis', recording('RedisUsageStream'))
 vi.mock('ioredis', recording('Redis'))
-vi.mock('../../examples/counter-billing/answered.ts', recording('Answered'))
-vi.mock('../../examples/counter-billing/gateway.ts', async (original) => {
-  const actual = await original<typeof import('../../examples/counter-billing/gateway.ts')>()
+vi.mock('../../examples/counter-billing/counter/answered.ts', recording('Answered'))
+vi.mock('../../examples/counter-billing/http/gateway.ts', async (original) => {
+  const actual = await original<typeof import('../../examples/counter-billing/http/gateway.ts')>()
   const createGateway: typeof actual.createGateway = (...args) => {
     made.push({ kind: 'gateway', args })
     return actual.createGateway(...args)

@@ -1,5 +1,5 @@
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
-import { Answered } from '../../examples/counter-billing/answered.ts'
+import { Answered } from '../../examples/counter-billing/counter/answered.ts'
 
 /** What a gateway remembers, on a clock of the test's. */
 function remember(capacity?: number): { answered: Answered; elapse(ms: number): void } {

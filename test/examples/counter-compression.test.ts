@@ -4,7 +4,7 @@ import Fastify from 'fastify'
 import { MemoryCounterStore } from 'spillway/testing'
 import { request } from 'undici'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { compressAnswers, uncompressedBytes } from '../../examples/counter-billing/compression.ts'
+import { compressAnswers, uncompressedBytes } from '../../examples/counter-billing/http/compression.ts'
 import { batches, type Client, increments, startClient } from './counter-client.ts'
 
 const newStores = () => ({ live: new MemoryCounterStore(), durable: new MemoryCounterStore() })

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { afterAll, describe, expect, test } from 'vitest'
-import type { Acknowledgement } from '../../examples/counter-billing/counters.ts'
+import type { Acknowledgement } from '../../examples/counter-billing/counter/counters.ts'
 import { startPostgres } from '../servers/postgres.ts'
 import { startRedis } from '../servers/redis.ts'
 import { during, expectStoredOnce } from './exactly-once.ts'

@@ -14,7 +14,7 @@ async function startDemo() {
   const flags = ['--serve', '--instances', '2', '--ack', 'accepted', '--port', '0']
   // Nobody is at the Consul that the environment names: what the demo starts has no business there.
   const env = { DATABASE_URL: '', REDIS_URL: '', CONSUL_HTTP_ADDR: `127.0.0.1:${await freePort()}` }
-  const child = spawn(process.execPath, ['--import', 'tsx', 'examples/counter-billing/demo.ts', ...flags], {
+  const child = spawn(process.execPath, ['--import', 'tsx', 'examples/counter-billing/demo/demo.ts', ...flags], {
     cwd: root,
     env: { ...process.env, NODE_OPTIONS: '', TSX_TSCONFIG_PATH: 'tsconfig.check.json', ...env },
     stdio: ['ignore', 'pipe', 'pipe'],

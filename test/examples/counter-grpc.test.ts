@@ -2,12 +2,12 @@ import { randomUUID } from 'node:crypto'
 import { AckedStream, GrpcChannelPool } from 'spillway/grpc'
 import { counterStoreContract } from 'spillway/testing'
 import { afterAll, describe, expect, test } from 'vitest'
-import { connectToCounterServices } from '../../examples/counter-billing/counter-services.ts'
 import {
   counterClient,
   type StreamAcknowledgement,
   type StreamIncrement,
-} from '../../examples/counter-billing/protocol.ts'
+} from '../../examples/counter-billing/counter/protocol.ts'
+import { connectToCounterServices } from '../../examples/counter-billing/counter/services.ts'
 import { startCounterService } from '../../examples/counter-billing/service.ts'
 import { startClient } from './counter-client.ts'
 import { openTestStores } from './stores.ts'

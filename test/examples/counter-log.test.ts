@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { MemoryCounterStore } from 'spillway/testing'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
-import { redact } from '../../examples/counter-billing/redaction.ts'
+import { redact } from '../../examples/counter-billing/telemetry/redaction.ts'
 import { startAuth } from './auth-client.ts'
 import { increments, startClient } from './counter-client.ts'
 import { type LogLine, linesOf, startLog, temporaryFile } from './log-file.ts'

@@ -1,8 +1,8 @@
 import type { CacheStore } from 'spillway'
 import { MemoryCacheStore, MemoryCounterStore, MemoryInvalidationBus, seededRandom } from 'spillway/testing'
 import { expect, onTestFinished, test } from 'vitest'
-import { CounterReads } from '../../examples/counter-billing/counter-reads.ts'
-import { Counters } from '../../examples/counter-billing/counters.ts'
+import { Counters } from '../../examples/counter-billing/counter/counters.ts'
+import { CounterReads } from '../../examples/counter-billing/counter/reads.ts'
 
 const resource = 'a'
 const types = ['like', 'share', 'view']

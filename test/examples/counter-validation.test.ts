@@ -1,6 +1,6 @@
 import { afterAll, describe, expect, test } from 'vitest'
+import { openStores } from '../../examples/counter-billing/counter/stores.ts'
 import { startGateway } from '../../examples/counter-billing/service.ts'
-import { openStores } from '../../examples/counter-billing/stores.ts'
 import { batches, clientOf, increments } from './counter-client.ts'
 
 const stores = await openStores()

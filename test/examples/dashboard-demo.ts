@@ -24,7 +24,7 @@ export async function startDashboardDemo(
   env: Readonly<Record<string, string>> = {},
 ): Promise<DashboardDemo> {
   const own = { DATABASE_URL: '', REDIS_URL: '', CONSUL_HTTP_ADDR: '', NODE_OPTIONS: '', LOG_LEVEL: 'info' }
-  const all = ['--import', 'tsx', 'examples/counter-billing/demo.ts', '--serve', '--port', '0', ...flags]
+  const all = ['--import', 'tsx', 'examples/counter-billing/demo/demo.ts', '--serve', '--port', '0', ...flags]
   const child = spawn(process.execPath, all, {
     cwd: root,
     env: { ...process.env, ...own, TSX_TSCONFIG_PATH: 'tsconfig.check.json', ...env },

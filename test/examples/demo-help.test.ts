@@ -10,8 +10,8 @@ const root = fileURLToPath(new URL('../..', import.meta.url))
 
 /** Every program of the repository that has a --help, and the file that parses its flags. */
 const programs = [
-  ['examples/counter-billing/demo.ts', 'examples/counter-billing/demo-options.ts', []],
-  ['examples/counter-billing/demo-presets.ts', 'examples/counter-billing/demo-presets.ts', []],
+  ['examples/counter-billing/demo/demo.ts', 'examples/counter-billing/demo/options.ts', []],
+  ['examples/counter-billing/demo/presets.ts', 'examples/counter-billing/demo/presets.ts', []],
   ['examples/counter-billing/main.ts', 'examples/counter-billing/main.ts', []],
   ['bench/load/run.ts', 'bench/load/run.ts', []],
   ['bench/load/run.ts', 'bench/load/quota/run.ts', ['quota']],

@@ -6,7 +6,7 @@ import { expect, onTestFinished, vi } from 'vitest'
 const root = fileURLToPath(new URL('../..', import.meta.url))
 
 /** What starts the demo, without an npm in between. */
-export const demoCommand = [process.execPath, '--import', 'tsx', 'examples/counter-billing/demo.ts'] as const
+export const demoCommand = [process.execPath, '--import', 'tsx', 'examples/counter-billing/demo/demo.ts'] as const
 
 export interface DemoProcess {
   readonly pid: number

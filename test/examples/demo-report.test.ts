@@ -3,7 +3,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import type { DemoFigures } from '../../examples/counter-billing/demo-report.ts'
+import type { DemoFigures } from '../../examples/counter-billing/demo/report.ts'
 import { demoCommand, startCommand } from './demo-process.ts'
 
 const short = ['--seconds', '1', '--port', '0']

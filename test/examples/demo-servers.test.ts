@@ -5,10 +5,10 @@ import { Redis } from 'ioredis'
 import pg from 'pg'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { findBinary } from '../../examples/counter-billing/binaries.ts'
-import { findConsul, startConsul } from '../../examples/counter-billing/demo-consul.ts'
-import { findPostgres, startPostgres } from '../../examples/counter-billing/demo-postgres.ts'
-import { findRedis, startRedis } from '../../examples/counter-billing/demo-redis.ts'
-import { freePort, startDemoServer } from '../../examples/counter-billing/demo-server.ts'
+import { findConsul, startConsul } from '../../examples/counter-billing/demo/consul.ts'
+import { findPostgres, startPostgres } from '../../examples/counter-billing/demo/postgres.ts'
+import { findRedis, startRedis } from '../../examples/counter-billing/demo/redis.ts'
+import { freePort, startDemoServer } from '../../examples/counter-billing/demo/server.ts'
 
 const [redis, postgres, consul] = [findRedis(), findPostgres(), findConsul()]
 

@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
 import { expect } from 'vitest'
-import type { Acknowledgement } from '../../examples/counter-billing/counters.ts'
-import { openStores } from '../../examples/counter-billing/stores.ts'
+import type { Acknowledgement } from '../../examples/counter-billing/counter/counters.ts'
+import { openStores } from '../../examples/counter-billing/counter/stores.ts'
 import { type LoadOutcome, load, noOutcome } from './load-client.ts'
 
 /** So many increments are acknowledged before anything is done to the service: the machine may be busy. */

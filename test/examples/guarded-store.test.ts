@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { type BatchContext, StoreError } from 'spillway'
 import { FaultSwitch, faulty, MemoryCounterStore } from 'spillway/testing'
 import { describe, expect, test } from 'vitest'
-import { GuardedStore } from '../../examples/counter-billing/guarded-store.ts'
+import { GuardedStore } from '../../examples/counter-billing/counter/guarded-store.ts'
 import { startClient } from './counter-client.ts'
 
 const context = (): BatchContext => ({ batchId: randomUUID(), attempt: 1, signal: new AbortController().signal })

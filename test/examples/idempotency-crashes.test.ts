@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { Agent, request } from 'undici'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { openStores } from '../../examples/counter-billing/stores.ts'
+import { openStores } from '../../examples/counter-billing/counter/stores.ts'
 import { startPostgres } from '../servers/postgres.ts'
 import { startRedis } from '../servers/redis.ts'
 import { startProcess } from './processes.ts'

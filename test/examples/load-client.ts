@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { Agent, request } from 'undici'
-import type { Acknowledgement } from '../../examples/counter-billing/counters.ts'
+import type { Acknowledgement } from '../../examples/counter-billing/counter/counters.ts'
 
 /** What became of each increment of a load, by resource; each resource is incremented by 1, once. */
 export interface LoadOutcome {

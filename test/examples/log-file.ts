@@ -2,7 +2,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { onTestFinished } from 'vitest'
-import { createLogging, type Logging, type LoggingOptions } from '../../examples/counter-billing/logging.ts'
+import { createLogging, type Logging, type LoggingOptions } from '../../examples/counter-billing/telemetry/logging.ts'
 
 /** A line of a log, as it is written. */
 export type LogLine = Readonly<Record<string, unknown>> & { readonly level: number; readonly msg: string }

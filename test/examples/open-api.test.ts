@@ -1,7 +1,7 @@
 import { Validator } from '@seriousme/openapi-schema-validator'
 import { Ajv2020 } from 'ajv/dist/2020.js'
 import { afterAll, describe, expect, test } from 'vitest'
-import { problems } from '../../examples/counter-billing/problems.ts'
+import { problems } from '../../examples/counter-billing/http/problems.ts'
 import { startAuth, type TestAuth } from './auth-client.ts'
 import { fresh, openBillingStores, startBilling, tariff } from './billing-client.ts'
 import { type Answer, type Client, startClient } from './counter-client.ts'
@@ -21,8 +21,8 @@ async function start(): Promise<{ client: Client; document: Document; auth: Test
   const auth = await startAuth()
   const { address } = await startBilling(stores)
   const { MemoryCounterStore } = await import('spillway/testing')
-  const { Metrics } = await import('../../examples/counter-billing/metrics.ts')
-  const { DatabaseListing } = await import('../../examples/counter-billing/counter-listing.ts')
+  const { Metrics } = await import('../../examples/counter-billing/telemetry/metrics.ts')
+  const { DatabaseListing } = await import('../../examples/counter-billing/counter/listing.ts')
   const listing = new DatabaseListing(stores.database, ['a secret of some length'])
   await listing.createSchema()
   const client = await startClient(

@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
-import { findConsul } from '../../examples/counter-billing/demo-consul.ts'
-import { findPostgres } from '../../examples/counter-billing/demo-postgres.ts'
-import { findRedis } from '../../examples/counter-billing/demo-redis.ts'
+import { findConsul } from '../../examples/counter-billing/demo/consul.ts'
+import { findPostgres } from '../../examples/counter-billing/demo/postgres.ts'
+import { findRedis } from '../../examples/counter-billing/demo/redis.ts'
 import { demoCommand, startCommand } from './demo-process.ts'
 
 const hasServers = findPostgres() !== undefined && findRedis() !== undefined

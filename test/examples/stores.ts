@@ -1,5 +1,5 @@
 import type { CounterStore } from 'spillway'
-import { openStores, type Stores, type StoresOptions } from '../../examples/counter-billing/stores.ts'
+import { openStores, type Stores, type StoresOptions } from '../../examples/counter-billing/counter/stores.ts'
 import { startPostgres } from '../servers/postgres.ts'
 import { startRedis } from '../servers/redis.ts'
 

@@ -1,5 +1,5 @@
 import Fastify, { type FastifyInstance } from 'fastify'
-import { type IncrementBody, incrementBody, keyOf } from '../../../examples/counter-billing/schemas.ts'
+import { type IncrementBody, incrementBody, keyOf } from '../../../examples/counter-billing/http/schemas.ts'
 
 /**
  * Listens as the example's gateway does, the same schema included, and does with each increment what it is told: every target

@@ -6,7 +6,7 @@ import {
   counterService,
   type IncrementReply,
   type IncrementRequest,
-} from '../../../examples/counter-billing/protocol.ts'
+} from '../../../examples/counter-billing/counter/protocol.ts'
 import { setting } from './listen.ts'
 
 const redis = new Redis(setting('REDIS_URL'))

@@ -1,6 +1,10 @@
 // A gateway that makes a gRPC call for each request: on a client of its own, or on one that all requests share.
 import { Metadata } from '@grpc/grpc-js'
-import { type CounterClient, counterClient, type IncrementReply } from '../../../examples/counter-billing/protocol.ts'
+import {
+  type CounterClient,
+  counterClient,
+  type IncrementReply,
+} from '../../../examples/counter-billing/counter/protocol.ts'
 import { listen, setting } from './listen.ts'
 
 const address = setting('COUNTERS')

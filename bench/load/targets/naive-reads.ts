@@ -2,7 +2,7 @@
 import Fastify from 'fastify'
 import { Redis } from 'ioredis'
 import pg from 'pg'
-import { type CounterParams, counterParams, keyOf } from '../../../examples/counter-billing/schemas.ts'
+import { type CounterParams, counterParams, keyOf } from '../../../examples/counter-billing/http/schemas.ts'
 import { serve, setting } from './listen.ts'
 
 const pool = new pg.Pool({ connectionString: setting('DATABASE_URL'), max: 10 })

@@ -1,8 +1,8 @@
 import type { FastifyInstance } from 'fastify'
-import { allOf, answers } from '../answer-schemas.ts'
 import { id as userId } from '../billing/schemas.ts'
-import { sendProblem } from '../problems.ts'
-import { type Rule, text, whole } from '../rules.ts'
+import { allOf, answers } from '../http/answer-schemas.ts'
+import { sendProblem } from '../http/problems.ts'
+import { type Rule, text, whole } from '../http/rules.ts'
 import { type ApiKey, type KeyScope, keyScopes } from './api-key.ts'
 import type { ApiKeys } from './api-keys.ts'
 

@@ -1,4 +1,4 @@
-import type { Database } from '../database.ts'
+import type { Database } from '../counter/database.ts'
 import type { ApiKey } from './api-key.ts'
 
 const schema = `

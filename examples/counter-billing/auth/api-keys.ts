@@ -1,6 +1,6 @@
 import { MultiLevelCache } from 'spillway'
 import type { Closable } from 'spillway/process'
-import type { ConfiguredApiKey } from '../api-options.ts'
+import type { ConfiguredApiKey } from '../http/api-options.ts'
 import { type ApiKey, idOfKey, isKey, newKey } from './api-key.ts'
 import type { ApiKeyTable } from './api-key-table.ts'
 import type { Caller } from './caller.ts'

@@ -6,7 +6,7 @@ import {
   type sendUnaryData,
   status,
 } from '@grpc/grpc-js'
-import { type GrpcService, statusError } from '../grpc-server.ts'
+import { type GrpcService, statusError } from '../counter/grpc-server.ts'
 import type { Scope } from './permissions.ts'
 import { AccessError, type TokenVerifier } from './token-verifier.ts'
 

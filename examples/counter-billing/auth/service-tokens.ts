@@ -1,6 +1,6 @@
 import { type TokenAudience, TokenCache, type TokenGrant, tokenAudienceKey } from 'spillway'
-import type { Log } from '../counters.ts'
-import { text } from '../counters.ts'
+import type { Log } from '../counter/counters.ts'
+import { text } from '../counter/counters.ts'
 import { logToStderr } from '../running.ts'
 import type { Audience, ClientId, Scope } from './permissions.ts'
 import type { IssuedToken } from './token-issuer.ts'

@@ -1,7 +1,7 @@
 import { hash } from 'node:crypto'
 import { createRemoteJWKSet, errors, type JWTPayload, jwtVerify, type RemoteJWKSet } from 'jose'
 import { MultiLevelCache } from 'spillway'
-import type { Tallies } from '../metrics.ts'
+import type { Tallies } from '../telemetry/metrics.ts'
 import type { Audience, Scope } from './permissions.ts'
 import { algorithm } from './signing-keys.ts'
 import { tokenType } from './token-issuer.ts'

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { isSpillwayError, type QuotaService, type QuotaStatus } from 'spillway'
-import { type Log, text } from '../counters.ts'
+import { type Log, text } from '../counter/counters.ts'
 import { type Charge, type CommitOutcome, conflict, type Ledger, type Plan } from './ledger.ts'
 import { BillingProblem } from './problem.ts'
 import type {

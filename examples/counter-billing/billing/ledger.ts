@@ -1,4 +1,4 @@
-import type { Database, Query } from '../database.ts'
+import type { Database, Query } from '../counter/database.ts'
 import { schema } from './ledger-schema.ts'
 import { BillingProblem } from './problem.ts'
 import type { Balance, DeductQuotaRequest, RechargeReply, RechargeRequest, ReleaseRequest } from './protocol.ts'

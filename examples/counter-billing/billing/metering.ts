@@ -1,6 +1,6 @@
 import { QuotaConsumer, type UsageFailure, type UsageSink } from 'spillway'
 import { FileJournal } from 'spillway/file'
-import { type Log, patience, text } from '../counters.ts'
+import { type Log, patience, text } from '../counter/counters.ts'
 import { defaultTariff, freeQuotaOf, meteredService, periodOf, type Tariff } from './tariff.ts'
 
 export interface MeteringOptions {

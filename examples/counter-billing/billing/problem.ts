@@ -1,5 +1,5 @@
 import { Metadata, type ServiceError, status } from '@grpc/grpc-js'
-import { statusError, statusOf } from '../grpc-server.ts'
+import { statusError, statusOf } from '../counter/grpc-server.ts'
 
 /** Why a request was refused, without any effect. */
 export type ProblemCode =

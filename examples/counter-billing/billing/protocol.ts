@@ -8,7 +8,7 @@ import {
   type ServiceDefinition,
 } from '@grpc/grpc-js'
 import { loadSync } from '@grpc/proto-loader'
-import type { Unary } from '../protocol.ts'
+import type { Unary } from '../counter/protocol.ts'
 
 export interface Balance {
   readonly userId: string

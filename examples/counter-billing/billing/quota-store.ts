@@ -1,9 +1,9 @@
 import type { QuotaStore } from 'spillway'
 import { PostgresQuotaStore } from 'spillway/postgres'
 import { RedisQuotaStore } from 'spillway/redis'
-import type { Database } from '../database.ts'
-import type { Instruments } from '../metrics.ts'
-import { connectRedis, type StoresOptions } from '../stores.ts'
+import type { Database } from '../counter/database.ts'
+import { connectRedis, type StoresOptions } from '../counter/stores.ts'
+import type { Instruments } from '../telemetry/metrics.ts'
 
 /** Where uses are counted. */
 export interface QuotaStorage {

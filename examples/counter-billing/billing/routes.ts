@@ -1,5 +1,6 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { isSpillwayError } from 'spillway'
+import { text } from '../counter/counters.ts'
 import {
   balanceAnswers,
   checkAnswers,
@@ -9,11 +10,10 @@ import {
   releaseAnswers,
   reserveAnswers,
   settleAnswers,
-} from '../answer-schemas.ts'
-import { text } from '../counters.ts'
-import { retryAfterSeconds } from '../error-answers.ts'
-import { type AnsweredKeys, isKeyed, type KeyedAnswer, keyedHeaders } from '../idempotency.ts'
-import { type Problem, problem, sendProblem } from '../problems.ts'
+} from '../http/answer-schemas.ts'
+import { retryAfterSeconds } from '../http/error-answers.ts'
+import { type Problem, problem, sendProblem } from '../http/problems.ts'
+import { type AnsweredKeys, isKeyed, type KeyedAnswer, keyedHeaders } from '../idempotency/idempotency.ts'
 import type { BillingServices } from './billing-services.ts'
 import { problemOf } from './problem.ts'
 import type { Balance, CheckQuotaReply, Deduction, FreeQuota } from './protocol.ts'

@@ -1,4 +1,4 @@
-import { type Rule, name as service, text, whole } from '../rules.ts'
+import { type Rule, name as service, text, whole } from '../http/rules.ts'
 import { maxCount } from './tariff.ts'
 
 /** How long a reservation may hold. */

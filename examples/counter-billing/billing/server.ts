@@ -1,6 +1,6 @@
 import type { UsageSink } from 'spillway'
 import type { Scope } from '../auth/permissions.ts'
-import { contextOf, type GrpcService, signalOfCall, unary } from '../grpc-server.ts'
+import { contextOf, type GrpcService, signalOfCall, unary } from '../counter/grpc-server.ts'
 import type { Billing } from './billing.ts'
 import { BillingProblem, billingStatusOf } from './problem.ts'
 import {

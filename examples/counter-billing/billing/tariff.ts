@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs'
-import { namePattern } from '../rules.ts'
+import { namePattern } from '../http/rules.ts'
 
 /** What a service costs. */
 export interface ServiceTariff {

@@ -1,9 +1,9 @@
 import type { QuotaStore } from 'spillway'
 import type { Closable } from 'spillway/process'
 import { RedisUsageStream, RedisUsageWorker } from 'spillway/redis'
-import { type Log, text } from '../counters.ts'
+import { type Log, text } from '../counter/counters.ts'
+import { connectRedis, type StoresOptions } from '../counter/stores.ts'
 import { closeAll, logToStderr, type Running } from '../running.ts'
-import { connectRedis, type StoresOptions } from '../stores.ts'
 import { periodOf, type Tariff } from './tariff.ts'
 
 export interface UsageStreamOptions {

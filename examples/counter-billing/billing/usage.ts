@@ -1,6 +1,6 @@
 import type { AcceptedUsage, BatchContext, RefusedUsage, UsageBatch, UsageSink } from 'spillway'
 import type { GrpcBalancedPool } from 'spillway/grpc'
-import { patientMetadata, rethrowPatiently, type ServiceInstance } from '../service-pool.ts'
+import { patientMetadata, rethrowPatiently, type ServiceInstance } from '../counter/service-pool.ts'
 import type { BillingClient, RecordUsageReply, RecordUsageRequest } from './protocol.ts'
 
 /** How many billing services are asked, one after the other, before an attempt has failed. */

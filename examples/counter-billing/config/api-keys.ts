@@ -1,4 +1,4 @@
-import type { ConfiguredApiKey } from '../api-options.ts'
+import type { ConfiguredApiKey } from '../http/api-options.ts'
 import { parseJsonc } from './jsonc.ts'
 import type { Setting } from './setting.ts'
 

@@ -1,10 +1,10 @@
-import type { ApiOptions } from '../api-options.ts'
 import type { TrustedIssuer } from '../auth/token-verifier.ts'
-import type { CounterReadsOptions } from '../counter-reads.ts'
-import type { CountersOptions } from '../counters.ts'
-import type { LoggingOptions } from '../logging.ts'
-import type { Registration } from '../service-pool.ts'
-import type { StoresOptions } from '../stores.ts'
+import type { CountersOptions } from '../counter/counters.ts'
+import type { CounterReadsOptions } from '../counter/reads.ts'
+import type { Registration } from '../counter/service-pool.ts'
+import type { StoresOptions } from '../counter/stores.ts'
+import type { ApiOptions } from '../http/api-options.ts'
+import type { LoggingOptions } from '../telemetry/logging.ts'
 import type { ConfigValues } from './settings.ts'
 
 /** Which servers are named, and how to connect to them. */

@@ -1,8 +1,8 @@
 import { SlowQueryLog } from 'spillway/postgres'
-import { apiSettings } from '../api-options.ts'
 import { authModes } from '../auth/http-guard.ts'
-import { acknowledgements } from '../counters.ts'
-import { logLevels } from '../logging.ts'
+import { acknowledgements } from '../counter/counters.ts'
+import { apiSettings } from '../http/api-options.ts'
+import { logLevels } from '../telemetry/logging.ts'
 import { apiKeys } from './api-keys.ts'
 import {
   httpOrigin,

@@ -1,7 +1,7 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Scope } from '../auth/permissions.ts'
 import { AccessError, type TokenVerifier } from '../auth/token-verifier.ts'
-import { loopback } from '../metrics-endpoint.ts'
+import { loopback } from '../telemetry/metrics-endpoint.ts'
 
 /** What a token must allow for its holder to look from elsewhere. */
 const scope: Scope = 'counters:read'

@@ -6,9 +6,9 @@ import type {
   QuotaConsumerStats,
 } from 'spillway'
 import type { BillingServices } from '../billing/billing-services.ts'
-import type { CounterReads } from '../counter-reads.ts'
-import type { Counters } from '../counters.ts'
-import type { Logging } from '../logging.ts'
+import type { Counters } from '../counter/counters.ts'
+import type { CounterReads } from '../counter/reads.ts'
+import type { Logging } from '../telemetry/logging.ts'
 import { Rates } from './rates.ts'
 import type {
   BreakerSample,

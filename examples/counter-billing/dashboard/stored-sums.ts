@@ -1,9 +1,9 @@
 import type { CounterStore } from 'spillway'
 import type { Closable } from 'spillway/process'
 import { RedisCounterStore } from 'spillway/redis'
-import { type Database, openDatabase } from '../database.ts'
+import { type Database, openDatabase } from '../counter/database.ts'
+import { connectRedis, type Stores, type StoresOptions } from '../counter/stores.ts'
 import { closeAll } from '../running.ts'
-import { connectRedis, type Stores, type StoresOptions } from '../stores.ts'
 
 /** Asks the stores themselves for the sum of some counters: past every buffer, every cache and every fault. */
 export class StoredSums implements Closable {

@@ -1,4 +1,4 @@
-import { createServer, type IncomingMessage, type RequestListener, type ServerResponse } from 'node:http'
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import { createSecureServer, type Http2ServerRequest, type Http2ServerResponse } from 'node:http2'
 import { createServer as createHttpsServer } from 'node:https'
 import { type AddressInfo, createServer as createTcpServer, type Server, type Socket } from 'node:net'
@@ -26,12 +26,18 @@ afterEach(async () => {
   await Promise.all([...running].map((server) => server.close()))
 })
 
-/** An HTTP/1.1 server. */
-export function startHttp(listener: RequestListener): Promise<TestServer> {
+/** An HTTP/1.1 server. A listener that fails since its client went away in the middle of a request fails no test. */
+export function startHttp(
+  listener: (request: IncomingMessage, response: ServerResponse) => unknown,
+): Promise<TestServer> {
   const requests: string[] = []
-  const server = createServer((request, response) => {
+  const server = createServer(async (request, response) => {
     requests.push(`${request.method} ${request.url}`)
-    listener(request, response)
+    try {
+      await listener(request, response)
+    } catch (error) {
+      if (!request.destroyed || request.complete) throw error
+    }
   })
   return started(server, 'http', requests)
 }
