@@ -24,8 +24,8 @@ export function moneyBook({ entries, stored }: Evidence): Book {
     else if (!over.includes(row.state) || row.due)
       problems.push(`${id} DANGLES: it is ${row.state}${row.due ? ', due' : ''}`)
   }
-  const answered = [...attempts.values()].filter((list) => list.some(({ status }) => status === 200)).length
-  return { name: 'money, by request', compared: `${attempts.size} requests, ${answered} answered`, problems }
+  const proved = [...attempts.values()].filter((list) => list.some(({ status }) => status === 200)).length
+  return { name: 'money, by request', compared: `${attempts.size} requests, ${proved} answered`, proved, problems }
 }
 
 function problemsOf(id: string, attempts: readonly BillEntry[], row: RequestRow | undefined): string[] {
@@ -103,7 +103,7 @@ export function balanceBook({ stored }: Evidence): Book {
     if (uses.held !== 0) problems.push(`of ${user}, ${uses.held} free uses DANGLE: they are still held`)
   }
   const compared = `${sums.size} users: ${total.recharged} recharged, ${total.charged} charged, ${total.balance} left`
-  return { name: 'money, by user', compared, problems }
+  return { name: 'money, by user', compared, proved: sums.size, problems }
 }
 
 /** What was published has an id: each that was acknowledged is counted once, each that wasn't once at the most. */
@@ -114,12 +114,14 @@ export function publishedBook({ entries, stored }: Evidence): Book {
     if (entry.type === 'use') (entry.fate === 'acked' ? acked : sent).add(entry.request)
   }
   const problems: string[] = []
-  for (const id of acked)
-    if (!stored.published.has(id)) problems.push(`${id} LOST: it was published, and isn't counted`)
+  for (const id of acked) {
+    const times = stored.published.get(id) ?? 0
+    if (times < 1) problems.push(`${id} LOST: it was published, and is counted ${times} times`)
+  }
   for (const [id, times] of stored.published) {
     if (!sent.has(id)) problems.push(`${id} was never published`)
     if (times > 1) problems.push(`${id} DOUBLED: it is counted ${times} times`)
   }
   const compared = `${acked.size} acknowledged, ${sent.size - acked.size} unknown, ${stored.published.size} stored`
-  return { name: 'published uses', compared, problems }
+  return { name: 'published uses', compared, proved: acked.size, problems }
 }

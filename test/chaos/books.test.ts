@@ -105,6 +105,15 @@ describe('the books of counters', () => {
     expect(problems([keyed], { ...stored(2, 1), metered: new Map() })).toEqual([expect.stringContaining('k DOUBLED 1')])
   })
 
+  test('tell an answer that a load of good requests must never get', () => {
+    const refused = add({ status: 400, operations: [['k', 1, 'refused']] })
+    const nothingStored = { durable: new Map(), live: new Map(), metered: new Map() }
+
+    expect(problems([refused], nothingStored)).toEqual(['durable counters: k was answered with 400'])
+    expect(problems([{ ...refused, status: 503 }], nothingStored)).toEqual([])
+    expect(problems([add({ status: 500, operations: [['k', 1, 'unknown']] })], nothingStored)).toHaveLength(1)
+  })
+
   test('tell what nobody sent', () => {
     expect(problems([], { durable: new Map([['k', 1]]) })).toEqual([expect.stringContaining('k was never sent')])
   })
@@ -235,9 +244,23 @@ describe('the book of published uses', () => {
     expect(problems([sent, acked], { published: new Map([['u1', 1]]) })).toEqual([])
     expect(problems([sent], {})).toEqual([])
     expect(problems([sent, acked], {})).toEqual([expect.stringContaining('u1 LOST')])
+    expect(problems([sent, acked], { published: new Map([['u1', 0]]) })).toEqual([expect.stringContaining('u1 LOST')])
     expect(problems([sent, acked], { published: new Map([['u1', 2]]) })).toEqual([
       expect.stringContaining('u1 DOUBLED'),
     ])
     expect(problems([], { published: new Map([['u1', 1]]) })).toEqual([expect.stringContaining('never published')])
   })
+})
+
+test('each book says how much it has to prove, so that a load that was refused proves nothing', () => {
+  const evidence = (entries: readonly LedgerEntry[]): Evidence => ({
+    ...{ entries, losses: [], absences: [] },
+    stored: { ...nothing, ...(entries.length > 0 && stored(1)) },
+  })
+  const proved = (entries: readonly LedgerEntry[]): Record<string, number> =>
+    Object.fromEntries(audit(evidence(entries)).map(({ name, proved }) => [name, proved]))
+
+  expect(Object.values(proved([]))).toEqual([0, 0, 0, 0, 0, 0, 0])
+  expect(proved([add({ status: 503, operations: [['k', 1, 'refused']] })])).toMatchObject({ 'durable counters': 0 })
+  expect(proved([add({}), read({})])).toMatchObject({ 'durable counters': 1, 'live counters': 1, reads: 1 })
 })

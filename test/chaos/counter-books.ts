@@ -13,8 +13,18 @@ class Bounds {
  * right after it.
  */
 export function durableBook({ entries, losses, stored }: Evidence): Book {
-  const bounds = boundsOf(addsIn(entries), losses, 'durable', ({ ack, keyed }) => ack === 'committed' || keyed === true)
-  return compare('durable counters', bounds, stored.durable)
+  const adds = addsIn(entries)
+  const bounds = boundsOf(adds, losses, 'durable', ({ ack, keyed }) => ack === 'committed' || keyed === true)
+  const book = compare('durable counters', bounds, stored.durable)
+  return { ...book, problems: [...oddAnswers(adds), ...book.problems] }
+}
+
+/** What a good request is answered with while things go wrong; 0 is no answer. Anything else would be taken for a refusal in silence. */
+const statuses = [0, 200, 202, 207, 429, 502, 503, 504]
+
+function oddAnswers(adds: readonly AddEntry[]): string[] {
+  const odd = adds.filter(({ status }) => !statuses.includes(status))
+  return odd.map(({ status, operations: [first] }) => `${first?.[0]} was answered with ${status}`)
 }
 
 /** The live values: the same with `redis`. They may lack what waited in a gateway that was killed. */
@@ -90,7 +100,7 @@ function compare(name: string, bounds: ReadonlyMap<string, Bounds>, stored: Read
   const compared =
     `${bounds.size} keys: ${sums.acked} acknowledged, ${sums.unknown} unknown, ${sums.stored} stored` +
     (sums.lost > 0 ? `, ${sums.lost} lost as a kill may` : '')
-  return { name, compared, problems }
+  return { name, compared, proved: sums.acked, problems }
 }
 
 /**
@@ -135,7 +145,8 @@ export function readsBook({ entries, absences }: Evidence): Book {
     }
   }
   problems.push(...staleReads(reads, told))
-  return { name: 'reads', compared: `${reads.length} reads, ${answers.size} answered values`, problems }
+  const compared = `${reads.length} reads, ${answers.size} answered values`
+  return { name: 'reads', compared, proved: reads.length, problems }
 }
 
 function staleReads(

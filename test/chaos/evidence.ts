@@ -104,5 +104,7 @@ export interface Book {
   readonly name: string
   /** What was compared, for people. */
   readonly compared: string
+  /** How much of what was answered was held against what is stored: a book with nothing in it proves nothing. */
+  readonly proved: number
   readonly problems: readonly string[]
 }

@@ -40,6 +40,26 @@ test('a load asks for the same with the same seed, and each request that changes
   expect(new Set(plans.map(({ kind }) => kind)).size).toBe(6)
 })
 
+test('clients share counters and users for some seconds, and then others', () => {
+  const plans = [planOf(3, 0), planOf(3, 1)]
+  const sharedIn = (requests: number): Set<string> => {
+    const [mine, others] = plans.map((plan) => {
+      const made = Array.from({ length: requests }, () => plan.next().value)
+      const names = made.flatMap((one) =>
+        one.kind === 'add' ? [one.user, ...one.operations.map(({ resource }) => resource)] : [],
+      )
+      return new Set(names.filter((name) => name !== undefined))
+    }) as [Set<string>, Set<string>]
+    return new Set([...mine].filter((name) => others.has(name)))
+  }
+
+  const [early, late] = [sharedIn(60), sharedIn(60)]
+
+  expect(early.size).toBeGreaterThan(5)
+  expect(late.size).toBeGreaterThan(5)
+  expect([...early].filter((name) => late.has(name))).toEqual([])
+})
+
 test('what a log must not have is found, and said once', () => {
   const line = (level: number, msg: string): string => `{"level":${level},"msg":"${msg}"}`
   const noise = [line(30, 'usage is accounted again'), line(40, 'attempt 3 follows in 20 ms')]

@@ -40,10 +40,15 @@ export type PlannedRequest = { readonly gateway: number } & (
     }
 )
 
-/** The users whose writes are metered, those who have money, and the resources that all clients write and read. */
+/** The users whose writes are metered, those who have money, and the resources that all clients write and read, at a time. */
 const users = 8
 const payers = 6
 const hot = 4
+/**
+ * After how many requests a client goes over to other users and resources, all clients at about the same time: what is unknown of one while
+ * something goes wrong must not make up for what is lost of it at another time.
+ */
+const shift = 30
 const types = ['like', 'view', 'share']
 const gateways = 2
 const maxBatch = 12
@@ -53,8 +58,10 @@ export function* planOf(seed: number, client: number): Generator<PlannedRequest,
   const random = seededRandom(`load ${seed} ${client}`)
   const below = (most: number): number => Math.floor(random() * most)
   const oneOf = <T>(list: readonly T[]): T => list[below(list.length)] as T
-  const hotKey = (): { resource: string; type: string } => ({ resource: `hot-${below(hot)}`, type: oneOf(types) })
   for (let n = 0; ; n++) {
+    const now = Math.floor(n / shift)
+    const hotResource = (): string => `hot-${now}-${below(hot)}`
+    const hotKey = (): { resource: string; type: string } => ({ resource: hotResource(), type: oneOf(types) })
     const gateway = below(gateways)
     const chance = random()
     const id = `${client}-${n}`
@@ -67,7 +74,7 @@ export function* planOf(seed: number, client: number): Generator<PlannedRequest,
           ? { resource: `own-${id}-${place}`, type: 'like', delta: 1 }
           : { ...hotKey(), delta: 1 + below(3) },
       )
-      const user = `writer-${below(users)}`
+      const user = `writer-${now}-${below(users)}`
       // One that is made again may be metered again: that is not what is looked at here.
       const whose = random() < 0.15 ? { idempotencyKey: `k-${seed}-${id}` } : { user }
       yield { kind: 'add', gateway, ack, ...whose, operations }
@@ -75,7 +82,7 @@ export function* planOf(seed: number, client: number): Generator<PlannedRequest,
       const source = oneOf(['live', 'durable'] as const)
       yield { kind: 'read', gateway, source, fresh: random() < 0.3, ...hotKey() }
     } else if (chance < 0.8) {
-      yield { kind: 'page', gateway, resource: `hot-${below(hot)}`, fresh: random() < 0.3 }
+      yield { kind: 'page', gateway, resource: hotResource(), fresh: random() < 0.3 }
     } else if (chance < 0.84 || n < 2) {
       const request = { user: `payer-${below(payers)}`, request: `r-${id}`, count: 10 + below(90) }
       yield { kind: 'recharge', gateway, ...request, twin: random() < 0.3 }

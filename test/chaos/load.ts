@@ -84,7 +84,7 @@ class Load {
       const operations = Array.from({ length: burstSize }, (_, n) => {
         return { resource: `burst-${burst}-${batch}-${n}`, type: 'like', delta: 1 }
       })
-      await this.#add({ kind: 'add', gateway: place, ack: 'accepted', user: 'writer-0', operations })
+      await this.#add({ kind: 'add', gateway: place, ack: 'accepted', user: `burst-${burst}`, operations })
     })
     this.#bursts.push(...batches)
   }

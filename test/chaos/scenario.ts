@@ -135,6 +135,9 @@ class Scenario {
     await this.#stopAll(system)
     // Nothing may come in late.
     if (!wrong) this.#books = audit(await this.#evidence(system))
+    for (const { name, proved } of this.#books) {
+      if (proved === 0) this.#problems.push(`nothing of the ${name} was answered, so that nothing is proved`)
+    }
   }
 
   #startLoad(system: System): ChildProcess {
