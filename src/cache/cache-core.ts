@@ -1,4 +1,4 @@
-import pLimit, { type LimitFunction } from 'p-limit'
+import pLimit from 'p-limit'
 import type { Clock } from '../core/clock.js'
 import { ClosedError } from '../core/errors.js'
 import type { Emitter } from '../core/events.js'
@@ -47,8 +47,8 @@ export class CacheCore {
   readonly work: OpenWork = new OpenWork()
   readonly shared: SharedTier | undefined
   readonly link: CacheLink
-  /** Bounds how many loaders run at once, where that is asked for. */
-  readonly limit: LimitFunction | undefined
+  /** Bounds how many loaders run at once, where that is asked for. Not p-limit's type: CommonJS can't import it under node16. */
+  readonly limit: (<T>(load: () => PromiseLike<T>) => Promise<T>) | undefined
   closed = false
 
   constructor(parts: CacheParts) {
