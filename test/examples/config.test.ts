@@ -144,19 +144,40 @@ describe('what is wrong', () => {
 
     if (text !== '') expect(accept(parse(text))).toEqual(value)
     // What anything is good for is a path or a name, which any text may be; and no file may have a number there.
-    for (const wrong of [Number.NaN, { a: 1 }, null]) expect(accept(wrong)).toBeUndefined()
+    for (const wrong of [Number.NaN, { a: 1 }, null]) {
+      expect(accept(wrong)).toBeUndefined()
+      const content = path.split('.').reduceRight<unknown>((inner, name) => ({ [name]: inner }), wrong)
+      const told = problemsOf({ flags: { config: fileOf(JSON.stringify(content)) } })
+      expect(told).toEqual([expect.stringContaining(`${path} must be `)])
+    }
+    const untold = problemsOf({ env: { [variableOf(path)]: 'a b\0' } })
+    for (const problem of untold) expect(problem).toContain(`${path} must be `)
     if (schema['type'] !== 'string') expect(accept(parse('a b\0'))).toBeUndefined()
   })
 
   test.each([
     ['services.redisUrl', { REDIS_URL: 'http://user:hush@h:1' }],
     ['services.databaseUrl', { DATABASE_URL: 'user:hush@h' }],
+    // A password that nobody has escaped.
+    ['services.redisUrl', { REDIS_URL: 'redis://user:hu/hush@h:1' }],
     ['services.authUrl', { AUTH_URL: 'http://hush@auth' }],
+    ['consul.address', { CONSUL_HTTP_ADDR: 'http://user:hush@consul:8500' }],
     ['query.cursorSecrets', { CURSOR_SECRET: 'hush' }],
   ])('%s is refused without being repeated', (path, variables) => {
     const [problem, ...others] = problemsOf({ env: variables })
 
     expect(problem).toMatch(new RegExp(`^${path} must be .*\\(${Object.keys(variables)[0]}\\)$`))
+    expect(problem).not.toContain('hush')
+    expect(others).toEqual([])
+  })
+
+  test.each([
+    { services: { databaseUrl: { url: 'postgres://user:hush@h/d' } } },
+    { services: 'postgres://user:hush@h/d' },
+  ])('what may have a secret is not repeated from a file either: %j', (content) => {
+    const [problem, ...others] = problemsOf({ flags: { config: fileOf(JSON.stringify(content)) } })
+
+    expect(problem).toMatch(/^services\S* must be /)
     expect(problem).not.toContain('hush')
     expect(others).toEqual([])
   })
@@ -267,5 +288,13 @@ describe('--print-config', () => {
     expect(text).toMatch(/^api\.apiKeys\.keys +\*\*\* \(1\) /m)
     expect(text).not.toContain('hush')
     expect(text.split('\n')).toHaveLength(settingPaths.length + 1)
+  })
+
+  test.each([
+    ['postgres://us/er:hush@h/d', 'postgres://***@h/d'],
+    ['postgres://user:hu@hush@h/d', 'postgres://***@h/d'],
+    ['postgres://h/d?user=u&password=hush&ssl=true', 'postgres://h/d?user=u&password=***&ssl=true'],
+  ])('shows nothing of the password of %s', (url, shown) => {
+    expect(configText(readConfig({ env: { DATABASE_URL: url } }))).toContain(` ${shown} `)
   })
 })

@@ -33,7 +33,8 @@ export function apiKeys(doc: string): Setting<readonly ConfiguredApiKey[]> {
         return text
       }
     },
-    show: (keys) => (Array.isArray(keys) && keys.length === 0 ? 'none' : `*** (${keys.length})`),
+    show: (keys) => (keys.length === 0 ? 'none' : `*** (${keys.length})`),
+    isSecret: true,
   }
 }
 

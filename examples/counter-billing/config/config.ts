@@ -137,7 +137,8 @@ class Reading {
       const under = known.filter((other) => other.startsWith(`${path}.`))
       if (under.length > 0) {
         if (isObject(value)) continue
-        this.problems.push(`${path} must be an object, got ${shown(value)} (${this.#file})`)
+        const isSecret = under.some((other) => settingOf(other as SettingPath).isSecret)
+        this.#refuse(path, 'an object', value, isSecret, this.#file)
         continue
       }
       this.problems.push(
@@ -152,14 +153,14 @@ class Reading {
   }
 
   #accepted(path: SettingPath, value: unknown, given: unknown, source: string): readonly [unknown, string] {
-    const { accept, rule, show } = settingOf(path)
+    const { accept, rule, isSecret } = settingOf(path)
     const accepted = accept(value)
-    if (accepted === undefined) {
-      // What is shown as nothing but stars is a secret, whether it is a good one or not.
-      const isSecret = show(given).includes('***')
-      this.problems.push(`${path} must be ${rule}${isSecret ? '' : `, got ${shown(given)}`} (${source})`)
-    }
+    if (accepted === undefined) this.#refuse(path, rule, given, isSecret, source)
     return [accepted, source]
+  }
+
+  #refuse(path: string, rule: string, given: unknown, isSecret = false, source: string): void {
+    this.problems.push(`${path} must be ${rule}${isSecret ? '' : `, got ${shown(given)}`} (${source})`)
   }
 }
 

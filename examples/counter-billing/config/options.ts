@@ -1,4 +1,3 @@
-import type { TrustedIssuer } from '../auth/token-verifier.ts'
 import type { CountersOptions } from '../counter/counters.ts'
 import type { CounterReadsOptions } from '../counter/reads.ts'
 import type { Registration } from '../counter/service-pool.ts'
@@ -145,10 +144,4 @@ export function apiOptions(values: ConfigValues): ApiOptions {
 export function consulOf(values: ConfigValues): string | undefined {
   const address = values['consul.address']
   return address === undefined || address.includes('://') ? address : `http://${address}`
-}
-
-/** The auth service that is named. */
-export function issuerOf(values: ConfigValues): TrustedIssuer | undefined {
-  const url = values['services.authUrl']
-  return url === undefined ? undefined : { url: url.replace(/\/$/, ''), issuer: values['services.authIssuer'] }
 }

@@ -18,6 +18,8 @@ export interface Setting<T> {
   parse(text: string): unknown
   /** What may be shown of a value. */
   show(value: T): string
+  /** Whether a value may be a secret or have one in it: what can't be meant isn't repeated then. */
+  readonly isSecret?: boolean | undefined
   /** An environment variable that others know it by, beside its own. */
   readonly variable?: string | undefined
   /** The flag of `main.ts` that says it. */
@@ -26,6 +28,7 @@ export interface Setting<T> {
 
 /** What stands beside a setting's kind in the table. */
 export interface SettingNotes {
+  readonly isSecret?: boolean
   readonly variable?: string
   readonly flag?: string
   readonly otherwise?: string
@@ -144,6 +147,7 @@ export function serverUrl(schemes: readonly string[], doc: string, notes?: Setti
     ...text(forms.join(' or '), form, doc, notes),
     accept: (given) => (typeof given === 'string' && form.test(given) && URL.canParse(given) ? given : undefined),
     show: (url) => withoutCredentials(String(url)),
+    isSecret: true,
   }
 }
 
@@ -153,12 +157,13 @@ export function httpOrigin(doc: string, notes?: SettingNotes): Setting<string | 
   return {
     ...text('http://host:port or https://host:port, and no more', form, doc, notes),
     accept: (given) => (typeof given === 'string' && form.test(given) && URL.canParse(given) ? given : undefined),
-    show: (url) => withoutCredentials(String(url)),
+    isSecret: true,
   }
 }
 
+/** Whatever is in front of the last `@`, as a password may have any character, and passwords among the parameters. */
 function withoutCredentials(url: string): string {
-  return url.replace(/^(\w+:\/\/)?[^/]*@/, '$1***@')
+  return url.replace(/^(\w+:\/\/).*@/, '$1***@').replace(/([?&]\w*pass\w*=)[^&#]*/gi, '$1***')
 }
 
 /** Secrets, of which nobody sees any: an array, or a text in which commas separate them. */
@@ -173,10 +178,11 @@ export function secrets(minLength: number, doc: string, notes?: SettingNotes): S
     accept: (given) => (Array.isArray(given) && given.length > 0 && given.every(isSecret) ? given : undefined),
     parse: (given) => given.split(','),
     show: () => '***',
+    isSecret: true,
   }
 }
 
 /** A single secret. */
 export function secret(doc: string, notes?: SettingNotes): Setting<string | undefined> {
-  return { ...text('a text', /\S/, doc, notes), show: () => '***' }
+  return { ...text('a text', /\S/, doc, notes), show: () => '***', isSecret: true }
 }

@@ -244,9 +244,10 @@ export const settings = {
 
   'consul.address': text(
     'host:port or http://host:port',
-    /^(?:https?:\/\/)?[^\s/]+\/?$/,
+    // No credentials: `fetch` would refuse them.
+    /^(?:https?:\/\/)?[^\s/?#@]+\/?$/,
     'a Consul, where services register and gateways find them',
-    { variable: 'CONSUL_HTTP_ADDR', otherwise: 'none' },
+    { variable: 'CONSUL_HTTP_ADDR', otherwise: 'none', isSecret: true },
   ),
   'consul.checkTtlMs': whole(
     1_000,
