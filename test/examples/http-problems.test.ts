@@ -1,4 +1,6 @@
+import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
+import { setTimeout as delay } from 'node:timers/promises'
 import { MemoryCounterStore } from 'spillway/testing'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import type { ApiOptions } from '../../examples/counter-billing/http/api-options.ts'
@@ -71,6 +73,18 @@ describe('a problem', () => {
 
     expect(small.body.errors).toHaveLength(50)
     expect(large.body.errors).toHaveLength(1)
+  })
+
+  test('of a body that is nested deeper than a stack goes is a problem like any other', async () => {
+    const client = await start()
+    const deep = '['.repeat(400_000) + ']'.repeat(400_000)
+
+    for (const body of [deep, `{"resource_id":${deep}}`]) {
+      const { status, headers, body: problem } = await client.send(increments, body)
+
+      expect(headers.get('content-type')).toMatch(/^application\/problem\+json/)
+      expect([status, problem.code, problem.errors.length]).toEqual([400, 'invalid_request', 1])
+    }
   })
 
   test('has a code for each that the README tells of', () => {
@@ -187,6 +201,33 @@ describe('limits of size and time', () => {
     // Nobody waits for it, and it is done all the same.
     if (kind !== 'read') await expect.poll(() => store.getMany(['a:like']), { timeout: 20_000 }).toEqual([3])
     expect((await client.increment('b', 1, 'committed')).status).toBe(200)
+  })
+
+  test('whoever reads slowly gets all that was answered in time, compressed or not', { timeout: 60_000 }, async () => {
+    const client = await start({ handlerTimeoutMs: 1_000 })
+    const operations = Array.from({ length: 1_000 }, (_, index) => ({
+      resource_id: createHash('sha512').update(String(index)).digest('base64').repeat(2),
+      counter_type: 'like',
+    }))
+    const body = JSON.stringify({ operations })
+    const times = 30
+
+    for (const encoding of ['br', 'identity']) {
+      const head = (more: string): string =>
+        incrementHead(body.length, [`accept-encoding: ${encoding}`, more]).replace(increments, batches)
+      const connection = rawConnection(client.service.url)
+      connection.socket.pause()
+      // More than the buffers in between hold.
+      for (let n = 1; n < times; n++) connection.socket.write(head('x: y') + body)
+      connection.socket.write(head('connection: close') + body)
+      await delay(2_500)
+      connection.socket.resume()
+
+      const received = await connection.closed
+
+      expect([...received.matchAll(/HTTP\/1\.1 (\d+)/g)].map(([, status]) => status)).toEqual(Array(times).fill('200'))
+    }
+    expect(client.log).toEqual([])
   })
 
   test('options that can not be meant are a reason not to start', async () => {

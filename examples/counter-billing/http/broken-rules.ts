@@ -30,10 +30,19 @@ export function brokenRules(request: FastifyRequest, found: readonly FastifySche
   for (const error of found) add(error)
   const { params, body, query: querystring, headers } = request
   const values = { params, body, querystring, headers }
-  if ((JSON.stringify(body) ?? '').length <= maxLength) {
+  if (isSmall(body)) {
     for (const part of parts) for (const error of errorsOf(request, part, values[part])) add(error)
   }
   return [...rules.values()]
+}
+
+function isSmall(body: unknown): boolean {
+  try {
+    return (JSON.stringify(body) ?? '').length <= maxLength
+  } catch {
+    // It is nested deeper than the stack goes.
+    return false
+  }
 }
 
 function errorsOf(

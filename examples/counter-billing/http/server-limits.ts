@@ -37,10 +37,15 @@ export function limitServer(app: FastifyInstance, { maxConnections, handlerTimeo
   })
 }
 
+/** Whether there is an answer, be it on its way to who reads slowly. One that is compressed says so before its header is written. */
+function isAnswered(reply: FastifyReply): boolean {
+  return reply.sent || reply.raw.headersSent || reply.hasHeader('content-encoding')
+}
+
 /** Answers 504 where an answer isn't there in time. What is under way goes on, and is told to nobody. */
 async function inTime(reply: FastifyReply, limitMs: number, answer: Promise<unknown>): Promise<unknown> {
   const timer = setTimeout(() => {
-    if (!reply.sent) tookTooLong(reply)
+    if (!isAnswered(reply)) tookTooLong(reply)
   }, limitMs)
   try {
     const payload = await answer
