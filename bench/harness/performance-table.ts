@@ -9,6 +9,12 @@ export interface Standing {
   readonly ratio: number
 }
 
+/** A standing as a page keeps it: rounded. */
+export interface KeptStanding extends Standing {
+  /** The largest ratio that may have been rounded to it. */
+  readonly most: number
+}
+
 /** A table's row before it is text. */
 export interface MeasuredRow {
   readonly suite: string
@@ -48,11 +54,11 @@ export function updateTable(
 }
 
 /** What a page's table says, as numbers: the ratios that the repository keeps. */
-export function standingsOf(page: string): Standing[] {
+export function standingsOf(page: string): KeptStanding[] {
   return tableOf(page).flatMap((line) => {
     const [suite = '', contest = '', peer = '', text = ''] = cellsOf(line)
     const ratio = ratioOf(text)
-    return ratio === undefined ? [] : [{ suite, contest, peer, ratio }]
+    return ratio === undefined ? [] : [{ suite, contest, peer, ...ratio }]
   })
 }
 
@@ -63,20 +69,33 @@ export interface Regression extends Standing {
 }
 
 /**
- * Those of what was measured that take more than a share longer, beside their peer, than the repository says.
+ * Those of what was measured that take more than a share longer, beside their peer, than the repository says; what rounding leaves open
+ * is not held against them.
  *
  * @param tolerance - the share: 0.25 lets 1.00 become 1.25.
  */
 export function regressionsOf(
   measured: readonly Standing[],
-  kept: readonly Standing[],
+  kept: readonly KeptStanding[],
   tolerance: number,
 ): Regression[] {
-  const known = new Map(kept.map((standing) => [nameOf(standing), standing.ratio]))
+  const known = new Map(kept.map((standing) => [nameOf(standing), standing]))
   return measured.flatMap((standing) => {
     const before = known.get(nameOf(standing))
-    return before !== undefined && standing.ratio > before * (1 + tolerance) ? [{ ...standing, kept: before }] : []
+    // What is no number is no better, either.
+    if (before === undefined || standing.ratio <= before.most * (1 + tolerance)) return []
+    return [{ ...standing, kept: before.ratio }]
   })
+}
+
+/** What the repository keeps of some suites and has not been measured: a contest or a peer that goes by another name is compared no more. */
+export function unmeasuredOf(
+  measured: readonly Standing[],
+  kept: readonly KeptStanding[],
+  suites: readonly string[],
+): KeptStanding[] {
+  const known = new Set(measured.map(nameOf))
+  return kept.filter((standing) => suites.includes(standing.suite) && !known.has(nameOf(standing)))
 }
 
 function nameOf({ suite, contest, peer }: Standing): string {
@@ -95,8 +114,10 @@ function cellsOf(line: string): string[] {
 }
 
 /** `1.15 x the time`, or `12.9 x faster`. */
-function ratioOf(text: string): number | undefined {
+function ratioOf(text: string): Pick<KeptStanding, 'ratio' | 'most'> | undefined {
   const [, number, way] = /^([\d.]+) x (the time|faster)$/.exec(text) ?? []
   if (number === undefined) return undefined
-  return way === 'faster' ? 1 / Number(number) : Number(number)
+  const value = Number(number)
+  const half = 0.5 / 10 ** (number.split('.')[1]?.length ?? 0)
+  return way === 'faster' ? { ratio: 1 / value, most: 1 / (value - half) } : { ratio: value, most: value + half }
 }

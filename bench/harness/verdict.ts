@@ -21,6 +21,29 @@ export function judge(measurements: readonly Measurement[], aims: readonly (Aim 
   })
 }
 
+/** How often what looks worse is measured in all. */
+export const tries = 3
+
+/**
+ * Measures a contest again where it looks worse than it was; then, for each peer, the middle one of all tries counts. The best one would
+ * let what is a third slower pass in one lucky try, and what other work on the machine adds, it hardly adds twice.
+ *
+ * @param looksWorse - should be stricter than what is asked of the outcome: the first try may be a lucky one, too.
+ */
+export async function settledVerdicts(
+  first: readonly Verdict[],
+  looksWorse: (verdicts: readonly Verdict[]) => boolean,
+  again: () => Promise<readonly Verdict[]>,
+): Promise<readonly Verdict[]> {
+  if (!looksWorse(first)) return first
+  const runs = [first]
+  while (runs.length < tries) runs.push(await again())
+  return first.map((_, place) => {
+    const sorted = runs.map((verdicts) => verdicts[place] as Verdict).sort((a, b) => a.ratio - b.ratio)
+    return sorted[tries >> 1] as Verdict
+  })
+}
+
 function reaches(ratio: number, aim: Aim): boolean {
   return 'atMost' in aim ? ratio <= aim.atMost : 1 / ratio >= aim.timesFaster
 }
@@ -61,7 +84,8 @@ export function standing(verdict: Verdict): string {
 }
 
 function ratioText({ ratio, aim }: Verdict): string {
-  const faster = aim === null ? ratio < 0.5 : 'timesFaster' in aim
+  // Two places of a small share would say little: 0.01 is anything from 67 to 200 times faster.
+  const faster = ratio < 0.5 || (aim !== null && 'timesFaster' in aim)
   return faster ? `${(1 / ratio).toFixed(1)} x faster` : `${ratio.toFixed(2)} x`
 }
 

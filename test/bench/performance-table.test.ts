@@ -1,8 +1,9 @@
 import { readFileSync } from 'node:fs'
+import { seededRandom } from 'spillway/testing'
 import { describe, expect, test } from 'vitest'
 import { headlineChart } from '../../bench/harness/bench-report.ts'
-import { regressionsOf, standingsOf, updateTable } from '../../bench/harness/performance-table.ts'
-import type { Verdict } from '../../bench/harness/verdict.ts'
+import { regressionsOf, standingsOf, unmeasuredOf, updateTable } from '../../bench/harness/performance-table.ts'
+import { settledVerdicts, standing, type Verdict } from '../../bench/harness/verdict.ts'
 import { root } from '../repo/checks/file-tree.ts'
 
 const page = `# A page
@@ -35,17 +36,21 @@ const update = {
 
 describe('the table of a page', () => {
   test('is read as ratios, whichever way they are told', () => {
-    expect(standingsOf(page)).toEqual([
+    const standings = standingsOf(page)
+
+    expect(standings).toMatchObject([
       { suite: 'batcher', contest: 'adds, a turn', peer: 'loader', ratio: 1.15 },
       { suite: 'cache', contest: 'a hit', peer: 'bento', ratio: 1 / 36.4 },
     ])
+    expect(standings[0]?.most).toBeCloseTo(1.155, 6)
+    expect(standings[1]?.most).toBeCloseTo(1 / 36.35, 6)
   })
 
   test('gets the rows of what was measured, in the order of the suites, and keeps those of others', () => {
     const { page: written, kept } = updateTable(page, update)
 
     expect(kept).toBe(1)
-    expect(standingsOf(written)).toEqual([
+    expect(standingsOf(written)).toMatchObject([
       { suite: 'batcher', contest: 'adds, a turn', peer: 'loader', ratio: 1.05 },
       { suite: 'cache', contest: 'a hit', peer: 'bento', ratio: 1 / 36.4 },
       { suite: 'log', contest: 'lines', peer: 'sonic', ratio: 0.5 },
@@ -69,9 +74,17 @@ describe('a regression', () => {
   const measured = (ratio: number, peer = 'loader') => [{ suite: 'batcher', contest: 'adds, a turn', peer, ratio }]
 
   test('is a ratio that is worse by more than the tolerance', () => {
-    expect(regressionsOf(measured(1.44), kept, 0.25)).toEqual([
-      { suite: 'batcher', contest: 'adds, a turn', peer: 'loader', ratio: 1.44, kept: 1.15 },
+    expect(regressionsOf(measured(1.45), kept, 0.25)).toEqual([
+      { suite: 'batcher', contest: 'adds, a turn', peer: 'loader', ratio: 1.45, kept: 1.15 },
     ])
+    expect(regressionsOf(measured(Number.NaN), kept, 0.25)).toHaveLength(1)
+  })
+
+  test('is none within what rounding leaves open, not even where the page has rounded to nothing', () => {
+    const small = standingsOf(page.replace('1.15 x the time', '0.00 x the time'))
+
+    expect(regressionsOf(measured(0.004), small, 0.25)).toEqual([])
+    expect(regressionsOf(measured(0.007), small, 0.25)).toHaveLength(1)
   })
 
   test.each([
@@ -87,6 +100,61 @@ describe('a regression', () => {
 
     expect(regressionsOf(hit(30), kept, 0.25)).toEqual([])
     expect(regressionsOf(hit(29), kept, 0.25)).toHaveLength(1)
+  })
+})
+
+test('what the page keeps of a suite and was not measured is told', () => {
+  const kept = standingsOf(page)
+  const renamed = [{ suite: 'batcher', contest: 'adds, a round', peer: 'loader', ratio: 1 }]
+
+  expect(unmeasuredOf(renamed, kept, ['batcher'])).toMatchObject([{ contest: 'adds, a turn' }])
+  expect(unmeasuredOf(kept, kept, ['batcher', 'cache'])).toEqual([])
+})
+
+test('what is more than twice as fast is told in times, whatever its aim is, so that rounding costs little', () => {
+  const texts = [0.0013, 0.49, 0.51].map((ratio) => standing(verdict('bento', ratio, { atMost: 0.9 })))
+
+  expect(texts).toEqual(['769.2 x faster', '2.0 x faster', '0.51 x the time'])
+})
+
+describe('what looks worse', () => {
+  const run = (...ratios: number[]): Verdict[] => ratios.map((ratio, i) => verdict(`peer ${i}`, ratio, null))
+
+  test('is measured three times, and the middle one counts for each peer by itself', async () => {
+    const others = [run(1, 2), run(2, 3)]
+
+    const settled = await settledVerdicts(
+      run(3, 1),
+      () => true,
+      async () => others.shift() ?? [],
+    )
+
+    expect(settled.map(({ ratio }) => ratio)).toEqual([2, 2])
+    expect(others).toEqual([])
+  })
+
+  test('is told by far the most times where it is 30 % slower, and hardly ever where it is not, with noise of 8 %', async () => {
+    const random = seededRandom(1)
+    // The sum of three is close enough to a bell.
+    const noise = (): number => 1 + 0.16 * (random() + random() + random() - 1.5)
+    const kept = standingsOf(page)
+    const told = (verdicts: readonly Verdict[], tolerance: number): boolean => {
+      const standings = verdicts.map(({ peer, ratio }) => ({ suite: 'batcher', contest: 'adds, a turn', peer, ratio }))
+      return regressionsOf(standings, kept, tolerance).length > 0
+    }
+    const share = async (slower: number): Promise<number> => {
+      const measured = (): Verdict[] => [verdict('loader', 1.15 * slower * noise(), null)]
+      let times = 0
+      for (let trial = 0; trial < 2_000; trial++) {
+        const looksWorse = (verdicts: readonly Verdict[]): boolean => told(verdicts, 0.125)
+        if (told(await settledVerdicts(measured(), looksWorse, async () => measured()), 0.25)) times++
+      }
+      return times / 2_000
+    }
+
+    expect(await share(1.3)).toBeGreaterThan(0.65)
+    expect(await share(1.4)).toBeGreaterThan(0.95)
+    expect(await share(1)).toBeLessThan(0.001)
   })
 })
 
