@@ -1,9 +1,11 @@
-import { IncomingMessage, ServerResponse } from 'node:http'
-import { Socket } from 'node:net'
+import { once } from 'node:events'
+import { createServer, IncomingMessage, ServerResponse } from 'node:http'
+import { type AddressInfo, connect, Socket } from 'node:net'
 import Fastify, { type FastifyRequest } from 'fastify'
 import { MemoryCounterStore } from 'spillway/testing'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { isLocal } from '../../examples/counter-billing/dashboard/access.ts'
+import { EventStream } from '../../examples/counter-billing/dashboard/event-stream.ts'
 import type { FaultControl } from '../../examples/counter-billing/dashboard/fault-control.ts'
 import { GatewayView } from '../../examples/counter-billing/dashboard/gateway-view.ts'
 import { LoopDelay } from '../../examples/counter-billing/dashboard/loop-delay.ts'
@@ -144,6 +146,69 @@ describe('the stream', () => {
     await service.close()
 
     await expect(fetch(`${service.url}/dashboard`)).rejects.toThrow()
+  })
+
+  test('is not for HEAD, which would get one without an end', async () => {
+    const { service } = await startClient(newStores(), { dashboard: {} })
+
+    const response = await fetch(`${service.url}/dashboard/events`, { method: 'HEAD' })
+
+    expect(response.status).toBe(405)
+  })
+
+  /** A stream with viewers who read nothing, and what went wrong with their responses. */
+  async function startStream(viewers: number) {
+    const changes: number[] = []
+    const errors: Error[] = []
+    const stream = new EventStream((count) => changes.push(count))
+    const responses: ServerResponse[] = []
+    const server = createServer((_request, response) => {
+      response.on('error', (error) => errors.push(error))
+      responses.push(response)
+      stream.add(response, {})
+    }).listen(0, '127.0.0.1')
+    onTestFinished(() => void server.close())
+    onTestFinished(() => server.closeAllConnections())
+    await once(server, 'listening')
+    const { port } = server.address() as AddressInfo
+    const look = async (): Promise<Socket> => {
+      const socket = connect(port, '127.0.0.1').pause()
+      onTestFinished(() => void socket.destroy())
+      socket.write('GET / HTTP/1.1\r\nhost: h\r\n\r\n')
+      const before = responses.length
+      await expect.poll(() => responses.length, patience).toBe(before + 1)
+      return socket
+    }
+    for (let n = 0; n < viewers; n++) await look()
+    return { stream, look, responses, changes, errors }
+  }
+
+  test('sends nothing to those whom it has ended, who may still be reading, and begins nothing anew', async () => {
+    const { stream, look, responses, changes, errors } = await startStream(2)
+    // More than what the system keeps for a socket, so that nobody is done when it ends.
+    stream.send('sample', 'x'.repeat(3_500_000))
+    const told = changes.length
+
+    stream.close()
+    stream.send('sample', 'late')
+    await look()
+    stream.send('sample', 'late', responses)
+    for (const response of responses) response.destroy()
+    await expect.poll(() => responses.every(({ closed }) => closed), patience).toBe(true)
+
+    expect(responses.map(({ writableEnded }) => writableEnded)).toEqual([true, true, true])
+    expect(errors).toEqual([])
+    expect(changes.slice(told).filter((viewers) => viewers > 0)).toEqual([])
+  })
+
+  test('cuts off who reads nothing at all', async () => {
+    const { stream, responses, errors } = await startStream(1)
+
+    for (let n = 0; n < 20; n++) stream.send('sample', 'x'.repeat(1_000_000))
+
+    await expect.poll(() => responses[0]?.closed, patience).toBe(true)
+    expect(stream.viewers).toBe(0)
+    expect(errors).toEqual([])
   })
 })
 

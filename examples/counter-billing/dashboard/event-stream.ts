@@ -7,6 +7,7 @@ const maxUnreadBytes = 4_000_000
 export class EventStream {
   readonly #viewers = new Set<ServerResponse>()
   readonly #onChange: (viewers: number) => void
+  #closed = false
 
   /** @param onChange - told how many there are. */
   constructor(onChange: (viewers: number) => void) {
@@ -22,6 +23,7 @@ export class EventStream {
     response.writeHead(200, { ...headers, 'content-type': 'text/event-stream', 'cache-control': 'no-store' })
     // Who lost it comes again after a second.
     response.write('retry: 1000\n\n')
+    if (this.#closed) return void response.end()
     this.#viewers.add(response)
     response.once('close', () => {
       this.#viewers.delete(response)
@@ -33,12 +35,16 @@ export class EventStream {
   send(event: string, data: unknown, to: Iterable<ServerResponse> = this.#viewers): void {
     const text = `event: ${event}\ndata: ${JSON.stringify(data)}\n\n`
     for (const viewer of to) {
+      if (viewer.writableEnded) continue
       if (viewer.writableLength > maxUnreadBytes) viewer.destroy()
       else viewer.write(text)
     }
   }
 
+  /** Ends all of them, and whoever comes from now on; they may take long to read what was sent. */
   close(): void {
+    this.#closed = true
     for (const viewer of this.#viewers) viewer.end()
+    this.#viewers.clear()
   }
 }
