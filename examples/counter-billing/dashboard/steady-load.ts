@@ -21,7 +21,8 @@ export class SteadyLoad implements Closable {
   readonly #process: ChildProcess
   readonly #killIt = (): boolean => this.#process.kill()
   #count: LoadCount = { acknowledged: 0, unsure: 0, skipped: 0 }
-  #state: LoadState['state'] = 'stopped'
+  #isRunning = false
+  #isComparing = false
   #burst: LoadState['burst']
   #endsAt = 0
   #burstTimer: NodeJS.Timeout | undefined
@@ -50,7 +51,8 @@ export class SteadyLoad implements Closable {
     const { requestsPerSecond } = this.#settings
     const perSecond = requestsPerSecond * (this.#burst?.factor ?? 1)
     const { skipped } = this.#count
-    return { state: this.#state, requestsPerSecond: perSecond, burst: this.#burst, endsAt: this.#endsAt, skipped }
+    const state = this.#isComparing ? 'comparing' : this.#isRunning ? 'running' : 'stopped'
+    return { state, requestsPerSecond: perSecond, burst: this.#burst, endsAt: this.#endsAt, skipped }
   }
 
   start(): void {
@@ -59,7 +61,7 @@ export class SteadyLoad implements Closable {
     const forMs = this.#settings.seconds * 1_000
     this.#endsAt = Date.now() + forMs
     this.#endTimer = setTimeout(() => this.stop(), forMs).unref()
-    this.#state = 'running'
+    this.#isRunning = true
     this.#apply()
   }
 
@@ -69,7 +71,7 @@ export class SteadyLoad implements Closable {
   }
 
   burst(factor: number, seconds: number): void {
-    if (this.#state === 'stopped') throw new FaultRefused('there is no load that could be more')
+    if (!this.#isRunning) throw new FaultRefused('there is no load that could be more')
     clearTimeout(this.#burstTimer)
     this.#burst = { factor, until: Date.now() + seconds * 1_000 }
     this.#burstTimer = setTimeout(() => this.calm(), seconds * 1_000).unref()
@@ -83,16 +85,17 @@ export class SteadyLoad implements Closable {
     this.#apply()
   }
 
-  /** Sends nothing while work lasts that begins when everything is answered. It gets what was acknowledged until then. */
+  /**
+   * Sends nothing while work lasts that begins when everything is answered, whatever is asked for meanwhile. It gets what was acknowledged
+   * until then.
+   */
   async still<T>(work: (count: LoadCount) => Promise<T>): Promise<T> {
-    if (this.#state === 'comparing') throw new FaultRefused('sums are being compared already')
-    const before = this.#state
-    this.#state = 'comparing'
+    if (this.#isComparing) throw new FaultRefused('sums are being compared already')
+    this.#isComparing = true
     try {
       return await work(await this.#pause())
     } finally {
-      // Its time may have come meanwhile.
-      if (this.#state === 'comparing') this.#state = before
+      this.#isComparing = false
       this.#apply()
     }
   }
@@ -111,12 +114,12 @@ export class SteadyLoad implements Closable {
     clearTimeout(this.#burstTimer)
     clearTimeout(this.#endTimer)
     this.#burst = undefined
-    this.#state = 'stopped'
+    this.#isRunning = false
   }
 
   #apply(): void {
-    if (this.#state === 'comparing') return
-    this.#order({ type: 'rate', perSecond: this.#state === 'running' ? this.state().requestsPerSecond : 0 })
+    if (this.#isComparing) return
+    this.#order({ type: 'rate', perSecond: this.#isRunning ? this.state().requestsPerSecond : 0 })
   }
 
   #order(order: SteadyLoadOrder): void {
@@ -126,13 +129,13 @@ export class SteadyLoad implements Closable {
   async #pause(): Promise<LoadCount> {
     if (!this.#process.connected) return this.#count
     const answered = new Promise<LoadCount>((resolve) => {
-      const listener = ({ type, count }: SteadyLoadAnswer): void => {
-        if (type !== 'still') return
-        this.#process.off('message', listener)
+      const settle = (count: LoadCount): void => {
+        this.#process.off('message', onMessage).off('exit', onExit)
         resolve(count)
       }
-      this.#process.on('message', listener)
-      this.#process.once('exit', () => resolve(this.#count))
+      const onMessage = ({ type, count }: SteadyLoadAnswer): void => void (type === 'still' && settle(count))
+      const onExit = (): void => settle(this.#count)
+      this.#process.on('message', onMessage).on('exit', onExit)
     })
     this.#order({ type: 'pause' })
     return answered
