@@ -1,5 +1,5 @@
 import type { Clock } from '../core/clock.js'
-import { checkCount, checkDuration, checkOptions, valueOr } from '../core/options.js'
+import { checkCount, checkDuration, checkOptions, failOption, valueOr } from '../core/options.js'
 import { handled } from '../internal/deferred.js'
 
 /** Options of {@link FakeClock}. */
@@ -52,6 +52,8 @@ interface Timer {
 /** How many real turns without a timer go by before it is a deadlock: what waits for turns of the event loop is let through. */
 const patientTurns = 8
 const startOf2026 = 1_767_225_600_000
+/** A timer that is set for later than any number is never due. */
+const endOfTime = Number.MAX_VALUE
 
 // Kept from before any test replaces the globals with fake ones.
 const nextTurn: (callback: () => void) => void =
@@ -87,8 +89,10 @@ export class FakeClock implements Clock {
   readonly #limits = new Set<{ readonly lastStep: number }>()
   #lastStep = Number.POSITIVE_INFINITY
 
+  /** @throws OptionError when an option is wrong. */
   constructor(options: FakeClockOptions = {}) {
-    this.#wallOffset = options.wallMs ?? startOf2026
+    checkOptions('options', options)
+    this.#wallOffset = checkFinite('wallMs', valueOr<number>(options.wallMs, startOf2026))
   }
 
   now(): number {
@@ -99,8 +103,11 @@ export class FakeClock implements Clock {
     return this.#wallOffset + this.#now
   }
 
+  /** @throws OptionError when the delay is no number: it would never be due, and time no number after it. */
   setTimer(callback: () => void, delayMs: number): () => void {
-    const timer: Timer = { at: this.#now + Math.max(0, delayMs), order: this.#order++, callback }
+    const at = this.#now + Math.max(0, delayMs)
+    if (Number.isNaN(at)) failOption('delayMs', 'must be a number', delayMs)
+    const timer: Timer = { at, order: this.#order++, callback }
     this.#timers.add(timer)
     return () => void this.#timers.delete(timer)
   }
@@ -119,9 +126,13 @@ export class FakeClock implements Clock {
     return this.#steps
   }
 
-  /** Makes the wall clock jump; monotonic time and timers don't notice. */
+  /**
+   * Makes the wall clock jump; monotonic time and timers don't notice.
+   *
+   * @throws OptionError when the time is no finite number.
+   */
   setWall(ms: number): void {
-    this.#wallOffset = ms - this.#now
+    this.#wallOffset = checkFinite('ms', ms) - this.#now
   }
 
   /**
@@ -146,7 +157,7 @@ export class FakeClock implements Clock {
     return this.#ask(async () => {
       const errors = new FirstError()
       await this.#endTurn(errors)
-      const timer = this.#nextTimer(Number.POSITIVE_INFINITY)
+      const timer = this.#nextTimer(endOfTime)
       if (timer !== undefined) await this.#fire(timer, errors)
       errors.throw()
       return timer !== undefined
@@ -226,7 +237,7 @@ export class FakeClock implements Clock {
     if (this.#now > deadline) return 'late'
     // What was deferred may have brought about more than time would.
     if (this.#steps > before || this.#asked > 0) return 'moved'
-    const timer = this.#nextTimer(Number.POSITIVE_INFINITY)
+    const timer = this.#nextTimer(endOfTime)
     if (timer === undefined) return 'idle'
     if (timer.at > deadline) return 'late'
     await this.#fire(timer, errors)
@@ -299,6 +310,11 @@ export class FakeClock implements Clock {
     }
     return next
   }
+}
+
+function checkFinite(field: string, value: number): number {
+  if (!Number.isFinite(value)) failOption(field, 'must be a finite number', value)
+  return value
 }
 
 /** Runs callbacks, and keeps the first error of them. */

@@ -1,10 +1,14 @@
+import { checkCount, checkOptions, failOption, valueOr } from '../core/options.js'
 import type { BatchContext, CounterIncrement, CounterStore, RefusedIncrement } from '../core/ports.js'
 import { invalidIncrement, maxCounter, refusal } from '../internal/counter-batch.js'
 import { Remembered } from '../internal/remembered.js'
 
 /** Options of {@link MemoryCounterStore}. */
 export interface MemoryCounterStoreOptions {
-  /** How many batch ids it remembers, the latest ones. The default is 10 000. */
+  /**
+   * How many batch ids it remembers, the latest ones.
+   * @defaultValue 10_000
+   */
   rememberBatches?: number | undefined
   /** The counters' values at the start. The default is none. */
   initial?: Iterable<readonly [key: string, value: number]> | undefined
@@ -27,14 +31,20 @@ export interface MemoryCounterStoreOptions {
  * ```
  */
 export class MemoryCounterStore implements CounterStore {
+  /** The options' defaults. */
+  static readonly defaults = { rememberBatches: 10_000 } as const
+
   readonly idempotent = true
   readonly #values: Map<string, number>
   /** What each batch was answered. */
   readonly #answers: Remembered<readonly (number | Error)[]>
 
+  /** @throws OptionError when an option is wrong. */
   constructor(options: MemoryCounterStoreOptions = {}) {
-    this.#answers = new Remembered(options.rememberBatches ?? 10_000)
-    this.#values = new Map(options.initial)
+    checkOptions('options', options)
+    const remembered = valueOr<number>(options.rememberBatches, MemoryCounterStore.defaults.rememberBatches)
+    this.#answers = new Remembered(checkCount('rememberBatches', remembered, 0))
+    this.#values = valuesOf(options.initial)
   }
 
   async increment(
@@ -72,4 +82,15 @@ export class MemoryCounterStore implements CounterStore {
     this.#values.set(key, value)
     return value
   }
+}
+
+function valuesOf(initial: Iterable<readonly [string, number]> | undefined): Map<string, number> {
+  if (initial === undefined) return new Map()
+  if (typeof initial?.[Symbol.iterator] !== 'function') {
+    failOption('initial', 'must be an iterable of keys and values', initial)
+  }
+  const values = new Map(initial)
+  for (const value of values.values())
+    if (!Number.isSafeInteger(value)) failOption('initial', 'must have whole numbers', value)
+  return values
 }

@@ -1,5 +1,5 @@
 import { ClosedError, StoreError } from '../core/errors.js'
-import { describeValue } from '../core/options.js'
+import { checkOptionalFunction, checkOptions, describeValue } from '../core/options.js'
 import type { AcceptedUsage, DeadUsage, JournalledUsage, JournalRemains, UsageJournal } from '../core/ports.js'
 import { handled, rejected } from '../internal/deferred.js'
 import { usageFromJson, usageToJson } from '../internal/usage-json.js'
@@ -54,8 +54,11 @@ export class MemoryUsageJournal implements UsageJournal {
   /** The call before the next one: calls are done one after the other, as a file's writes are. */
   #previous: Promise<unknown> = Promise.resolve()
 
+  /** @throws OptionError when an option is wrong. */
   constructor(options: MemoryUsageJournalOptions = {}) {
-    this.#options = options
+    checkOptions('options', options)
+    const before = checkOptionalFunction('before', options.before)
+    this.#options = { before, after: checkOptionalFunction('after', options.after) }
     this.#backing = { nextPosition: 1, events: new Map(), batches: new Map(), deadLetters: [], owner: this }
   }
 
@@ -74,6 +77,7 @@ export class MemoryUsageJournal implements UsageJournal {
    * aren't answered by then never will be, and change nothing any more.
    *
    * @param options - those of the other journal; none are taken over.
+   * @throws OptionError when one is wrong.
    */
   reopen(options: MemoryUsageJournalOptions = {}): MemoryUsageJournal {
     const journal = new MemoryUsageJournal(options)

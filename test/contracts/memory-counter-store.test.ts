@@ -7,6 +7,18 @@ describe('MemoryCounterStore keeps the contract of counter stores', () => {
   for (const { name, run } of counterStoreContract({ open: () => store })) test(name, run)
 })
 
+test.each([
+  [null, 'options must be'],
+  [{ rememberBatches: -1 }, 'rememberBatches must be a whole number between 0 and'],
+  [{ initial: 5 }, 'initial must be an iterable of keys and values'],
+  [{ initial: [['a', 0.5]] }, 'initial must have whole numbers'],
+  [{ initial: [['a']] }, 'initial must have whole numbers'],
+])('MemoryCounterStore refuses %o', (options, message) => {
+  expect(() => new MemoryCounterStore(options as never)).toThrow(
+    expect.objectContaining({ name: 'OptionError', message: expect.stringContaining(message) }),
+  )
+})
+
 describe('the contract of counter stores', () => {
   /** Runs the contract against a broken store, and says which cases fail. */
   const failures = async (store: MemoryCounterStore): Promise<string[]> => {

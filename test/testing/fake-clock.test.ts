@@ -269,3 +269,19 @@ describe('the wall clock', () => {
     expect(clock.now()).toBe(100)
   })
 })
+
+test('a wrong option, delay or wall time is refused, and changes nothing', async () => {
+  const clock = new FakeClock()
+  const wrong = (call: () => unknown, message: string): void => {
+    expect(call).toThrow(expect.objectContaining({ name: 'OptionError', message: expect.stringContaining(message) }))
+  }
+
+  wrong(() => new FakeClock(null as never), 'options must be')
+  wrong(() => new FakeClock({ wallMs: Number.NaN }), 'wallMs must be a finite number, got NaN')
+  wrong(() => clock.setWall('soon' as never), 'ms must be a finite number, got "soon" (string)')
+  wrong(() => clock.setTimer(() => undefined, Number.NaN), 'delayMs must be a number, got NaN')
+  wrong(() => clock.setTimer(() => undefined, undefined as never), 'delayMs must be a number, got undefined')
+
+  await clock.advance(10)
+  expect([clock.now(), clock.pending, Number.isFinite(clock.wallNow())]).toEqual([10, 0, true])
+})

@@ -172,6 +172,14 @@ describe('until', () => {
 })
 
 describe('step', () => {
+  test('never fires what is never due', async () => {
+    const clock = new FakeClock()
+    clock.setTimer(() => undefined, Number.POSITIVE_INFINITY)
+
+    expect([await clock.step(), clock.now(), clock.pending]).toEqual([false, 0, 1])
+    await expect(clock.until(new Promise(() => {}))).rejects.toMatchObject({ reason: 'deadlock' })
+  })
+
   test('fires one timer, the next one, whenever it is due', async () => {
     const clock = new FakeClock()
     const fired: string[] = []

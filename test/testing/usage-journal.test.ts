@@ -160,3 +160,13 @@ describe('MemoryUsageJournal', () => {
     expect(done).toEqual([1, 2, 3])
   })
 })
+
+test('MemoryUsageJournal refuses wrong options', () => {
+  const journal = new MemoryUsageJournal()
+  const refusal = expect.objectContaining({ name: 'OptionError' })
+
+  for (const options of [null, { before: 1 }, { after: 'later' }] as never[]) {
+    expect(() => new MemoryUsageJournal(options)).toThrow(refusal)
+    expect(() => journal.reopen(options)).toThrow(refusal)
+  }
+})
