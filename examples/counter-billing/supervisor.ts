@@ -77,7 +77,8 @@ class SupervisedProcess implements Supervised {
   #recent: number[] = []
   #address = ''
   #member: FleetMember | undefined
-  #restarting: Promise<void> | undefined
+  /** One restart after the other: a part may die again before it is told to be back. */
+  #restarting = Promise.resolve()
   readonly #closing = new AbortController()
 
   constructor(part: SupervisedPart, options: Required<SupervisorOptions>) {
@@ -118,9 +119,7 @@ class SupervisedProcess implements Supervised {
 
   #onEnd(how: string): void {
     if (this.#closing.signal.aborted) return
-    this.#restarting ??= this.#restart(how).finally(() => {
-      this.#restarting = undefined
-    })
+    this.#restarting = this.#restarting.then(() => this.#restart(how))
   }
 
   async #restart(how: string): Promise<void> {
