@@ -15,7 +15,7 @@ import { defaultAcknowledgement, defaultGrpcPort, defaultPort } from './service.
 
 const help = `The gateway, the counter service, the billing service and the auth service.
 
-  tsx --tsconfig tsconfig.check.json examples/counter-billing/main.ts [flags]
+  node --import ./examples/tsx.mjs examples/counter-billing/main.ts [flags]
 
   --role NAME         gateway: HTTP in front of the services; counters, billing: gRPC in front of the stores; usage-worker: accounts
                       what gateways publish with --usage stream; auth: issues tokens; all: auth, gateway, counters and billing (all)

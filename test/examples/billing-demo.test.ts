@@ -1,29 +1,15 @@
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { fileURLToPath } from 'node:url'
-import { afterAll, describe, expect, onTestFinished, test } from 'vitest'
+import { afterAll, describe, expect, test } from 'vitest'
 import { startRedis } from '../servers/redis.ts'
+import { startDemo } from './demo-process.ts'
 
-const root = fileURLToPath(new URL('../..', import.meta.url))
 const redis = await startRedis()
 
 afterAll(() => redis?.stop())
 
 async function runDemo(flags: readonly string[], env: Readonly<Record<string, string>>) {
-  const child = spawn(process.execPath, ['--import', 'tsx', 'examples/counter-billing/demo/demo.ts', ...flags], {
-    cwd: root,
-    env: { ...process.env, NODE_OPTIONS: '', TSX_TSCONFIG_PATH: 'tsconfig.check.json', DATABASE_URL: '', ...env },
-    stdio: ['ignore', 'pipe', 'pipe'],
-  })
-  onTestFinished(() => void child.kill('SIGKILL'))
-  let output = ''
-  for (const stream of [child.stdout, child.stderr]) {
-    stream.on('data', (chunk: Buffer) => {
-      output += chunk
-    })
-  }
-  const [code] = (await once(child, 'close')) as [number | null]
-  return { code, output }
+  const demo = startDemo(flags, env)
+  const { code } = await demo.ended
+  return { code, output: demo.output() }
 }
 
 const passes = (output: string): number => output.match(/✓ |PASS: /g)?.length ?? 0

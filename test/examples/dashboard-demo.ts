@@ -1,14 +1,9 @@
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { setTimeout as delay } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 import type { FaultAction, Hello, Sample } from '../../examples/counter-billing/dashboard/sample.ts'
+import { demoCommand, startGroup } from './process-group.ts'
 
-const root = fileURLToPath(new URL('../..', import.meta.url))
-const startMs = 120_000
 const endMs = 30_000
 
-/** The demo with its dashboard, in a process group of its own as a shell starts it. */
+/** The demo with its dashboard. */
 export interface DashboardDemo {
   /** Of the gateway. */
   readonly url: string
@@ -23,45 +18,26 @@ export async function startDashboardDemo(
   flags: readonly string[],
   env: Readonly<Record<string, string>> = {},
 ): Promise<DashboardDemo> {
-  const own = { DATABASE_URL: '', REDIS_URL: '', CONSUL_HTTP_ADDR: '', NODE_OPTIONS: '', LOG_LEVEL: 'info' }
-  const all = ['--import', 'tsx', 'examples/counter-billing/demo/demo.ts', '--serve', '--port', '0', ...flags]
-  const child = spawn(process.execPath, all, {
-    cwd: root,
-    env: { ...process.env, ...own, TSX_TSCONFIG_PATH: 'tsconfig.check.json', ...env },
-    stdio: ['ignore', 'pipe', 'pipe'],
-    detached: true,
-  })
-  let output = ''
-  for (const stream of [child.stdout, child.stderr]) {
-    stream.on('data', (chunk: Buffer) => {
-      output += chunk
-    })
-  }
-  const signal = (name: NodeJS.Signals): void => {
-    try {
-      process.kill(-(child.pid as number), name)
-    } catch {
-      // All of them have ended.
-    }
-  }
-  const kill = (): void => signal('SIGKILL')
+  const command = [...demoCommand, '--serve', '--port', '0', ...flags] as const
+  const group = startGroup(command, { LOG_LEVEL: 'info', ...env })
+  const kill = (): void => group.signal('SIGKILL')
   process.once('exit', kill)
-  const exited = once(child, 'exit') as Promise<[number | null, NodeJS.Signals | null]>
   const stop = async (): Promise<number | string | null> => {
-    signal('SIGINT')
+    group.signal('SIGINT')
     const timer = setTimeout(kill, endMs)
-    const [code, by] = await exited
+    const { code, signal } = await group.ended
     clearTimeout(timer)
     kill()
     process.off('exit', kill)
-    return code ?? by
+    return code ?? signal
   }
-  for (const deadline = Date.now() + startMs; !output.includes('Ctrl-C ends it'); await delay(50)) {
-    if (Date.now() < deadline && child.exitCode === null && child.signalCode === null) continue
+  try {
+    await group.prints(/Ctrl-C ends it/)
+  } catch (error) {
     kill()
-    throw new Error(`the demo doesn't start:\n${output}`)
+    throw error
   }
-  return { url: /(http:\S+)\/dashboard/.exec(output)?.[1] ?? '', output: () => output, stop }
+  return { url: /(http:\S+)\/dashboard/.exec(group.output())?.[1] ?? '', output: group.output, stop }
 }
 
 /** Looks at a gateway as the page does. */

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import type { DemoFigures } from '../../examples/counter-billing/demo/report.ts'
-import { demoCommand, startCommand } from './demo-process.ts'
+import { demoCommand, startCommand, startDemo } from './demo-process.ts'
 
 const short = ['--seconds', '1', '--port', '0']
 const controlStart = '\u001B'
@@ -15,7 +15,7 @@ describe('the report of the demo', { timeout: 240_000 }, () => {
     const folder = mkdtempSync(join(tmpdir(), 'counter-billing-figures-'))
     onTestFinished(() => rmSync(folder, { recursive: true }))
     const file = join(folder, 'figures.json')
-    const demo = startCommand([...demoCommand, ...short, '--json', file])
+    const demo = startDemo([...short, '--json', file])
 
     expect(await demo.ended, demo.output()).toEqual({ code: 0, signal: null })
 
@@ -33,10 +33,10 @@ describe('the report of the demo', { timeout: 240_000 }, () => {
   })
 
   test('is of all until a Ctrl-C, which ends the load', async () => {
-    const demo = startCommand([...demoCommand, '--seconds', '300', '--port', '0'])
+    const demo = startDemo(['--seconds', '300', '--port', '0'])
     await demo.prints(/load {2}\d+ s {2}[1-9]\d* requests/)
 
-    process.kill(-demo.pid, 'SIGINT')
+    demo.signal('SIGINT')
 
     expect(await demo.ended, demo.output()).toEqual({ code: null, signal: 'SIGINT' })
     expect(demo.output()).toMatch(/^50 connections, .*, interrupted$/m)
@@ -45,10 +45,10 @@ describe('the report of the demo', { timeout: 240_000 }, () => {
   })
 
   test('isn’t there where a Ctrl-C comes while everything starts: that ends it, too', async () => {
-    const demo = startCommand([...demoCommand, '--seconds', '300', '--port', '0'])
+    const demo = startDemo(['--seconds', '300', '--port', '0'])
     await demo.prints(/PGlite, .* starts {2}\d+ s|^ +gateway/m)
 
-    process.kill(-demo.pid, 'SIGINT')
+    demo.signal('SIGINT')
 
     expect(await demo.ended, demo.output()).toEqual({ code: null, signal: 'SIGINT' })
     expect(demo.output()).not.toMatch(/the demo failed/)

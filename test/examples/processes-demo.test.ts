@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { findConsul } from '../../examples/counter-billing/demo/consul.ts'
 import { findPostgres } from '../../examples/counter-billing/demo/postgres.ts'
 import { findRedis } from '../../examples/counter-billing/demo/redis.ts'
-import { demoCommand, startCommand } from './demo-process.ts'
+import { startDemo } from './demo-process.ts'
 
 const hasServers = findPostgres() !== undefined && findRedis() !== undefined
 const hasConsul = findConsul() !== undefined
@@ -20,7 +20,7 @@ const pidsIn = (output: string): number[] => [...output.matchAll(/ process (\d+)
 
 describe.skipIf(!hasServers)('the demo with --processes', { timeout: 420_000 }, () => {
   test('runs each service apart, has a dead one back, and its sums are equal', async () => {
-    const demo = startCommand([...demoCommand, '--processes', '--seconds', '4', '--verbose'])
+    const demo = startDemo(['--processes', '--seconds', '4', '--verbose'])
 
     expect(await demo.ended, demo.output()).toEqual({ code: 0, signal: null })
 
@@ -46,7 +46,7 @@ describe.skipIf(!hasServers)('the demo with --processes', { timeout: 420_000 }, 
   })
 
   test('ends at SIGTERM, in mid-load, with all that it accepted written', async () => {
-    const demo = startCommand([...demoCommand, '--processes', '--seconds', '300', '--ack', 'accepted'])
+    const demo = startDemo(['--processes', '--seconds', '300', '--ack', 'accepted'])
     await demo.prints(/load {2}\d+ s {2}[1-9][\d,]* requests/, 300_000)
 
     process.kill(demo.pid, 'SIGTERM')

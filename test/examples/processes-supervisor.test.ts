@@ -80,6 +80,24 @@ describe('a supervisor', () => {
     expect(made).toHaveLength(3)
   })
 
+  test('starts a part again that dies as soon as it is back', async () => {
+    const { start, members: made } = makeshift()
+    const startDying: typeof start = async (flags) => {
+      const member = await start(flags)
+      if (made.length === 2) made[1]?.end('1')
+      return member
+    }
+    const { supervisor, said } = supervise({ start: startDying })
+    const { members, closable } = await supervisor.start('gateways', [part])
+
+    await members[0]?.kill()
+
+    await expect.poll(() => members[0]?.restarts).toBe(2)
+    expect(said).toContain('warn gateway 1 ended with 1; it is started again in 2 ms')
+    expect(members[0]?.pid).toBe(103)
+    await closable.close()
+  })
+
   test('starts nothing again that it is told to close, not even what is about to be', async () => {
     const { start, members: made } = makeshift()
     const { supervisor } = supervise({ start, delayMs: 60_000, maxDelayMs: 60_000 })
@@ -105,8 +123,7 @@ describe('a supervisor', () => {
     const env = {
       ...environmentOf({ 'log.level': 'error' }),
       AUTH_CLIENT_SECRETS: '{"gateway":"sixteen letters!!"}',
-      TSX_TSCONFIG_PATH: 'tsconfig.check.json',
-      NODE_OPTIONS: '--import tsx',
+      NODE_OPTIONS: '--import ./examples/tsx.mjs',
     }
     const { members, closable } = await supervisor.start('auth', [
       { name: 'auth', flags: ['--role', 'auth'], portFlag: 'auth-port', env },

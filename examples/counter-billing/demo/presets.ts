@@ -1,4 +1,4 @@
-// Compares the presets under the load of the demo: npx tsx --tsconfig tsconfig.check.json examples/counter-billing/demo/presets.ts
+// Compares the presets under the load of the demo: node --import ./examples/tsx.mjs examples/counter-billing/demo/presets.ts
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
@@ -15,7 +15,7 @@ const defaults = { seconds: 4, rounds: 3, connections: 50 }
 
 const help = `Runs the demo with each preset in turn, and prints what they gain and cost beside the defaults: medians of the rounds, as ratios.
 
-  npx tsx --tsconfig tsconfig.check.json examples/counter-billing/demo/presets.ts [flags]
+  node --import ./examples/tsx.mjs examples/counter-billing/demo/presets.ts [flags]
 
   --seconds N      how long each load lasts, 1 to 60 (${defaults.seconds})
   --rounds N       how often each preset has its turn, 1 to 20 (${defaults.rounds})
