@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 import { MemoryCounterStore } from 'spillway/testing'
@@ -205,14 +205,15 @@ describe('limits of size and time', () => {
 
   test('whoever reads slowly gets all that was answered in time, compressed or not', { timeout: 60_000 }, async () => {
     const client = await start({ handlerTimeoutMs: 1_000 })
-    const operations = Array.from({ length: 1_000 }, (_, index) => ({
-      resource_id: createHash('sha512').update(String(index)).digest('base64').repeat(2),
+    // Nothing that becomes much smaller.
+    const operations = Array.from({ length: 1_000 }, () => ({
+      resource_id: randomBytes(190).toString('base64'),
       counter_type: 'like',
     }))
     const body = JSON.stringify({ operations })
-    const times = 30
+    const times = 40
 
-    for (const encoding of ['br', 'identity']) {
+    for (const encoding of ['gzip', 'identity']) {
       const head = (more: string): string =>
         incrementHead(body.length, [`accept-encoding: ${encoding}`, more]).replace(increments, batches)
       const connection = rawConnection(client.service.url)
