@@ -94,6 +94,33 @@ describe('the contract of cache stores', () => {
     )
   })
 
+  test('fails a store that answers with null, which is a value, for what is not there any more', async () => {
+    class Null extends MemoryCacheStore {
+      override async getMany(keys: readonly string[]): Promise<readonly CachedValue[]> {
+        const read = await super.getMany(keys)
+        return read.map((one) => (one.value === undefined && one.version !== '' ? { ...one, value: null } : one))
+      }
+    }
+
+    expect(await failures(Null)).toEqual(
+      expect.arrayContaining([
+        'a delete leaves a tombstone, which has a version and no value, where there was nothing too',
+        'a version outlives its value, for what was loaded before',
+      ]),
+    )
+  })
+
+  test('does not mind the order of the fields of an answer', async () => {
+    class Turned extends MemoryCacheStore {
+      override async setMany(writes: readonly CacheWrite[]) {
+        const outcomes = await super.setMany(writes)
+        return outcomes.map((one) => (one instanceof Error ? one : { version: one.version, written: one.written }))
+      }
+    }
+
+    expect(await failures(Turned)).toEqual([])
+  })
+
   test('fails a store whose marks come back when they are renewed', async () => {
     class Toggling extends MemoryCacheStore {
       override async renewMarks(names: readonly string[]) {

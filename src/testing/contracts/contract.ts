@@ -6,7 +6,7 @@ export interface ContractCase {
   run(): Promise<void>
 }
 
-/** Throws unless two values are the same in structure: numbers, strings, arrays of them. */
+/** Throws unless two values are the same in structure: numbers, strings, arrays and plain objects of them, whose order doesn't matter. */
 export function expectEqual(actual: unknown, expected: unknown, what: string): void {
   const [got, wanted] = [show(actual), show(expected)]
   if (got !== wanted) throw new Error(`${what}: expected ${cut(wanted)}, got ${cut(got)}`)
@@ -18,9 +18,13 @@ export function expectThat(condition: boolean, what: string): void {
 }
 
 function show(value: unknown): string {
-  return JSON.stringify(value, (_, part: unknown) => {
+  return JSON.stringify(value, function (this: unknown, _, part: unknown) {
+    // In a list, JSON would have null in its place.
+    if (part === undefined) return Array.isArray(this) ? '(undefined)' : part
     if (part instanceof Error) return `${part.name}: ${part.message}`
-    return typeof part === 'number' && !Number.isFinite(part) ? String(part) : part
+    if (typeof part === 'number' && !Number.isFinite(part)) return String(part)
+    if (typeof part !== 'object' || part === null || Array.isArray(part)) return part
+    return Object.fromEntries(Object.entries(part).sort(([a], [b]) => (a < b ? -1 : 1)))
   })
 }
 
