@@ -33,6 +33,24 @@ function specifierOf(name) {
   return name === 'index' ? 'spillway' : `spillway/${name.replace(/^adapters\//, '')}`
 }
 
+/** Leads from what a page is named after, as in `FileSink and asWritable`, to that page. */
+function linkPages(project) {
+  const pages = new Map(
+    (project.documents ?? []).flatMap((page) => page.name.split(' and ').map((name) => [name, page])),
+  )
+  for (const reflection of project.getReflectionsByKind(
+    ReflectionKind.Module | ReflectionKind.Class | ReflectionKind.Function,
+  )) {
+    const page = pages.get(reflection.name)
+    if (page === undefined) continue
+    const link = { kind: 'inline-tag', tag: '@link', text: page.name, target: page }
+    for (const described of reflection.signatures ?? [reflection]) {
+      described.comment ??= new Comment()
+      described.comment.blockTags.unshift(new CommentTag('@guide', [link]))
+    }
+  }
+}
+
 /** A page has the address of its file, so that the site is laid out like the repository. */
 class FileRouter extends KindRouter {
   getIdealBaseName(reflection) {
@@ -60,6 +78,7 @@ export function load(app) {
       entry.comment ??= new Comment()
       entry.comment.blockTags.push(new CommentTag('@group', [{ kind: 'text', text: api }]))
     }
+    linkPages(project)
   })
 
   app.converter.on(

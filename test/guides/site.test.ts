@@ -116,4 +116,20 @@ describe.skipIf(browser === undefined)('the site in a browser', () => {
     ])
     expect(new Set(colours).size).toBe(2)
   })
+
+  test('leads from a class to its guide, and fits a phone', { timeout: 120_000 }, async () => {
+    const page = await browser?.newPage({ viewport: { width: 390, height: 844 } })
+    if (page === undefined) throw new Error('no page')
+    const widths: number[] = []
+
+    for (const name of ['spillway.AsyncBatcher', 'spillway.LoadBalancer', 'spillway_redis.RedisInvalidationBus']) {
+      await page.goto(pathToFileURL(join(site, `classes/${name}.html`)).href)
+      widths.push(await page.evaluate('document.documentElement.scrollWidth'))
+    }
+    await page.goto(pathToFileURL(join(site, 'classes/spillway_postgres.PostgresQuotaStore.html')).href)
+    await page.locator('.tsd-comment a', { hasText: 'PostgresUsageSink and PostgresQuotaStore' }).click()
+
+    expect(widths).toEqual([390, 390, 390])
+    expect(new URL(page.url()).pathname).toMatch(/\/adapters\/postgres-quota\.html$/)
+  })
 })
