@@ -1,3 +1,4 @@
+import type { Redis } from 'ioredis'
 import { MemoryCounterStore } from 'spillway/testing'
 import { afterAll, describe, expect, onTestFinished, test } from 'vitest'
 import { newKey } from '../../examples/counter-billing/auth/api-key.ts'
@@ -51,13 +52,13 @@ describe('a gateway', () => {
 
   test('counts each key and each service by itself, a key by its own limit', async () => {
     const auth = await startAuth()
-    const [few, many] = [newKey(), newKey()]
+    const [few, many, second] = [newKey(), newKey(), newKey()]
     const keyOf = ({ id, sha256 }: typeof few, userId: string, maxRequests?: number) => {
       return { id, sha256, userId, scopes: ['counters:read'], maxRequests }
     }
     const api = {
       rateLimit: { maxRequests: 2, windowMs },
-      apiKeys: { keys: [keyOf(few, 'ann', 1), keyOf(many, 'bob')] },
+      apiKeys: { keys: [keyOf(few, 'ann', 1), keyOf(many, 'bob'), keyOf(second, 'ann')] },
     }
     const { service } = await startClient(newStores(), { api, auth: auth.client('gateway') })
     const statuses = async (headers: Record<string, string>): Promise<number[]> => {
@@ -68,6 +69,8 @@ describe('a gateway', () => {
 
     expect(await statuses({ 'x-api-key': few.key })).toEqual([200, 429, 429])
     expect(await statuses({ 'x-api-key': many.key })).toEqual([200, 200, 429])
+    // What one of a user's keys has used up, another one hasn't.
+    expect(await statuses({ 'x-api-key': second.key })).toEqual([200, 200, 429])
     const token = await auth.token('load-generator', 'gateway')
     expect(await statuses({ authorization: `Bearer ${token}` })).toEqual([200, 200, 429])
     expect(await statuses({})).toEqual([200, 200, 429])
@@ -137,5 +140,38 @@ describe.runIf(redis !== undefined)('gateways with a Redis', () => {
     expect(one.count('ann').current).toBe(before + 1)
     await expect.poll(() => one.stats().failures, { timeout: 20_000 }).toBeGreaterThan(0)
     expect(log.filter((line) => line.startsWith('warn gateways count requests each for itself'))).toHaveLength(1)
+  })
+
+  test('count nothing twice that Redis took without saying so in time', { timeout: 60_000 }, async () => {
+    const { url } = redis as NonNullable<typeof redis>
+    const impatient = { redis: { commandTimeoutMs: 200 } }
+    const connections = [await connectRedis(url, impatient), await connectRedis(url), await connectRedis(url)]
+    const [mine, others, operator] = connections as [Redis, Redis, Redis]
+    const [one, two] = [mine, others].map((connection) => new RequestCounts(windowMs, connection, () => undefined)) as [
+      RequestCounts,
+      RequestCounts,
+    ]
+    onTestFinished(async () => {
+      for (const counts of [one, two]) await counts.telling?.close()
+      for (const connection of connections) connection.disconnect()
+    })
+    const sum = async (): Promise<number> => {
+      two.count('carl')
+      await two.telling?.flush()
+      return two.count('carl').current
+    }
+    await operator.call('CLIENT', 'PAUSE', '1000', 'WRITE')
+
+    for (let n = 0; n < 10; n++) one.count('carl')
+    await one.telling?.flush()
+    expect(one.stats().failures).toBe(1)
+    // Redis is back, and has been told by now.
+    await operator.set('carl', '')
+    for (let n = 0; n < 10; n++) one.count('carl')
+    await one.telling?.flush()
+
+    expect(one.count('carl').current).toBe(21)
+    await one.telling?.flush()
+    expect(await sum()).toBe(23)
   })
 })

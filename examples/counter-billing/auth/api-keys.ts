@@ -119,7 +119,7 @@ export class ApiKeys implements Closable {
     if (scope !== undefined && !known.scopes.includes(scope))
       return this.#refuse('insufficient_scope', `API key ${known.id} doesn't allow ${scope}`, scope)
     this.#counts.accepted++
-    return { kind: 'user', name: known.userId, maxRequests: known.maxRequests }
+    return { kind: 'user', name: known.userId, key: known.id, maxRequests: known.maxRequests }
   }
 
   #refuse(code: AccessError['code'], message: string, scope: Scope | undefined): never {

@@ -5,6 +5,8 @@ export interface Caller {
   /** A user by an API key, or a service by a token. */
   readonly kind: 'user' | 'client'
   readonly name: string
+  /** The id of the API key, of which a user may have several. */
+  readonly key?: string | undefined
   /** Requests in a window, in place of what everybody may make. */
   readonly maxRequests?: number | undefined
 }

@@ -1,4 +1,4 @@
-/** How many requests a caller may make: whoever an API key, a token or an address stands for. */
+/** How many requests a caller may make: an API key, a service by its token, else an address. */
 export interface RateLimitOptions {
   /**
    * Requests in a window. An API key may have its own number.

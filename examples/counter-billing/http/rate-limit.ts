@@ -18,7 +18,7 @@ type Limits = NonNullable<ApiSettings['rateLimit']>
 const refusalsShare = 100
 
 /**
- * Limits how many requests a caller makes in a window: whoever its credentials name, else its address. Answers say by the headers of
+ * Limits how many requests a caller makes in a window: an API key, a service by its token, else an address. Answers say by the headers of
  * draft-ietf-httpapi-ratelimit-headers (the three of its first versions) how many are left.
  */
 export async function limitRates(app: FastifyInstance, limits: Limits, counts: RequestCounts): Promise<void> {
@@ -42,8 +42,11 @@ export async function limitRates(app: FastifyInstance, limits: Limits, counts: R
   })
 }
 
+/** Each key by itself: it may have a limit of its own, which another one of the same user must not use up. */
 function nameOf(request: FastifyRequest): string {
-  return request.caller === undefined ? nameOfAddress(request.ip) : callerName(request)
+  const { caller, ip } = request
+  if (caller === undefined) return nameOfAddress(ip)
+  return caller.key === undefined ? callerName(request) : `key ${caller.key}`
 }
 
 /** The names of addresses that were seen lately: an IPv6 address takes 10 µs to read. */

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import type { Redis } from 'ioredis'
 import { AsyncWriteBuffer } from 'spillway'
 import { type Log, text } from '../counter/counters.ts'
@@ -10,9 +11,8 @@ export interface Count {
 }
 
 interface Caller {
-  /** What this gateway has seen, and what of it the others know. */
+  /** What this gateway has seen. */
   own: number
-  told: number
   /** What other gateways have seen. */
   others: number
 }
@@ -22,16 +22,18 @@ const maxCallers = 100_000
 const theRest = 'the rest'
 /** How often gateways tell each other what they have counted, in milliseconds: by what comes within it a limit may be exceeded. */
 const tellEveryMs = 100
-const prefix = 'counters:requests'
+const prefix = 'counters:requests-by-gateway'
 
 /**
  * Counts requests by caller, in windows that begin at the same time everywhere. A request is counted in memory, at once; with Redis,
- * gateways add up there what they have counted, ten times a second, in one round trip for all callers. So nobody waits for Redis, and
- * while it is away each gateway counts for itself.
+ * each gateway says there what it has counted, ten times a second, in one round trip for all callers, and reads what the others have.
+ * So nobody waits for Redis, and while it is away each gateway counts for itself. What is said is the whole count of the window, so
+ * that it does no harm to say it twice, and what couldn't be said is made up for by the next time.
  */
 export class RequestCounts {
-  /** What others are yet to be told, with Redis. */
-  readonly telling: AsyncWriteBuffer<string, number> | undefined
+  /** Callers of whom others are yet to be told, with Redis. */
+  readonly telling: AsyncWriteBuffer<string, true> | undefined
+  readonly #self = randomUUID()
   readonly #windowMs: number
   #window = 0
   #callers = new Map<string, Caller>()
@@ -41,9 +43,9 @@ export class RequestCounts {
   constructor(windowMs: number, redis: Redis | undefined, log: Log) {
     this.#windowMs = windowMs
     if (redis === undefined) return
-    this.telling = new AsyncWriteBuffer<string, number>((sums) => this.#tell(redis, sums), {
+    this.telling = new AsyncWriteBuffer<string, true>((names) => this.#tell(redis, [...names.keys()]), {
       name: 'request-counts',
-      merge: (sum, more) => sum + more,
+      merge: (known) => known,
       capacity: maxCallers,
       maxWaitMs: tellEveryMs,
       timeoutMs: 1_000,
@@ -70,7 +72,7 @@ export class RequestCounts {
     }
     const caller = this.#callerOf(name)
     caller.own++
-    this.telling?.put(this.#callers.has(name) ? name : theRest, 1)
+    this.telling?.put(this.#callers.has(name) ? name : theRest, true)
     return { current: caller.own + caller.others, ttl: (window + 1) * this.#windowMs - now }
   }
 
@@ -83,29 +85,37 @@ export class RequestCounts {
     const known = this.#callers.get(name)
     if (known !== undefined) return known
     if (this.#callers.size >= maxCallers && name !== theRest) return this.#callerOf(theRest)
-    const caller = { own: 0, told: 0, others: 0 }
+    const caller = { own: 0, others: 0 }
     this.#callers.set(name, caller)
     return caller
   }
 
-  async #tell(redis: Redis, sums: ReadonlyMap<string, number>): Promise<void> {
+  async #tell(redis: Redis, names: readonly string[]): Promise<void> {
     const window = this.#window
-    const callers = this.#callers
+    // Those who have made no request in this window were counted in the one before, which is over.
+    const callers = names.flatMap((name) => {
+      const caller = this.#callers.get(name)
+      return caller === undefined ? [] : [{ name, caller, own: caller.own }]
+    })
     const pipeline = redis.pipeline()
-    for (const [name, sum] of sums) {
+    for (const { name, own } of callers) {
       const key = `${prefix}:${this.#windowMs}:${window}:${name}`
-      pipeline.incrby(key, sum).pexpire(key, this.#windowMs * 2)
+      pipeline
+        .hset(key, this.#self, own)
+        .pexpire(key, this.#windowMs * 2)
+        .hvals(key)
     }
     const answers = (await pipeline.exec()) ?? []
-    let place = 0
-    for (const [name, sum] of sums) {
-      const [error, total] = answers[place] ?? [new Error('Redis has not answered')]
+    for (const [index, { caller, own }] of callers.entries()) {
+      const [written, read] = [answers[index * 3], answers[index * 3 + 2]]
+      if (written === undefined || read === undefined) throw new Error('Redis has not answered')
+      const error = written[0] ?? read[0]
       if (error) throw error
-      place += 2
-      const caller = callers.get(name)
-      if (caller === undefined) continue
-      caller.told += sum
-      caller.others = Math.max(0, Number(total) - caller.told)
+      caller.others = sumOf(read[1] as readonly string[]) - own
     }
   }
+}
+
+function sumOf(counts: readonly string[]): number {
+  return counts.reduce((sum, count) => sum + Number(count), 0)
 }
