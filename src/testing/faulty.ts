@@ -116,6 +116,9 @@ export function faulty<T extends object>(target: T, options: FaultyOptions<T> = 
       return method
     },
     set: (_, key, value) => Reflect.set(target, key, value, target),
+    // So do test runners' spies put themselves in a method's place, and go again.
+    defineProperty: (_, key, descriptor) => Reflect.defineProperty(target, key, descriptor),
+    deleteProperty: (_, key) => Reflect.deleteProperty(target, key),
     has: (_, key) => Reflect.has(target, key),
     ownKeys: () => Reflect.ownKeys(target),
     getOwnPropertyDescriptor(_, key) {

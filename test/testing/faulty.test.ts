@@ -13,7 +13,7 @@ import {
   outage,
   seededRandom,
 } from 'spillway/testing'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 
 const write: CacheWrite = { key: 'a', value: 'A', freshMs: 1000, keptMs: 1000, marks: [] }
 const errorOf = (answer: PromiseLike<unknown>): Promise<unknown> =>
@@ -52,6 +52,18 @@ describe('an object without faults is as good as the one behind it', () => {
 
     expect([target.n, plain.n, plain.read()]).toEqual([2, 2, 3])
   })
+})
+
+test('a spy on a method is called, behind its faults, and goes again', async () => {
+  const store = faulty(new MemoryCounterStore(), { faults: { getMany: { kind: 'fail', when: everyNth(2) } } })
+  const spy = vi.spyOn(store, 'getMany').mockResolvedValue([7])
+
+  expect(await store.getMany(['a'])).toEqual([7])
+  await expect(store.getMany(['a'])).rejects.toThrow('injected failure')
+  expect(spy.mock.calls).toEqual([[['a']]])
+
+  spy.mockRestore()
+  expect(await store.getMany(['a'])).toEqual([0])
 })
 
 describe('the faults of an object', () => {
