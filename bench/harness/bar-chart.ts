@@ -18,7 +18,7 @@ export const colors = { ours: '#0b7a75', peer: '#7b8794', naive: '#b5483a' } as 
 
 const [width, labelWidth, barHeight, gap] = [880, 100, 20, 14]
 /** How wide a character of a name is, about, and how wide a column of names may get. */
-const [characterWidth, maxNameWidth] = [7.2, 460]
+const [characterWidth, maxNameWidth] = [7.8, 460]
 
 /** Horizontal bars, as an SVG that stands alone. */
 export function barChart(title: string, groups: readonly BarGroup[]): string {
@@ -28,7 +28,9 @@ export function barChart(title: string, groups: readonly BarGroup[]): string {
   const parts: string[] = []
   for (const { name, bars } of groups) {
     const middle = y + (bars.length * barHeight) / 2 + 5
-    parts.push(`<text x="${nameWidth - 10}" y="${middle}" text-anchor="end">${escapeXml(name)}</text>`)
+    parts.push(
+      `<text x="${nameWidth - 10}" y="${middle}" text-anchor="end"${squeeze(name, nameWidth - 20)}>${escapeXml(name)}</text>`,
+    )
     for (const { share, label, color, light } of bars) {
       const length = Math.max(1, share * (width - nameWidth - labelWidth))
       const opacity = light === true ? ' fill-opacity="0.45"' : ''
@@ -76,7 +78,7 @@ export function standingsChart(title: string, standings: readonly Standing[]): s
     const [from, until] = [x(0), x(times[index] as number)]
     const end = Math.max(from, until)
     parts.push(
-      `<text x="${standingNameWidth - 10}" y="${y + 15}" text-anchor="end">${escapeXml(name)}</text>`,
+      `<text x="${standingNameWidth - 10}" y="${y + 15}" text-anchor="end"${squeeze(name, standingNameWidth - 20)}>${escapeXml(name)}</text>`,
       `<rect x="${Math.min(from, until).toFixed(1)}" y="${y + 1}" width="${Math.max(1, Math.abs(until - from)).toFixed(1)}" height="${barHeight - 2}" fill="${until >= from ? colors.ours : colors.peer}"/>`,
       `<text x="${(end + 6).toFixed(1)}" y="${y + 15}">${escapeXml(label)}</text>`,
     )
@@ -84,10 +86,15 @@ export function standingsChart(title: string, standings: readonly Standing[]): s
   return svg(title, width, bottom + 12, parts)
 }
 
+/** What makes a text narrower that would be cut off: as wide as there is room. */
+function squeeze(text: string, room: number, weight = 1): string {
+  return text.length * characterWidth * weight <= room ? '' : ` textLength="${room}" lengthAdjust="spacingAndGlyphs"`
+}
+
 function svg(title: string, wide: number, high: number, parts: readonly string[]): string {
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${wide} ${high}" width="${wide}" height="${high}" role="img" aria-label="${escapeXml(title)}" font-family="system-ui, sans-serif" font-size="14" fill="#1b2733">
 <rect width="${wide}" height="${high}" fill="#fff"/>
-<text x="10" y="22" font-weight="600">${escapeXml(title)}</text>
+<text x="10" y="22" font-weight="600"${squeeze(title, wide - 20, 1.1)}>${escapeXml(title)}</text>
 ${parts.join('\n')}
 </svg>
 `

@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { seededRandom } from 'spillway/testing'
 import { describe, expect, test } from 'vitest'
+import { barChart } from '../../bench/harness/bar-chart.ts'
 import { headlineChart } from '../../bench/harness/bench-report.ts'
 import { regressionsOf, standingsOf, unmeasuredOf, updateTable } from '../../bench/harness/performance-table.ts'
 import { settledVerdicts, standing, type Verdict } from '../../bench/harness/verdict.ts'
@@ -170,4 +171,17 @@ test('the chart has a bar for each standing, to the left of the line where spill
   expect(bars[0]?.from).toBeLessThan(line)
   expect(bars[1]?.from).toBeCloseTo(line, 0)
   expect(chart).toContain('36 x')
+})
+
+test('a name that is wider than its column is squeezed into it, and one that fits is left alone', () => {
+  const names = ['loader', 'a library with a very long name indeed, and what it is told to do as well']
+  const chart = barChart(
+    'times',
+    [0, 1].map((i) => ({ name: names[i] as string, bars: [{ share: 1, label: '', color: '' }] })),
+  )
+
+  const [short, long] = names.map((name) => chart.split('\n').find((line) => line.includes(name)))
+
+  expect(short).not.toContain('textLength')
+  expect(long).toContain('textLength="440"')
 })
