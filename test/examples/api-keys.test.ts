@@ -195,6 +195,27 @@ describe.each(all.filter(({ title }) => !title.includes('Redis')))('API keys in 
     expect(lookUps).toBe(2)
   })
 
+  test('can not be issued, listed or revoked while the database is away, which is no mistake of the service', async () => {
+    const away = { ...database }
+    const client = await startKeyed(away)
+    const headers = await bearer('back-office')
+    Object.assign(away, { query: () => Promise.reject(new Error('connect ECONNREFUSED')) })
+
+    const answers = [
+      await ask(client, keys, headers, { user_id: 'ann' }),
+      await ask(client, `${keys}?user_id=ann`, headers),
+      await ask(client, `${keys}/0123456789abcdef`, headers, undefined, 'DELETE'),
+    ]
+
+    expect(answers.map(({ status, body }) => [status, body.code, body.applied])).toEqual([
+      [503, 'unavailable', 'unknown'],
+      [503, 'unavailable', undefined],
+      [503, 'unavailable', 'unknown'],
+    ])
+    for (const { headers } of answers) expect(headers.get('retry-after')).toBe('1')
+    expect(client.log.filter((line) => line.startsWith('error'))).toEqual([])
+  })
+
   test('are issued by services that may, and by nobody else', async () => {
     const client = await startKeyed(database, {}, 'optional')
     const { key } = await issue(client, { user_id: fresh('ann'), scopes: ['billing:write', 'counters:write'] })

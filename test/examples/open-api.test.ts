@@ -69,6 +69,7 @@ test('the document is OpenAPI 3.1, and has every route with its answers, securit
   expect(new Set(operations.map(([, { operationId }]: Document) => operationId)).size).toBe(operations.length)
   for (const [name, operation] of operations as [string, Document][]) {
     expect(operation.summary, name).toBeTypeOf('string')
+    expect(operation.responses[200] ?? operation.responses[201], name).toMatchObject({ content: expect.any(Object) })
     if (!name.includes('/api/')) continue
     expect(operation.security.length, name).toBeGreaterThan(0)
     expect(Object.keys(operation.responses), name).toEqual(expect.arrayContaining(['400', '401', '403', '429', '503']))
@@ -170,11 +171,19 @@ describe('what is answered', () => {
     await ask('/api/v1/billing/balance/bob', 'get /api/v1/billing/balance/{user_id}', undefined, other)
     await ask(`/api/v1/keys/${key.id}`, 'delete /api/v1/keys/{id}', undefined, { method: 'DELETE' })
     await ask('/api/v1/counter/a/like', 'get /api/v1/counter/{resource_id}/{counter_type}', undefined, other)
+    const tooLong = 'x'.repeat(9_000)
+    await ask(`/api/v1/counter/${tooLong}/like`, 'get /api/v1/counter/{resource_id}/{counter_type}')
+    await ask(`/api/v1/billing/balance/${tooLong}`, 'get /api/v1/billing/balance/{user_id}')
+    await ask(`/api/v1/billing/free-quota/${tooLong}/print`, 'get /api/v1/billing/free-quota/{user_id}/{service}')
+    await ask(`/api/v1/keys/${tooLong}`, 'delete /api/v1/keys/{id}', undefined, { method: 'DELETE' })
+    const typed = { method: 'DELETE', headers: { 'content-type': 'text/plain' } }
+    await ask(`/api/v1/keys/${key.id}`, 'delete /api/v1/keys/{id}', {}, typed)
+    await ask('/stats', 'get /stats')
     await ask('/healthz', 'get /healthz')
     await ask('/readyz', 'get /readyz')
 
     expect([...new Set(seen)].sort()).toEqual(
-      ['200', '201', '202', '207', '400', '401', '402', '403', '404', '409', '422', '429'].sort(),
+      ['200', '201', '202', '207', '400', '401', '402', '403', '404', '409', '414', '415', '422', '429'].sort(),
     )
   })
 })

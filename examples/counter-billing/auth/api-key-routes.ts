@@ -1,6 +1,9 @@
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { id as userId } from '../billing/schemas.ts'
-import { allOf, answers } from '../http/answer-schemas.ts'
+import { text as textOf } from '../counter/counters.ts'
+import { allOf, answers, ofDeletions } from '../http/answer-schemas.ts'
+import { fateOf, retryAfterSeconds } from '../http/error-answers.ts'
+import { ProblemError } from '../http/problem-error.ts'
 import { sendProblem } from '../http/problems.ts'
 import { type Rule, text, whole } from '../http/rules.ts'
 import { type ApiKey, type KeyScope, keyScopes } from './api-key.ts'
@@ -72,11 +75,11 @@ export function addApiKeyRoutes(app: FastifyInstance, keys: ApiKeys): void {
   app.post<{ Body: IssueBody }>(
     '/api/v1/keys',
     { schema: { body: issueBody, response: answers({ 201: allOf('issued', issued) }, [], { body: true }) }, config },
-    async ({ body }, reply) => {
-      const { user_id, name, scopes, max_requests, ttl_seconds } = body
+    async (request, reply) => {
+      const { user_id, name, scopes, max_requests, ttl_seconds } = request.body
       const expiresAt = ttl_seconds === undefined ? undefined : Date.now() + ttl_seconds * 1_000
       const wanted = { userId: user_id, name, scopes, maxRequests: max_requests, expiresAt }
-      const { key, record } = await keys.issue(wanted)
+      const { key, record } = await reached(request, keys.issue(wanted))
       reply.code(201).header('cache-control', 'no-store').header('location', `/api/v1/keys/${record.id}`)
       return { ...keyJson(record), key }
     },
@@ -85,21 +88,34 @@ export function addApiKeyRoutes(app: FastifyInstance, keys: ApiKeys): void {
   app.get<{ Querystring: { user_id: string } }>(
     '/api/v1/keys',
     { schema: { querystring: listQuery, response: answers({ 200: allOf('keys of a user', keyList) }, []) }, config },
-    async ({ query }) => ({ keys: (await keys.list(query.user_id)).map(keyJson) }),
+    async (request) => ({ keys: (await reached(request, keys.list(request.query.user_id))).map(keyJson) }),
   )
 
   app.delete<{ Params: { id: string } }>(
     '/api/v1/keys/:id',
     {
-      schema: { params: keyParams, response: answers({ 200: allOf('revoked', keySchema) }, ['unknown_api_key']) },
+      schema: {
+        params: keyParams,
+        response: answers({ 200: allOf('revoked', keySchema) }, ['unknown_api_key', ...ofDeletions]),
+      },
       config,
     },
-    async ({ params }, reply) => {
-      const revoked = await keys.revoke(params.id)
-      if (revoked === undefined) return sendProblem(reply, 'unknown_api_key', `there is no API key ${params.id}`)
+    async (request, reply) => {
+      const { id } = request.params
+      const revoked = await reached(request, keys.revoke(id))
+      if (revoked === undefined) return sendProblem(reply, 'unknown_api_key', `there is no API key ${id}`)
       return keyJson(revoked)
     },
   )
+}
+
+/** What the database doesn't answer is to be asked for again, and no mistake in here. */
+async function reached<T>(request: FastifyRequest, answer: Promise<T>): Promise<T> {
+  try {
+    return await answer
+  } catch (error) {
+    throw new ProblemError('unavailable', textOf(error), { ...fateOf(request), retry_after: retryAfterSeconds })
+  }
 }
 
 function keyJson(key: ApiKey): Record<string, unknown> {

@@ -49,6 +49,9 @@ const ofBodies: readonly ProblemCode[] = ['body_too_large', 'unsupported_media_t
 /** What any route that takes an `Idempotency-Key` may answer. */
 export const ofKeys: readonly ProblemCode[] = ['request_in_progress', 'idempotency_key_reused']
 
+/** What a route may answer that deletes: some clients send it a body. */
+export const ofDeletions: readonly ProblemCode[] = ['url_too_long', 'body_too_large', 'unsupported_media_type']
+
 /** What a route answers: what was asked for, and problems. */
 export function answers(
   good: Readonly<Record<number, AnswerSchema>>,
@@ -139,9 +142,11 @@ const refusals: readonly ProblemCode[] = ['unknown_service', 'insufficient_balan
 const reservationRefusals: readonly ProblemCode[] = ['unknown_reservation', 'reservation_settled']
 const deduction = { user_id, service: name, count: integer, free: integer, charged: money, balance: money }
 
-export const balanceAnswers = answers({ 200: allOf('an account', { user_id, ...account }) }, ['other_user'])
+export const balanceAnswers = answers({ 200: allOf('an account', { user_id, ...account }) }, [
+  ...(['other_user', 'url_too_long'] as const),
+])
 export const freeQuotaAnswers = answers({ 200: allOf('a free quota', { user_id, service: name, ...quota }) }, [
-  ...(['unknown_service', 'other_user'] as const),
+  ...(['unknown_service', 'other_user', 'url_too_long'] as const),
 ])
 export const checkAnswers = answers(
   {
@@ -200,4 +205,13 @@ export const readyAnswers: Answers = {
     ...tally,
   }),
   ...problemAnswers(['not_ready']),
+}
+
+export const statsAnswers: Answers = {
+  200: { type: 'object', description: 'the stats of each part by its name' },
+  ...problemAnswers(['rate_limited', 'internal_error']),
+}
+export const metricsAnswers: Answers = {
+  200: { description: 'the text format of Prometheus', content: { 'text/plain': { schema: string } } },
+  ...problemAnswers(['forbidden', 'internal_error']),
 }

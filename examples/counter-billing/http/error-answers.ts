@@ -136,7 +136,7 @@ export function tookTooLong(reply: FastifyReply): FastifyReply {
 }
 
 /** Whether it was done: of what only reads nobody asks. */
-function fateOf({ method }: FastifyRequest): { applied?: 'unknown' } {
+export function fateOf({ method }: FastifyRequest): { applied?: 'unknown' } {
   return method === 'GET' || method === 'HEAD' ? {} : { applied: 'unknown' }
 }
 

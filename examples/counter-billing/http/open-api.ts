@@ -1,6 +1,7 @@
 import swagger from '@fastify/swagger'
 import type { FastifyInstance, FastifySchema, RouteOptions } from 'fastify'
 import type { AuthMode } from '../auth/http-guard.ts'
+import { type Answers, metricsAnswers, statsAnswers } from './answer-schemas.ts'
 
 /** Whose credentials the document tells of. */
 export interface DocumentOptions {
@@ -54,6 +55,9 @@ const summaries: Readonly<Record<string, string>> = {
   'GET /stats': 'Tells what every part has done',
   'GET /metrics': 'The same for Prometheus',
 }
+
+/** What is answered by routes that aren't of this API. */
+const otherAnswers: Readonly<Record<string, Answers>> = { 'GET /stats': statsAnswers, 'GET /metrics': metricsAnswers }
 
 /** Requests that one may send as they are. */
 const examples: Readonly<Record<string, unknown>> = {
@@ -125,6 +129,7 @@ function documented(
   const { body } = (schema ?? {}) as { body?: object }
   return {
     ...schema,
+    ...(otherAnswers[name] !== undefined && { response: otherAnswers[name] }),
     ...(body !== undefined && { body: { ...body, examples: [examples[name]] } }),
     summary: summaries[name],
     operationId: idOf(name),
