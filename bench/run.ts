@@ -240,7 +240,7 @@ function finish(facts: Facts, reports: readonly ContestReport[], failures: reado
     console.log(`worse than the repository keeps, by more than ${tolerance * 100} %: ${regressed.length}`)
   if (failures.length > 0) console.log(`failed:\n  ${failures.join('\n  ')}`)
   console.log(`results: ${json}${smoke ? '' : `, with bars: ${page}`}`)
-  if (docs && !smoke && failures.length === 0) writeDocs(facts, reports)
+  if (docs && failures.length === 0) writeDocs(facts, reports)
   const wrong = failures.length > 0 || reports.length === 0
   if (wrong || regressed.length + unmeasured.length > 0 || (check && missed > 0)) process.exitCode = 1
 }
@@ -370,7 +370,12 @@ function readArguments() {
     if (!(tolerance >= 0.01 && tolerance <= 10)) {
       throw new Error(`--tolerance must be a number from 0.01 to 10, got "${values.tolerance}"`)
     }
-    if (values.regressions && values.smoke) throw new Error('--smoke measures nothing that --regressions could compare')
+    for (const flag of ['check', 'regressions', 'docs'] as const) {
+      if (values[flag] && values.smoke) throw new Error(`--smoke measures nothing that --${flag} could use`)
+    }
+    if (values.docs && values.only !== '') {
+      throw new Error('--docs writes all of a suite anew, and --only leaves contests out: they would be gone')
+    }
     const known = suiteNames()
     const unknown = values.suite?.find((name) => !known.includes(name))
     if (unknown !== undefined) throw new Error(`there is no suite '${unknown}'; there are ${known.join(', ')}`)
