@@ -32,6 +32,21 @@ describe('the report of the demo', { timeout: 240_000 }, () => {
     expect(JSON.parse(readFileSync(file, 'utf8')) as DemoFigures).toMatchObject({ isPassed: true })
   })
 
+  test('is there where its figures can’t be written', async () => {
+    const demo = startDemo([...short, '--json', '/nowhere/at/all.json'])
+
+    expect(await demo.ended, demo.output()).toEqual({ code: 1, signal: null })
+
+    expect(demo.output()).toMatch(/PASS: [\s\S]*the demo failed: ENOENT/)
+  })
+
+  test('has no figures where there is no load', async () => {
+    const demo = startDemo(['--serve', '--json', 'figures.json'])
+
+    expect(await demo.ended, demo.output()).toEqual({ code: 2, signal: null })
+    expect(demo.output()).toContain('--json has the figures of a load')
+  })
+
   test('is of all until a Ctrl-C, which ends the load', async () => {
     const demo = startDemo(['--seconds', '300', '--port', '0'])
     await demo.prints(/load {2}\d+ s {2}[1-9]\d* requests/)

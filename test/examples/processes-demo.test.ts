@@ -1,4 +1,7 @@
-import { describe, expect, test } from 'vitest'
+import { chmodSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { describe, expect, onTestFinished, test } from 'vitest'
 import { findConsul } from '../../examples/counter-billing/demo/consul.ts'
 import { findPostgres } from '../../examples/counter-billing/demo/postgres.ts'
 import { findRedis } from '../../examples/counter-billing/demo/redis.ts'
@@ -56,5 +59,19 @@ describe.skipIf(!hasServers)('the demo with --processes', { timeout: 420_000 }, 
     expect(demo.output().match(/✓ /g), demo.output()).toHaveLength(3)
     expect(demo.output()).not.toMatch(/LOST|the demo failed/)
     expect(pidsIn(demo.output()).filter(isAlive)).toEqual([])
+  })
+
+  test('starts nothing more after a Ctrl-C, and leaves nothing behind', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'counter-billing-left-'))
+    chmodSync(folder, 0o777)
+    onTestFinished(() => rmSync(folder, { recursive: true, force: true }))
+    const demo = startDemo(['--processes'], { TMPDIR: folder })
+    await demo.prints(/ 1 of 8 processes/, 300_000)
+
+    demo.signal('SIGINT')
+
+    expect(await demo.ended, demo.output()).toEqual({ code: null, signal: 'SIGINT' })
+    expect(demo.output()).not.toMatch(/[5-8] of 8 processes|the demo failed/)
+    expect(readdirSync(folder).filter((name) => name.startsWith('counter-billing'))).toEqual([])
   })
 })

@@ -6,7 +6,7 @@ import { drive } from './load.ts'
 import { readDemoOptions } from './options.ts'
 import { DemoParts, type DemoServices, startTogether } from './parts.ts'
 import { startApart } from './processes.ts'
-import { styled } from './progress.ts'
+import { printed, styled } from './progress.ts'
 import { figuresOf, printReport } from './report.ts'
 import { printRequestToTry } from './requests.ts'
 
@@ -14,8 +14,8 @@ import { printRequestToTry } from './requests.ts'
 const closeMs = 45_000
 
 const options = readDemoOptions()
-const parts = new DemoParts(options)
 const interrupted = new AbortController()
+const parts = new DemoParts(options, interrupted.signal)
 const finished = run()
 
 // From the start on, whatever is open by then: the load ends, the report is printed, and what was opened is closed.
@@ -38,8 +38,8 @@ async function run(): Promise<void> {
     process.exitCode = (await demo()) ? 0 : 1
     if (!options.serve) await parts.close()
   } catch (error) {
-    // What is closed while it is being started can't start.
-    if (!interrupted.signal.aborted) console.error(`the demo failed: ${describe(error)}`)
+    // Who interrupts the start knows why it failed.
+    if (!interrupted.signal.aborted) printed(`the demo failed: ${describe(error)}`, console.error)
     process.exitCode = 1
     await parts.close()
   }
@@ -62,8 +62,9 @@ async function demo(): Promise<boolean> {
 /** Drives the load, and tells whether all is as it should be. */
 async function driven(services: DemoServices): Promise<boolean> {
   const result = await drive(parts, services, interrupted.signal)
+  const passed = printReport(result)
   if (options.json !== undefined) writeFileSync(options.json, JSON.stringify(figuresOf(result), undefined, 2))
-  return printReport(result)
+  return passed
 }
 
 function printPlaces({ places }: DemoServices): void {

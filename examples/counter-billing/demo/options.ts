@@ -88,6 +88,10 @@ export function readDemoOptions() {
       const { values: chosen, sources } = config
       if (values.processes === true && chosen['services.dataDir'] !== undefined)
         throw new UsageError('--data-dir is for PGlite, but --processes shares a server: name one by DATABASE_URL')
+      // Who serves without saying how long a load is to last wants none, and the fault panel has a load of its own.
+      const load = !serve || (seconds !== undefined && values.faults !== true)
+      if (values.json !== undefined && !load)
+        throw new UsageError('--json has the figures of a load: it needs --seconds with --serve, and not --faults')
       return {
         config,
         seconds: seconds ?? defaults.seconds,
@@ -110,8 +114,7 @@ export function readDemoOptions() {
           values.processes === true || chosen['services.usage'] === 'stream',
           seconds,
         ),
-        /** Who serves without saying how long a load is to last wants none, and the fault panel has a load of its own. */
-        load: !serve || (seconds !== undefined && values.faults !== true),
+        load,
         stores: storesOptions(chosen),
         secrets: clientSecrets(undefined),
         logTo: loggingOptions(chosen),

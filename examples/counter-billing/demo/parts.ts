@@ -21,7 +21,7 @@ import { openSharedCache } from '../counter/shared-cache.ts'
 import { openStores, type Stores, type StoresOptions } from '../counter/stores.ts'
 import { FaultLab } from '../dashboard/fault-lab.ts'
 import { type FleetMember, startFleet, startMember } from '../fleet.ts'
-import type { Running } from '../running.ts'
+import { closeAll, type Running } from '../running.ts'
 import { defaultPort, startCounterService, startGateway } from '../service.ts'
 import { Metrics } from '../telemetry/metrics.ts'
 import { redact } from '../telemetry/redaction.ts'
@@ -58,10 +58,13 @@ export class DemoParts {
   readonly #open: Closable[]
   /** Unless somebody brings some, nobody else knows them. Parts in processes of their own find theirs in their environment. */
   readonly secrets: Readonly<Record<ClientId, string>>
+  readonly #interrupted: AbortSignal
   #closing: Promise<void> | undefined
 
-  constructor(options: DemoOptions) {
+  /** @param interrupted - is aborted when nothing more is to be started. */
+  constructor(options: DemoOptions, interrupted: AbortSignal) {
     this.options = options
+    this.#interrupted = interrupted
     this.secrets = { ...randomSecrets(), ...options.secrets }
     this.logging = createDemoLog(options.logTo)
     this.metrics = new Metrics({ eventLoop: options.config.values['metrics.eventLoop'] })
@@ -81,7 +84,11 @@ export class DemoParts {
     if (!isQuiet || this.options.verbose) printed(line)
   }
 
-  /** What is opened later uses what is there, and is closed before it. */
+  /**
+   * What is opened later uses what is there, and is closed before it.
+   *
+   * @throws the reason of an interruption, so that nothing more is opened then.
+   */
   keepOpen<T extends Running | Closable>(running: T): T {
     const parts = 'parts' in running ? running.parts : [running]
     if (this.#closing === undefined) this.#open.unshift(...parts)
@@ -90,6 +97,7 @@ export class DemoParts {
       void (async () => {
         for (const part of parts) await part.close({ timeoutMs: 1_000 })
       })()
+    this.#interrupted.throwIfAborted()
     return running
   }
 
@@ -272,7 +280,8 @@ async function startMembers(
   const flags = new Array<string[]>(count).fill(['--role', role])
   const starting = startFleet(flags, (index) => parts.environment(`${role}-${index + 1}`, own), parts.tell)
   const members = await (count === 0 ? starting : during(`${count} ${name}s start`, starting))
-  for (const member of members) parts.keepOpen({ name: `${name} ${member.pid}`, close: () => member.close() })
+  const closables = members.map((member) => ({ name: `${name} ${member.pid}`, close: () => member.close() }))
+  parts.keepOpen({ parts: closables, close: () => closeAll(closables) })
   return members
 }
 

@@ -1,11 +1,14 @@
-import { spawnSync } from 'node:child_process'
+import { execFile } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { chownSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
+import { promisify } from 'node:util'
 import { type Binary, findBinary, postgresFolders } from '../binaries.ts'
 import { type DemoServer, freePort, startDemoServer } from './server.ts'
+
+const run = promisify(execFile)
 
 /** How to get one, in a line. */
 export const missingPostgres =
@@ -27,12 +30,13 @@ export async function startPostgres({ path: initdb, env }: Binary): Promise<Demo
     if (account !== undefined) for (const path of [home, passwordFile]) chownSync(path, account.uid, account.gid)
     const data = join(home, 'data')
     const flags = ['--username=postgres', `--pwfile=${passwordFile}`, '--auth=scram-sha-256', '--encoding=UTF8']
-    const made = spawnSync(initdb, ['-D', data, '--no-sync', '--locale=C', ...flags], {
+    await run(initdb, ['-D', data, '--no-sync', '--locale=C', ...flags], {
       ...account,
       cwd: home,
-      encoding: 'utf8',
+      env: { ...process.env, ...env },
+    }).catch(({ message, stderr = '' }) => {
+      throw new Error(`PostgreSQL can't be set up: ${stderr.trim() || message}`)
     })
-    if (made.status !== 0) throw new Error(`PostgreSQL can't be set up: ${made.error?.message ?? made.stderr.trim()}`)
     const port = await freePort()
     const url = `postgres://postgres:${password}@127.0.0.1:${port}/postgres`
     const settings = [`port=${port}`, 'listen_addresses=127.0.0.1', 'unix_socket_directories=', 'max_connections=200']

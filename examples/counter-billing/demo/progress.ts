@@ -24,9 +24,9 @@ export function styled(style: keyof typeof styles, text: string): string {
 let line = ''
 
 /** Prints text above that line. */
-export function printed(text: string): void {
+export function printed(text: string, print: (text: string) => void = console.log): void {
   if (line !== '') process.stdout.write('\r\u001B[K')
-  console.log(text)
+  print(text)
   if (line !== '') process.stdout.write(line)
 }
 
