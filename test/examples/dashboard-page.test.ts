@@ -104,6 +104,9 @@ describe.skipIf(browser === undefined)('the page of a gateway', { timeout: testM
 
     const { page, complaints, asked } = await open(service.url)
     await expect.poll(() => value(page, 'requests', '2xx'), patience).toBe('0/s')
+    // There are no instances, whatever one wants to see of them.
+    await page.getByRole('button', { name: 'Outstanding' }).click()
+    expect(await page.locator('#instances .legend li').count()).toBe(0)
 
     expect(complaints).toEqual([])
     expect(asked.length).toBeGreaterThan(3)
@@ -182,6 +185,25 @@ describe.skipIf(browser === undefined)('the page of a gateway', { timeout: testM
     await expect
       .poll(() => page.locator('#requests .plot').getAttribute('aria-valuetext'), patience)
       .toMatch(/2xx done [\d.]+\/s/)
+  })
+
+  test('stands still while it is paused, even where the gateway is another one', async () => {
+    const first = await startService()
+    const { page } = await open(first.url)
+    const port = Number(new URL(first.url).port)
+    const shown = (): Promise<string | null> => page.locator('#requests .plot').getAttribute('aria-valuetext')
+    await expect.poll(shown, patience).toMatch(/2xx done/)
+
+    await page.getByRole('button', { name: 'Pause' }).click()
+    const before = await shown()
+    await page.waitForTimeout(2_500)
+    await first.close()
+    await expect.poll(() => page.locator('#connection').textContent(), patience).toBe('reconnecting')
+    const second = await startService({ ports: [port] })
+    onTestFinished(() => second.close())
+    await expect.poll(() => page.locator('#connection').textContent(), patience).toBe('live')
+
+    expect(await shown()).toBe(before)
   })
 
   test('keeps the theme that was chosen', async () => {

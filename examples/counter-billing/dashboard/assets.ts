@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url'
 export interface Assets {
   readonly script: string
   readonly style: string
+  readonly dark: string
   readonly icon: string
   /** The page, for a browser that may ask for faults if it has this token. */
   page(token: string | undefined): string
@@ -22,7 +23,7 @@ async function bundle(): Promise<Assets> {
   const { build } = await import('esbuild')
   const pathOf = (name: string): string => fileURLToPath(new URL(`./page/${name}`, import.meta.url))
   const { outputFiles } = await build({
-    entryPoints: [pathOf('main.ts'), pathOf('page.css')],
+    entryPoints: ['main.ts', 'page.css', 'dark.css'].map(pathOf),
     bundle: true,
     minify: true,
     write: false,
@@ -35,5 +36,5 @@ async function bundle(): Promise<Assets> {
   const html = await readFile(pathOf('index.html'), 'utf8')
   const icon = await readFile(pathOf('icon.svg'), 'utf8')
   const page = (token: string | undefined): string => html.replace('{{token}}', token ?? '')
-  return { script: textOf('.js'), style: textOf('.css'), icon, page }
+  return { script: textOf('main.js'), style: textOf('page.css'), dark: textOf('dark.css'), icon, page }
 }

@@ -56,6 +56,7 @@ export class Dashboard {
       this.#asset(routes, '/main.js', 'text/javascript', ({ script }) => script)
       this.#asset(routes, '/icon.svg', 'image/svg+xml', ({ icon }) => icon)
       this.#asset(routes, '/page.css', 'text/css', ({ style }) => style)
+      this.#asset(routes, '/dark.css', 'text/css', ({ dark }) => dark)
       // Not for HEAD: that would be a stream without an end that nobody reads.
       routes.get(`${dashboardPath}/events`, { compress: false, exposeHeadRoute: false }, (_request, reply) => {
         reply.hijack()

@@ -13,7 +13,7 @@ export class InstancesChart {
   readonly chart: Chart
   readonly #buttons: readonly HTMLButtonElement[]
   #measure: Measure = 'calls'
-  #ids = ''
+  #ids: readonly string[] = []
 
   constructor(colours: Colours) {
     this.chart = new Chart(
@@ -31,10 +31,9 @@ export class InstancesChart {
     this.#buttons = measures.map((measure) => {
       const button = element(
         'button',
-        { type: 'button', 'aria-pressed': measure === this.#measure },
+        { type: 'button', 'aria-pressed': String(measure === this.#measure) },
         instanceMeasures[measure].title,
       )
-      button.setAttribute('aria-pressed', String(measure === this.#measure))
       button.addEventListener('click', () => this.#choose(measure))
       return button
     })
@@ -45,8 +44,8 @@ export class InstancesChart {
 
   show(samples: readonly Sample[], now: number): void {
     const ids = samples.at(-1)?.instances.map(({ service, id }) => `${service} ${id}`) ?? []
-    if (ids.join() !== this.#ids) {
-      this.#ids = ids.join()
+    if (ids.join() !== this.#ids.join()) {
+      this.#ids = ids
       this.chart.setLines(this.#lines(ids))
     }
     this.chart.show(samples, now)
@@ -57,7 +56,7 @@ export class InstancesChart {
     for (const [index, button] of this.#buttons.entries()) {
       button.setAttribute('aria-pressed', String(measures[index] === measure))
     }
-    this.chart.setLines(this.#lines(this.#ids.split(',')))
+    this.chart.setLines(this.#lines(this.#ids))
   }
 
   #lines(ids: readonly string[]): Line[] {

@@ -72,7 +72,7 @@ stream.addEventListener('hello', ({ data }: MessageEvent<string>) => {
     happenings.show(latest)
     panel?.show(latest)
   }
-  show()
+  if (!paused) show()
 })
 stream.addEventListener('sample', ({ data }: MessageEvent<string>) => {
   const sample = JSON.parse(data) as Sample

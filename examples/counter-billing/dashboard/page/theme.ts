@@ -5,6 +5,8 @@ const themes = ['auto', 'light', 'dark'] as const
 type Theme = (typeof themes)[number]
 
 const prefersDark = matchMedia('(prefers-color-scheme: dark)')
+/** Where the colours of the dark theme are good. */
+const darkMedia: Readonly<Record<Theme, string>> = { auto: prefersDark.media, light: 'not all', dark: 'all' }
 
 /** What is drawn, and not styled, takes its colours from here. */
 export class Colours {
@@ -14,6 +16,7 @@ export class Colours {
     const stored = storage(() => localStorage.getItem(key))
     this.#choose(themes.find((theme) => theme === stored) ?? 'auto')
     prefersDark.addEventListener('change', () => this.#changed())
+    found('dark').addEventListener('load', () => this.#changed())
     for (const button of buttons()) {
       button.addEventListener('click', () => this.#choose(button.dataset['theme'] as Theme))
     }
@@ -33,8 +36,7 @@ export class Colours {
   }
 
   #choose(theme: Theme): void {
-    if (theme === 'auto') delete document.documentElement.dataset['theme']
-    else document.documentElement.dataset['theme'] = theme
+    found('dark').setAttribute('media', darkMedia[theme])
     storage(() => localStorage.setItem(key, theme))
     for (const button of buttons()) button.setAttribute('aria-pressed', String(button.dataset['theme'] === theme))
     this.#changed()
