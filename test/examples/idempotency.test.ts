@@ -109,6 +109,45 @@ test('a key in the database is forgotten after a day', async () => {
   expect(left).toEqual([{ id: young }])
 })
 
+test('however many keys in the database are over, all are removed', async () => {
+  const [{ stores }] = all as [TestStores]
+  const { database } = stores
+  const store = await DatabaseAnswers.open(database, () => undefined)
+  onTestFinished(() => store.close())
+  await database.query(
+    `INSERT INTO api_answers (id, fingerprint, owner, lease_until, since)
+    SELECT 'over-' || n, 'a', 'x', now(), now() - interval '25 hours' FROM generate_series(1, 12000) AS n`,
+  )
+
+  await store.forget()
+
+  expect(await database.query(`SELECT count(*)::int AS left FROM api_answers WHERE id LIKE 'over-%'`)).toEqual([
+    { left: 0 },
+  ])
+})
+
+test('keys in memory are the latest ones, as many as may be and fewer where their answers are large', async () => {
+  const store = new MemoryAnswers({ maxKeys: 3, maxSize: 1_000 })
+  const claim = { fingerprint: 'a', owner: 'x', leaseMs: 60_000 }
+  const answer = async (id: string, size: number): Promise<void> => {
+    await store.begin(id, claim)
+    await store.finish(id, 'x', { status: 200, body: { value: 'y'.repeat(size) } })
+  }
+  const known = async (...ids: string[]): Promise<string[]> => {
+    const states = await Promise.all(ids.map((id) => store.begin(id, { ...claim, fingerprint: 'other' })))
+    return ids.filter((_, index) => states[index]?.state === 'other')
+  }
+
+  for (const id of ['a', 'b', 'c', 'd']) await answer(id, 1)
+  expect(await known('d', 'c', 'b')).toEqual(['d', 'c', 'b'])
+
+  await answer('large', 900)
+  await answer('larger', 950)
+
+  expect(await known('larger')).toEqual(['larger'])
+  expect(await known('large')).toEqual([])
+})
+
 describe.each(all)('a write under a key, on $title', ({ stores, servers }) => {
   const start = async (counters: Partial<GatewayServiceOptions['counters']> = {}): Promise<Client> => {
     const redis = servers.redisUrl === undefined ? undefined : await connectRedis(servers.redisUrl)
@@ -262,6 +301,30 @@ describe.each(all)('a write under a key, on $title', ({ stores, servers }) => {
     // What it does last changes nothing.
     expect((await send(next, key, increments, body)).body).toEqual({ value: 4, ack: 'redis' })
     expect(await next.value(a)).toBe(4)
+  })
+
+  test('says that it may have been applied as long as an earlier attempt may have been', async () => {
+    const [a, key] = [fresh('a'), fresh('key')]
+    const unknown = new StoreError('the connection broke', { retryable: false, outcomeUnknown: true })
+    const nothing = new StoreError('there is no connection', { retryable: false, outcomeUnknown: false })
+    const failures = [nothing, unknown, nothing]
+    const durable = wrapped(stores.durable, (method) => async (...args) => {
+      const failure = failures.shift()
+      if (failure === undefined || failure === unknown) await method(...args)
+      throw failure ?? nothing
+    })
+    const client = await start({ durable })
+    const body = like(a, { ack: 'committed' })
+
+    const answers = [await send(client, key, increments, body), await send(client, key, increments, body)]
+    answers.push(await send(client, key, increments, body))
+
+    expect(answers.map(({ status, body }) => [status, body.applied])).toEqual([
+      [503, 'no'],
+      [503, 'unknown'],
+      [503, 'unknown'],
+    ])
+    expect(await client.value(a)).toBe(1)
   })
 
   test('what failed without an answer is made again under its key, and counts once', async () => {

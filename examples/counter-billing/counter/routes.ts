@@ -309,7 +309,8 @@ async function applyKeyed(
     await meter(values.filter((value) => typeof value === 'number').length)
     return { values }
   } catch (error) {
-    const applied = isWithoutEffect(error) ? 'no' : 'unknown'
+    // What an earlier attempt under the key has done counts, too.
+    const applied = keyed.ageMs === 0 && isWithoutEffect(error) ? 'no' : 'unknown'
     const body = problem('unavailable', text(error), { applied, retry_after: retryAfterSeconds })
     return { status: body.status, body, final: false }
   }

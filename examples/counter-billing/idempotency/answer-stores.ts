@@ -48,23 +48,37 @@ interface MemoryRecord {
   owner: string
   leaseUntil: number
   answer?: StoredAnswer
+  /** How large the answer is, in characters of JSON. */
+  size: number
 }
 
-const maxKeys = 100_000
+export interface MemoryAnswersOptions {
+  readonly maxKeys?: number | undefined
+  /** How large all answers may be together, in characters of JSON. */
+  readonly maxSize?: number | undefined
+}
 
-/** Keys in the memory of one process: the latest hundred thousand of them. */
+/** Keys in the memory of one process: the latest hundred thousand of them, or fewer where their answers are large. */
 export class MemoryAnswers implements AnswerStore {
   readonly name = 'answers'
   readonly title = 'memory'
   readonly #records = new Map<string, MemoryRecord>()
+  readonly #maxKeys: number
+  readonly #maxSize: number
+  #size = 0
+
+  constructor({ maxKeys = 100_000, maxSize = 64_000_000 }: MemoryAnswersOptions = {}) {
+    this.#maxKeys = maxKeys
+    this.#maxSize = maxSize
+  }
 
   async begin(id: string, { fingerprint, owner, leaseMs }: Claim): Promise<Begun> {
     const now = Date.now()
     const record = this.#records.get(id)
     if (record === undefined || now - record.since >= keyMemoryMs) {
-      this.#records.delete(id)
-      this.#records.set(id, { fingerprint, owner, since: now, leaseUntil: now + leaseMs })
-      if (this.#records.size > maxKeys) this.#records.delete(this.#records.keys().next().value as string)
+      this.#forget(id)
+      this.#records.set(id, { fingerprint, owner, since: now, leaseUntil: now + leaseMs, size: 0 })
+      this.#makeRoom()
       return { state: 'yours', ageMs: 0 }
     }
     if (record.fingerprint !== fingerprint) return { state: 'other' }
@@ -76,7 +90,11 @@ export class MemoryAnswers implements AnswerStore {
 
   async finish(id: string, owner: string, answer: StoredAnswer): Promise<void> {
     const record = this.#records.get(id)
-    if (record?.owner === owner) record.answer = answer
+    if (record?.owner !== owner) return
+    record.answer = answer
+    record.size = JSON.stringify(answer.body).length
+    this.#size += record.size
+    this.#makeRoom()
   }
 
   async release(id: string, owner: string): Promise<void> {
@@ -85,4 +103,17 @@ export class MemoryAnswers implements AnswerStore {
   }
 
   async close(): Promise<void> {}
+
+  /** The oldest go first. */
+  #makeRoom(): void {
+    for (const id of this.#records.keys()) {
+      if (this.#records.size <= this.#maxKeys && this.#size <= this.#maxSize) return
+      this.#forget(id)
+    }
+  }
+
+  #forget(id: string): void {
+    this.#size -= this.#records.get(id)?.size ?? 0
+    this.#records.delete(id)
+  }
 }

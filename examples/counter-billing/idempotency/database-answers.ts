@@ -41,10 +41,16 @@ const look = `
 SELECT fingerprint, status, body, (extract(epoch FROM lease_until - now()) * 1000)::float8 AS left_ms
 FROM api_answers WHERE id = $1`
 
+/** How many keys are removed at a time, so that nobody waits long for it. */
+const forgottenAtOnce = 5_000
+
 const forget = `
-DELETE FROM api_answers WHERE id IN (
-  SELECT id FROM api_answers WHERE since <= now() - ${interval('$1')} ORDER BY since LIMIT 5000
-)`
+WITH removed AS (
+  DELETE FROM api_answers WHERE id IN (
+    SELECT id FROM api_answers WHERE since <= now() - ${interval('$1')} ORDER BY since LIMIT ${forgottenAtOnce}
+  ) RETURNING id
+)
+SELECT count(*)::int AS removed FROM removed`
 
 interface Row {
   readonly fingerprint: string
@@ -64,12 +70,14 @@ export class DatabaseAnswers implements AnswerStore {
   readonly #database: Database
   readonly #cleanUp: NodeJS.Timeout
   #cleaning = Promise.resolve()
+  #closed = false
 
   private constructor(database: Database, log: Log) {
     this.title = database.title
     this.#database = database
     const clean = (): void => {
-      this.#cleaning = this.forget().catch((error: unknown) => log('warn', `old keys are still there: ${text(error)}`))
+      const cleaned = this.#cleaning.then(() => this.forget())
+      this.#cleaning = cleaned.catch((error: unknown) => log('warn', `old keys are still there: ${text(error)}`))
     }
     this.#cleanUp = setInterval(clean, cleanUpEveryMs)
     this.#cleanUp.unref()
@@ -106,10 +114,14 @@ export class DatabaseAnswers implements AnswerStore {
 
   /** Removes keys whose time is over; it does so by itself, once a minute. */
   async forget(): Promise<void> {
-    await this.#database.query(forget, [keyMemoryMs])
+    for (let removed = forgottenAtOnce; removed === forgottenAtOnce && !this.#closed; ) {
+      const [row] = await this.#database.query<{ removed: number }>(forget, [keyMemoryMs])
+      removed = row?.removed ?? 0
+    }
   }
 
   async close(): Promise<void> {
+    this.#closed = true
     clearInterval(this.#cleanUp)
     await this.#cleaning
   }

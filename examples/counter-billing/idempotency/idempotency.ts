@@ -35,7 +35,7 @@ export interface KeyedAnswer extends StoredAnswer {
 export interface KeyedWrite {
   /** The id under which stores apply its increments once: the same for the same request under the same key. */
   readonly batchId: string
-  /** Since when the key has been there, in milliseconds. */
+  /** Since when the key has been there, in milliseconds; 0 for who comes first. */
   readonly ageMs: number
 }
 
@@ -82,7 +82,8 @@ export class AnsweredKeys {
     try {
       begun = await this.#store.begin(id, { fingerprint, owner, leaseMs })
     } catch (error) {
-      return unavailable(reply, error, { applied: 'no' })
+      // This request has done nothing, and nobody knows of an earlier one.
+      return unavailable(reply, error, { applied: 'unknown' })
     }
     if (begun.state === 'answered') replayed(begun.answer)
     if (begun.state !== 'yours') return this.#answerKnown(reply, begun)
