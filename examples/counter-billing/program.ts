@@ -97,16 +97,16 @@ export class Program {
     return { timeoutMs: this.#values['api.closeTimeoutMs'] }
   }
 
-  /** Starts them; returns where the last one listens. */
+  /** Starts them; returns where the last one listens. Nothing follows that: what it takes can be written from then on. */
   async start(): Promise<string> {
     await this.logging.open()
-    const ready = await this.#startRole()
     const port = this.#values['metrics.port']
-    if (port === undefined) return ready
-    const { url } = this.#keepOpen(await startMetricsServer(this.metrics, port))
-    this.#options.say(`metrics at ${url}`)
-    this.started.metricsUrl = url
-    return ready
+    if (port !== undefined) {
+      const { url } = this.#keepOpen(await startMetricsServer(this.metrics, port))
+      this.#options.say(`metrics at ${url}`)
+      this.started.metricsUrl = url
+    }
+    return this.#startRole()
   }
 
   async #startRole(): Promise<string> {
