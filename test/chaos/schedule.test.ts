@@ -49,6 +49,26 @@ describe('a schedule', () => {
       expect(second?.atMs).toBeGreaterThan((first?.atMs ?? 0) + 2_000)
     }
   })
+
+  test('kills a gateway while its uses wait in the journal, for longer than any flush takes', () => {
+    for (const seconds of [20, 60]) {
+      for (let seed = 0; seed < 20; seed++) {
+        const { faults: planned, usage } = scheduleOf({ seed, seconds })
+        const isInTheWay = (atMs: number): boolean =>
+          planned.some((other) => {
+            const lasts = other.atMs <= atMs - 1_000 && other.atMs + other.lastsMs > atMs
+            return lasts && other.kind !== 'disk' && pathsOf(other, 'gateway-1').includes('usage')
+          })
+        const kills = planned.filter(({ kind, target }) => kind === 'kill' && target === 'gateway-1')
+
+        expect(usage['gateway-1']).toMatch(/journal$/)
+        expect(kills.filter(({ atMs }) => isInTheWay(atMs)).length).toBeGreaterThan(0)
+      }
+    }
+    expect(scheduleOf({ seed: 1, seconds: 20, kinds: ['kill', 'cut'] }).faults.map(({ kind }) => kind)).not.toContain(
+      'lock',
+    )
+  })
 })
 
 describe('what a fault lies on the way of', () => {

@@ -25,6 +25,11 @@ const beginMs = 2_500
 const aloneMs = 2_500
 /** The load has as long without faults in the end. */
 const calmMs = 2_000
+/**
+ * For how long the uses of a gateway with a journal can't go on any more then, and when it is killed in the midst of that: what it was told by
+ * then it must have again when it is back.
+ */
+const journalled = { lastsMs: 3_500, killAfterMs: 1_500, awayMs: 500 } as const
 /** How long a target is left alone after a fault. */
 const restMs = 1_500
 /** Faults that may last at the same time. */
@@ -47,6 +52,7 @@ export function scheduleOf({ seed, seconds, kinds = faultKinds }: ScheduleOption
     planned.push({ atMs, kind: 'kill', target: oneOf(['gateway-1', 'gateway-2']), lastsMs: between(200, 1_000) })
     atMs += aloneMs
   }
+  planned.push(...journalledKill(usage['gateway-1'], endMs, kinds))
   while (atMs < endMs) {
     if (deck.length === 0) deck = shuffled(kinds, random)
     const kind = deck.pop() as FaultKind
@@ -55,13 +61,29 @@ export function scheduleOf({ seed, seconds, kinds = faultKinds }: ScheduleOption
     if (atMs + fault.lastsMs <= endMs && isPossible(fault, planned)) planned.push(fault)
     atMs += between(400, 1_800)
   }
-  return { seed, seconds, usage, faults: planned }
+  return { seed, seconds, usage, faults: planned.sort((a, b) => a.atMs - b.atMs) }
+}
+
+/** A kill of gateway-1, which always has a journal, while its way to where uses are counted is closed. */
+function journalledKill(way: UsageWay, endMs: number, kinds: readonly FaultKind[]): Fault[] {
+  const { lastsMs, killAfterMs, awayMs } = journalled
+  const atMs = beginMs + aloneMs
+  const inTheWay = way.startsWith('stream')
+    ? ({ kind: 'pause-redis', target: 'redis' } as const)
+    : ({ kind: 'lock', target: 'spillway_usage' } as const)
+  if (atMs + lastsMs > endMs || !kinds.includes('kill') || !kinds.includes(inTheWay.kind)) return []
+  return [
+    { atMs, ...inTheWay, lastsMs },
+    { atMs: atMs + killAfterMs, kind: 'kill', target: 'gateway-1', lastsMs: awayMs },
+  ]
 }
 
 /** Whether it leaves alone what something else is being done to, and isn't one too many. */
 function isPossible(fault: Fault, planned: readonly Fault[]): boolean {
-  const near = planned.filter(({ atMs, lastsMs }) => fault.atMs < atMs + lastsMs + restMs)
-  const meanwhile = near.filter(({ atMs, lastsMs }) => fault.atMs < atMs + lastsMs)
+  const within = (ms: number) => (other: Fault) =>
+    fault.atMs < other.atMs + other.lastsMs + ms && other.atMs < fault.atMs + fault.lastsMs + ms
+  const near = planned.filter(within(restMs))
+  const meanwhile = near.filter(within(0))
   return (
     meanwhile.length < atOnce && !near.some((other) => subjects(other).some((one) => subjects(fault).includes(one)))
   )
