@@ -15,7 +15,7 @@ export function readFlags<F extends Flags, Options>(
   try {
     const { values } = parseArgs({ args: process.argv.slice(2), options: { ...flags, help: { type: 'boolean' } } })
     if ((values as { help?: boolean }).help) {
-      process.stdout.write(`${help}\n`)
+      process.stdout.write(`${fitted(help, process.stdout.columns)}\n`)
       process.exit(0)
     }
     return check(values as Values<F>)
@@ -27,6 +27,36 @@ export function readFlags<F extends Flags, Options>(
     process.stderr.write(`${text}${text?.includes('\n') ? '\n' : '; '}--help lists the flags\n`)
     process.exit(2)
   }
+}
+
+/** A help as wide as the terminal is: what doesn't fit goes on where the text before it began. Commands stay in one piece. */
+export function fitted(help: string, columns = Number.POSITIVE_INFINITY): string {
+  const lines = help.split('\n')
+  if (lines.every(({ length }) => length <= columns)) return help
+  const paragraphs: string[] = []
+  for (const line of lines) {
+    const before = paragraphs.at(-1)
+    const goesOn = /^ {3}/.test(line) || (/^\S/.test(line) && /^\S/.test(before ?? ''))
+    if (before !== undefined && goesOn) paragraphs.splice(-1, 1, `${before} ${line.trim()}`)
+    else paragraphs.push(line)
+  }
+  return paragraphs.map((paragraph) => broken(paragraph, columns)).join('\n')
+}
+
+/** A paragraph in lines that are no longer than this, where a word isn't. */
+function broken(paragraph: string, columns: number): string {
+  const [head = ''] = /^ {2}--.*? {2,}/.exec(paragraph) ?? []
+  if (head === '' && paragraph.startsWith(' ')) return paragraph
+  let [text, line] = ['', head]
+  for (const word of paragraph.slice(head.length).split(' ')) {
+    const isFirst = line.length === head.length
+    if (isFirst || line.length + 1 + word.length <= columns) line += isFirst ? word : ` ${word}`
+    else {
+      text += `${line}\n`
+      line = `${' '.repeat(head.length)}${word}`
+    }
+  }
+  return text + line
 }
 
 /** A whole number within bounds. */

@@ -33,7 +33,7 @@ was sent with what is stored, and with what is accounted.
   --ack NAME       when an increment is answered: ${acknowledgements.join(', ')} (${defaultAcknowledgement}; committed with --instances and --processes)
   --auth NAME      whether callers of the gateway must have a token: ${authModes.join(', ')} (optional; the load has them either way)
   --token-life N   how long a token is valid, in seconds (${defaults.tokenLifeSeconds})
-  --port N         where to listen, 0 is any free port (${defaultPort}, or the next free one); with --usage stream, free ones are taken
+  --port N         where to listen, 0 is any free port (${defaultPort}, or the next free one); --usage stream and --processes take free ones
   --serve          stay up until Ctrl-C, and print a request to try; there is a load only if --seconds is given too
   --faults         with --serve: a panel on the dashboard that makes servers slow or dead, kills instances and sends bursts, and a steady
                    load of --seconds (600) that the panel stops and starts
