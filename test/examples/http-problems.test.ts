@@ -115,6 +115,31 @@ describe('what is no request', () => {
     expect((await client.increment('a')).status).toBe(202)
   })
 
+  test('is no answer to the request before it, which is under way', async () => {
+    const { client, answer, store } = await startSlow()
+    const body = JSON.stringify({ ...good, ack: 'committed' })
+    const connection = rawConnection(client.service.url, `${incrementHead(body.length)}${body}hello\r\n\r\n`)
+
+    expect(await connection.closed).toBe('')
+    answer()
+
+    await expect.poll(() => store.getMany(['post-1:like']), { timeout: 20_000 }).toEqual([1])
+  })
+
+  test('is answered by the gateway, and not by Node without a word: no host, an expectation that nobody knows', async () => {
+    const client = await start()
+    const head = incrementHead(goodBody.length, ['expect: more', 'connection: close'])
+
+    const hopeful = rawConnection(client.service.url, head + goodBody)
+    const nowhere = rawConnection(client.service.url, head.replace('host: localhost\r\n', '') + goodBody)
+
+    expect(rawAnswer(await hopeful.closed)).toMatchObject({ status: 202, body: { accepted: true } })
+    const { status, headers, body } = rawAnswer(await nowhere.closed)
+    expect([status, body.code]).toEqual([400, 'malformed_http'])
+    expect(headers).toContain(`x-request-id: ${body.instance.slice(instancePrefix.length)}`)
+    expect(client.service.counters.durableWrites.stats().offered).toBe(1)
+  })
+
   test.each([
     ['a broken escape', '/api/v1/counter/%zz/like', 400, 'invalid_request'],
     ['a part of the path that is too long', `/api/v1/counter/${'x'.repeat(9_000)}/like`, 414, 'url_too_long'],

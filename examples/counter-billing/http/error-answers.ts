@@ -1,3 +1,4 @@
+import type { ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { type CursorError, isSpillwayError } from 'spillway'
@@ -69,9 +70,16 @@ const parserProblems: Readonly<Record<string, ProblemCode>> = {
 /** How long whoever sent it has to read the answer. */
 const lingerMs = 1_000
 
+/** A connection, and the first answer that it is owed: Node's own handler goes by that, too. */
+interface RequestSocket extends Socket {
+  readonly _httpMessage?: ServerResponse | null
+}
+
 /** Answers what isn't HTTP, or never ends, and closes the connection. */
-export function answerParserError(error: Error & { code?: string }, socket: Socket): void {
-  if (error.code === 'ECONNRESET' || socket.destroyed || !socket.writable) {
+export function answerParserError(error: Error & { code?: string }, socket: RequestSocket): void {
+  // Who waits for the answer to a request that is here would take this for it.
+  const isOwed = socket._httpMessage?.req.complete === true
+  if (error.code === 'ECONNRESET' || socket.destroyed || !socket.writable || isOwed) {
     socket.destroy()
     return
   }

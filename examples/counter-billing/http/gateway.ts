@@ -81,9 +81,9 @@ export async function createGateway(
   app.setSerializerCompiler(() => JSON.stringify)
   app.addSchema(problemSchema)
   const routes = answerErrors(app, log)
-  limitServer(app, settings)
 
   answerWithId(app, () => health.closing)
+  limitServer(app, settings)
   const { rateLimit } = settings
   const { keys, counts } = parts
   const limited = rateLimit !== undefined && counts !== undefined

@@ -2,6 +2,7 @@ import type { Server } from 'node:http'
 import type { FastifyHttpOptions, FastifyInstance, FastifyReply } from 'fastify'
 import type { ApiSettings } from './api-options.ts'
 import { tookTooLong } from './error-answers.ts'
+import { ProblemError } from './problem-error.ts'
 
 /** How often Node looks for requests that take too long, in milliseconds: by so much the limits are exceeded. */
 const checkEveryMs = 1_000
@@ -19,14 +20,23 @@ export function serverLimits(settings: ApiSettings): FastifyHttpOptions<Server> 
       maxHeaderSize: maxHeaderBytes,
       headersTimeout: headersTimeoutMs,
       connectionsCheckingInterval: Math.min(checkEveryMs, headersTimeoutMs),
+      // Node would refuse it without saying why.
+      requireHostHeader: false,
     },
     trustProxy: settings.trustedProxies.length === 0 ? false : [...settings.trustedProxies],
   }
 }
 
-/** Limits the connections of a server, and the time of its handlers. */
+/** Limits the connections of a server, and the time of its handlers; and has it, and not Node, answer all that is a request. */
 export function limitServer(app: FastifyInstance, { maxConnections, handlerTimeoutMs }: ApiSettings): void {
   app.server.maxConnections = maxConnections
+  // An expectation that nobody knows may be passed over (RFC 9110, section 10.1.1).
+  app.server.on('checkExpectation', app.routing)
+  app.addHook('onRequest', ({ raw }, reply, done) => {
+    if (raw.headers.host !== undefined || raw.httpVersion !== '1.1') return done()
+    reply.header('connection', 'close')
+    done(new ProblemError('malformed_http', 'a request of HTTP/1.1 needs a host'))
+  })
   // Fastify's own clock stops with the last byte of the request, and runs where the answer is there at once.
   app.addHook('onRoute', (route) => {
     const { handler } = route
