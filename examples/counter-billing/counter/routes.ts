@@ -328,10 +328,14 @@ function wantsFresh({ query, headers }: FastifyRequest<{ Querystring: ReadQuery 
   return query.fresh === 'true' || /(?:^|,)\s*no-cache\s*(?:,|$)/i.test(headers['cache-control'] ?? '')
 }
 
-/** How old an answer is, and how old it may be made: what was asked for fresh is nothing to keep. */
+/**
+ * How old an answer is, and how old it may be made: what was asked for fresh is nothing to keep. What took credentials is for who has
+ * them: a proxy knows that of an `Authorization`, and not of an `X-API-Key`.
+ */
 function sayHowOld(reply: FastifyReply, { keptMs }: CounterReads, { at }: Read<unknown>, fresh: boolean): void {
+  const whose = reply.request.caller === undefined ? '' : 'private, '
   reply.header('age', Math.max(0, Math.floor((Date.now() - at) / 1_000)))
-  reply.header('cache-control', fresh ? 'no-store' : `max-age=${Math.floor(keptMs / 1_000)}`)
+  reply.header('cache-control', fresh ? 'no-store' : `${whose}max-age=${Math.floor(keptMs / 1_000)}`)
 }
 
 function overloaded(reply: FastifyReply, outcome: Record<string, unknown>): FastifyReply {
