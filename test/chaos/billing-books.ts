@@ -43,8 +43,8 @@ function problemsOf(id: string, attempts: readonly BillEntry[], row: RequestRow 
   if (acked !== undefined && row === undefined)
     problems.push(`${id} LOST: ${acked.operation} was answered, and isn't there`)
   if (row === undefined) return problems
-  if (first.every(({ status }) => status >= 400 && status < 500))
-    problems.push(`${id} was refused, and is ${row.state}`)
+  if (first.every(isRefusal)) problems.push(`${id} was refused, and is ${row.state}`)
+  problems.push(...unasked(id, attempts, row))
   if (acked !== undefined) problems.push(...differences(id, acked, row))
   const settled = attempts.find(({ operation, status }) => operation === 'settle' && status === 200)
   if (settled !== undefined) problems.push(...differences(id, settled, row))
@@ -55,16 +55,36 @@ function problemsOf(id: string, attempts: readonly BillEntry[], row: RequestRow 
   return problems
 }
 
+/** What is stored otherwise than it was asked for, whether or not anybody was answered. */
+function unasked(
+  id: string,
+  attempts: readonly BillEntry[],
+  { operation, state, usedCount, usedCharged }: RequestRow,
+): string[] {
+  if (operation === 'recharge') {
+    const amount = attempts[0]?.count ?? 0
+    return usedCharged === -amount ? [] : [`${id}: ${amount} were to be recharged, and ${-usedCharged} are stored`]
+  }
+  const end = state === 'released' ? 'release' : operation === 'reserve' ? 'settle' : operation
+  if (state !== 'settled' && state !== 'released') return []
+  const asked = attempts.find((attempt) => attempt.operation === end && !isRefusal(attempt))
+  // Of what was refused from the beginning that is told already.
+  if (asked === undefined) return operation === 'reserve' ? [`${id} is ${state}, and nobody has asked for that`] : []
+  if (state === 'released' || usedCount === asked.count) return []
+  return [`${id} CHARGED otherwise: ${asked.count} uses were asked for, and ${usedCount} are stored`]
+}
+
+function isRefusal({ status }: BillEntry): boolean {
+  return status >= 400 && status < 500
+}
+
 function contentOf({ free, charged, balance, state }: BillEntry): string {
   return JSON.stringify({ free, charged, balance, state })
 }
 
 /** What is stored otherwise than it was answered. */
 function differences(id: string, { operation, count, free = 0, charged = 0 }: BillEntry, row: RequestRow): string[] {
-  if (operation === 'recharge') {
-    return row.usedCharged === -count ? [] : [`${id}: ${count} were recharged, and ${-row.usedCharged} are stored`]
-  }
-  if (operation === 'reserve') return []
+  if (operation === 'recharge' || operation === 'reserve') return []
   const same =
     row.state === 'settled' && row.usedCount === count && row.usedFree === free && row.usedCharged === charged
   if (same) return []

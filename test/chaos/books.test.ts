@@ -149,6 +149,13 @@ describe('the book of reads', () => {
     expect(problems([add({ operations: [['k', 10, 'unknown']] }), fresh, read({ value: 9 })], all)).toHaveLength(1)
   })
 
+  test('tells a value that never was: more than there is in the end, as counters only grow', () => {
+    expect(problems([ten, read({ value: 11 })], all)).toEqual([
+      'reads: gateway-1 answered 11 for k (durable), and there are only 10 in the end',
+    ])
+    expect(problems([ten, read({ value: 11, source: 'live' })], { ...all, live: new Map([['k', 10]]) })).toHaveLength(1)
+  })
+
   test('tells two increments that were answered with one value', () => {
     const two = { ...stored(2), metered: new Map([['ann', 2]]) }
 
@@ -223,8 +230,35 @@ describe('the books of money', () => {
     expect(problems([recharge, bill({}), reserve, settle], with1(expired))).toHaveLength(1)
     const release = bill({ ...settle, operation: 'release', state: 'released' })
     expect(problems([recharge, bill({}), reserve, release], with1(settled))).toEqual([
+      expect.stringContaining('is settled, and nobody has asked for that'),
       expect.stringContaining('was answered as released, and is settled'),
     ])
+  })
+
+  test('hold what nobody was answered to what was asked for: done whole, or not at all', () => {
+    const asked = bill({ status: 0, free: undefined, charged: undefined, balance: undefined })
+    const reserve = bill({ operation: 'reserve', request: 'v1', free: 0, charged: undefined, balance: undefined })
+    const settle = { ...reserve, operation: 'settle', count: 1, status: 503 } as const
+    const settled = row({ request: 'v1', operation: 'reserve', usedCount: 1, usedCharged: 3 })
+    const of = (entries: readonly BillEntry[], one: RequestRow, balance: number): string[] =>
+      problems([recharge, ...entries], {
+        ...{ requests: [rechargeRow, one], accounts: new Map([['bob', { balance, held: 0 }]]) },
+      })
+
+    expect(of([asked], row({}), 94)).toEqual([])
+    expect(of([asked], row({ usedCount: 4, usedCharged: 12 }), 88)).toEqual([
+      'money, by request: bob d1 CHARGED otherwise: 2 uses were asked for, and 4 are stored',
+    ])
+    expect(of([reserve, settle], settled, 97)).toEqual([])
+    expect(of([reserve, settle], { ...settled, usedCount: 2, usedCharged: 6 }, 94)).toHaveLength(1)
+    expect(of([reserve], settled, 97)).toEqual(['money, by request: bob v1 is settled, and nobody has asked for that'])
+    expect(of([reserve, { ...settle, status: 409 }], settled, 97)).toHaveLength(1)
+    expect(of([reserve], { ...settled, state: 'released', usedCount: 0, usedCharged: 0 }, 100)).toHaveLength(1)
+    expect(of([reserve], { ...settled, state: 'expired', usedCount: 0, usedCharged: 0 }, 100)).toEqual([])
+    const lost = bill({ ...recharge, request: 'r2', count: 5, status: 0 })
+    expect(of([lost], row({ request: 'r2', operation: 'recharge', usedCount: 0, usedCharged: -9 }), 109)).toHaveLength(
+      1,
+    )
   })
 
   test('tell free uses that were counted twice', () => {

@@ -105,9 +105,9 @@ function compare(name: string, bounds: ReadonlyMap<string, Bounds>, stored: Read
 
 /**
  * No gateway tells a value that is older than one it told before the question came; and as deltas are positive, no two increments are
- * answered with one value.
+ * answered with one value, and none is read that is more than there is in the end.
  */
-export function readsBook({ entries, absences }: Evidence): Book {
+export function readsBook({ entries, absences, stored }: Evidence): Book {
   const told = new Map<string, { at: number; value: number }[]>()
   const reads: (ReadEntry & { readonly place: string })[] = []
   const answers = new Set<string>()
@@ -128,6 +128,10 @@ export function readsBook({ entries, absences }: Evidence): Book {
   for (const entry of entries) {
     if (entry.type === 'read') {
       const { gateway, source, key, sentAt, endedAt, value, fresh } = entry
+      const end = stored[source].get(key) ?? 0
+      if (value > end) {
+        problems.push(`${gateway} answered ${value} for ${key} (${source}), and there are only ${end} in the end`)
+      }
       const place = placeOf(gateway, source, key, sentAt, endedAt)
       if (place !== undefined) reads.push({ ...entry, place })
       if (fresh) tell(place, endedAt, value)
