@@ -225,6 +225,20 @@ describe.skipIf(browser === undefined)('the page of a gateway', { timeout: testM
     expect(await background()).toBe(dark)
   })
 
+  test('shows what is chosen where the system chooses all colours', async () => {
+    const service = await startService()
+    onTestFinished(() => service.close())
+    const { page } = await open(service.url)
+    await page.emulateMedia({ forcedColors: 'active' })
+
+    const backgrounds = await page
+      .locator('#theme button')
+      .evaluateAll((buttons) => buttons.map((button) => getComputedStyle(button).backgroundColor))
+
+    expect(backgrounds[0]).not.toBe(backgrounds[1])
+    expect(backgrounds[1]).toBe(backgrounds[2])
+  })
+
   test('moves nothing but its data for those who want it so', async () => {
     const service = await startService()
     onTestFinished(() => service.close())
