@@ -1,6 +1,8 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { chmodSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { Redis } from 'ioredis'
 import pg from 'pg'
 import { describe, expect, onTestFinished, test } from 'vitest'
@@ -46,6 +48,29 @@ describe('a server that the demo starts', { timeout: 120_000 }, () => {
     expect(leader).toMatch(/^127\.0\.0\.1:\d+$/)
     await server.close()
     await expect(fetch(`${server.url}/v1/status/leader`)).rejects.toThrow()
+  })
+
+  test.skipIf(postgres === undefined)('leaves nothing behind, however the demo ends', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'counter-billing-left-'))
+    chmodSync(folder, 0o777)
+    onTestFinished(() => rmSync(folder, { recursive: true }))
+    const script = `
+      import { findPostgres, startPostgres } from './examples/counter-billing/demo/postgres.ts'
+      const { url } = await startPostgres(findPostgres())
+      console.log(new URL(url).port)
+      setTimeout(() => process.kill(process.pid, 'SIGKILL'), 100)`
+    const args = ['--import', './examples/tsx.mjs', '--input-type=module', '-e', script]
+    const { stdout, signal } = spawnSync(process.execPath, args, {
+      cwd: fileURLToPath(new URL('../..', import.meta.url)),
+      env: { ...process.env, NODE_OPTIONS: '', TMPDIR: folder },
+      encoding: 'utf8',
+    })
+    const left = (): string[] => readdirSync(folder).filter((name) => name.startsWith('counter-billing'))
+
+    expect(signal).toBe('SIGKILL')
+    await expect.poll(left, { timeout: 20_000 }).toEqual([])
+    const late = new pg.Client({ port: Number(stdout), host: '127.0.0.1' })
+    await expect(late.connect()).rejects.toThrow('ECONNREFUSED')
   })
 
   test('that ends at once is told of with its own words', async () => {

@@ -1,5 +1,4 @@
 import { mkdtempSync } from 'node:fs'
-import { rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type Binary, findBinary } from '../binaries.ts'
@@ -26,7 +25,7 @@ export async function startConsul(binary: Binary): Promise<DemoServer> {
     url,
     isReady: () => leads(url),
     signal: 'KILL',
-    cleanUp: () => rm(data, { recursive: true, force: true }),
+    folder: data,
   })
 }
 

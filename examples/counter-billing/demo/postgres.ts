@@ -21,7 +21,6 @@ export function findPostgres(): Binary | undefined {
 /** Starts a PostgreSQL whose data goes when the demo does. */
 export async function startPostgres({ path: initdb, env }: Binary): Promise<DemoServer> {
   const home = mkdtempSync(join(tmpdir(), 'counter-billing-postgres-'))
-  const cleanUp = (): Promise<void> => rm(home, { recursive: true, force: true })
   try {
     const account = unprivileged()
     const password = randomBytes(16).toString('hex')
@@ -48,10 +47,10 @@ export async function startPostgres({ path: initdb, env }: Binary): Promise<Demo
       isReady: () => answers(url),
       signal: 'INT',
       account,
-      cleanUp,
+      folder: home,
     })
   } catch (error) {
-    await cleanUp()
+    await rm(home, { recursive: true, force: true })
     throw error
   }
 }

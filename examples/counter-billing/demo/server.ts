@@ -1,12 +1,18 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { rm } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Closable } from 'spillway/process'
 import type { Binary } from '../binaries.ts'
 
-/** Ends a server when the demo has ended, however that was. */
-const guard = 'read _; kill -"$1" "$2"'
+/** Ends a server when the demo has ended, however that was, and takes away what it leaves behind. */
+const guard = `read _
+kill -"$1" "$2"
+[ -n "$3" ] || exit
+n=0
+while [ $n -lt 100 ] && kill -0 "$2"; do n=$((n + 1)); sleep 0.1; done
+rm -rf -- "$3"`
 
 const startMs = 60_000
 const endMs = 10_000
@@ -27,13 +33,13 @@ export interface DemoServerOptions {
   readonly signal: 'TERM' | 'INT' | 'KILL'
   /** Whom it runs as, where that is somebody else. */
   readonly account?: { readonly uid: number; readonly gid: number } | undefined
-  /** Takes away what it leaves behind. */
-  readonly cleanUp?: () => Promise<void>
+  /** A folder of its own, which goes with it. */
+  readonly folder?: string
 }
 
 /** Starts a server that ends with this process, and waits until it answers. */
 export async function startDemoServer(options: DemoServerOptions): Promise<DemoServer> {
-  const { name, binary, args, url, isReady, signal, account, cleanUp } = options
+  const { name, binary, args, url, isReady, signal, account, folder = '' } = options
   // In sessions of their own: Ctrl-C reaches a whole process group, and the services are to end first.
   const server = spawn(binary.path, args, {
     ...account,
@@ -59,7 +65,7 @@ export async function startDemoServer(options: DemoServerOptions): Promise<DemoS
       end()
     })
   })
-  const watch = spawn('/bin/sh', ['-c', guard, 'sh', signal, String(server.pid)], {
+  const watch = spawn('/bin/sh', ['-c', guard, 'sh', signal, String(server.pid), folder], {
     detached: true,
     stdio: ['pipe', 'ignore', 'ignore'],
   })
@@ -68,7 +74,7 @@ export async function startDemoServer(options: DemoServerOptions): Promise<DemoS
     watch.stdin.end()
     await Promise.race([ended, delay(endMs, undefined, { ref: false })])
     if (!hasEnded) server.kill('SIGKILL')
-    await cleanUp?.()
+    if (folder !== '') await rm(folder, { recursive: true, force: true })
   }
   for (const deadline = Date.now() + startMs; ; await delay(50)) {
     if (await isReady()) return { name, url, close }
