@@ -216,6 +216,11 @@ describe('a file with comments', () => {
     expect(parseJsonc(text)).toEqual({ a: 'no // comment, no /* comment */ either', c: [1, 2] })
   })
 
+  test.each(['[,]', '{ /* nothing */ , }', '[1,,]', '{ "a": 1 // }', '{ "a": 1 } /*', '{ "a": "b\n" }'])(
+    'is refused where an editor would: %j',
+    (text) => expect(() => parseJsonc(text)).toThrow(SyntaxError),
+  )
+
   test('is what JSON is, whatever comments stand between', () => {
     const between = fc.constantFrom('', ' ', '\n', '// x, }\n', '/* "a": [ */', ' /**/ ')
     fc.assert(

@@ -1,5 +1,5 @@
 const tokens = /"(?:[^"\\]|\\.)*"|\/\/[^\n]*|\/\*[\s\S]*?\*\//g
-const lastCommas = /"(?:[^"\\]|\\.)*"|,(?=\s*[}\]])/g
+const lastCommas = /"(?:[^"\\]|\\.)*"|(?<![[{]\s*),(?=\s*[}\]])/g
 
 /**
  * Reads JSON with comments, as editors know it: `//` and slash-star comments, and a comma behind the last member.
