@@ -16,7 +16,8 @@ import type {
   UsageDedupe,
 } from '../core/ports.js'
 import { Remembered } from '../internal/remembered.js'
-import { beyondRange, keyText, maxUsage, userText } from '../internal/usage.js'
+import { checkClaim, checkContext, checkHold, checkList, checkUsageBatch } from '../internal/store-arguments.js'
+import { beyondRange, keyText, maxUsage, problemOfText, problemOfValue, userText } from '../internal/usage.js'
 import { type Hold, QuotaCell } from './quota-cell.js'
 
 /** Options of {@link MemoryQuotaStore}. */
@@ -126,7 +127,8 @@ export class MemoryQuotaStore implements QuotaStore {
    * @returns the events of those sums. A batch id that it remembers changes nothing and gets the answer of then.
    */
   async write(batch: UsageBatch, context: BatchContext): Promise<readonly RefusedUsage[]> {
-    context.signal.throwIfAborted()
+    checkContext(context).signal.throwIfAborted()
+    checkUsageBatch(batch)
     this.#sweep()
     const before = this.#batches.get(batch.id)
     if (before !== undefined) return before
@@ -137,12 +139,14 @@ export class MemoryQuotaStore implements QuotaStore {
 
   /** What is used and held, in the order of the keys; zeros for a key that is unknown. */
   async readUsage(keys: readonly QuotaKey[]): Promise<readonly QuotaUsage[]> {
+    checkList('keys', keys)
     this.#sweep()
     return keys.map((key) => this.#usage(this.#cells.get(textOf(key))))
   }
 
   /** Counts a use if it fits. */
   async consume(claim: QuotaClaim): Promise<ConsumeOutcome> {
+    checkClaim(claim)
     this.#sweep()
     const cell = this.#cells.get(textOf(claim))
     const request = keyText(claim.userId, claim.quotaType, `r${claim.id}`)
@@ -156,6 +160,7 @@ export class MemoryQuotaStore implements QuotaStore {
 
   /** Holds a value if it fits. */
   async reserve(claim: HoldClaim): Promise<ReserveOutcome> {
+    checkHold(claim)
     this.#sweep()
     const cell = this.#cells.get(textOf(claim))
     this.#expire(cell)
@@ -183,6 +188,7 @@ export class MemoryQuotaStore implements QuotaStore {
 
   /** Turns a hold into a use of `actual`. */
   async settle(id: string, actual: number): Promise<SettleOutcome> {
+    throwIf(problemOfText('id', id) ?? problemOfValue('actual', actual))
     this.#sweep()
     this.#expire(this.#holds.get(id)?.cell)
     const hold = this.#holds.get(id) ?? this.#over.get(id)
@@ -204,6 +210,7 @@ export class MemoryQuotaStore implements QuotaStore {
 
   /** Gives a hold back; nothing happens where there is none. */
   async release(id: string): Promise<void> {
+    throwIf(problemOfText('id', id))
     this.#sweep()
     const hold = this.#holds.get(id) ?? this.#over.get(id)
     if (hold?.state === 'held' || hold?.state === 'expired') this.#end(hold, 'released')
@@ -310,6 +317,10 @@ interface Sum extends QuotaKey {
 
 function textOf({ userId, quotaType, period }: QuotaKey): QuotaKeyText {
   return keyText(userId, quotaType, period)
+}
+
+function throwIf(problem: Error | undefined): void {
+  if (problem !== undefined) throw problem
 }
 
 /** Limit and ttl are conditions of a claim, not what it claims. */

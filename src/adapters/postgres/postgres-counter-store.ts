@@ -13,6 +13,7 @@ import type { BatchContext, CounterIncrement, CounterStore, RefusedIncrement } f
 import { type RetryOptions, resolveRetry } from '../../core/retry.js'
 import { type CounterSum, invalidIncrement, maxCounter, refusal } from '../../internal/counter-batch.js'
 import { handled } from '../../internal/deferred.js'
+import { checkIdentified, checkList, checkSums } from '../../internal/store-arguments.js'
 import { ConflictRetries, type ConflictRetry } from './conflict-retries.js'
 import { type CounterStatements, counterStatements, indexSuffix, parseBigints } from './counter-statements.js'
 import { isPGlite, isPool, openSession, type PostgresDatabase, type Session } from './database.js'
@@ -256,7 +257,8 @@ export class PostgresCounterStore
     increments: readonly CounterIncrement[],
     context: BatchContext,
   ): Promise<readonly (number | Error)[]> {
-    const batch = new IncrementBatch(increments)
+    checkIdentified(context)
+    const batch = new IncrementBatch(checkList('increments', increments))
     if (batch.keys.length > 0) batch.answer(await this.#applyIncrements(batch, context))
     else context.signal.throwIfAborted()
     this.#counts.refused += batch.refused
@@ -264,9 +266,10 @@ export class PostgresCounterStore
   }
 
   async #add(sums: ReadonlyMap<string, number>, context: BatchContext): Promise<readonly RefusedIncrement[]> {
+    checkIdentified(context)
     const valid: CounterSum[] = []
     const refused: RefusedIncrement[] = []
-    for (const [key, delta] of sums) {
+    for (const [key, delta] of checkSums(sums)) {
       const error = problemOf({ key, delta })
       if (error === undefined) valid.push({ key, delta })
       else refused.push({ key, delta, error })
@@ -287,7 +290,7 @@ export class PostgresCounterStore
   }
 
   async #getMany(keys: readonly string[]): Promise<readonly number[]> {
-    if (keys.length === 0) return []
+    if (checkList('keys', keys).length === 0) return []
     // What can't be stored was never changed, and the server would refuse to look for it.
     const storable = keys.map((key) => (invalidIncrement({ key, delta: 0 }) === undefined ? key : null))
     const rows = await this.#retries.run('reading counters', undefined, () =>

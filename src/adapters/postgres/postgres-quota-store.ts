@@ -1,6 +1,6 @@
 import { Component } from '../../core/component.js'
 import { type SpillwayError, StoreError } from '../../core/errors.js'
-import { checkDuration, failOption, valueOr } from '../../core/options.js'
+import { valueOr } from '../../core/options.js'
 import type {
   BatchContext,
   ConsumeOutcome,
@@ -16,6 +16,7 @@ import type {
   UsageDedupe,
 } from '../../core/ports.js'
 import { handled } from '../../internal/deferred.js'
+import { checkClaim, checkHold } from '../../internal/store-arguments.js'
 import { problemOfText, problemOfValue } from '../../internal/usage.js'
 import type { PostgresDatabase, RunQuery } from './database.js'
 import { type QuotaStatements, quotaStatements } from './quota-statements.js'
@@ -24,7 +25,7 @@ import type {
   PostgresQuotaStoreOptions,
   PostgresQuotaStoreStats,
 } from './quota-store-options.js'
-import { problemOfKey, requestText } from './usage-batch.js'
+import { requestText } from './usage-batch.js'
 import type { Chore } from './usage-clean-up.js'
 import { UsageLedger } from './usage-ledger.js'
 import { resolveUsageSettings, type UsageCleanUp, type UsageSettings } from './usage-sink-options.js'
@@ -35,8 +36,6 @@ type ClaimCounts = {
 
 /** How often a claim is made anew because somebody else was faster: once, unless rows are removed again. */
 const mostAttempts = 10
-/** The longest that anything is held, in milliseconds: a hundred years. */
-const longestMs = 3_155_760_000_000
 
 /**
  * Quotas in PostgreSQL or PGlite, for any number of processes: a {@link PostgresUsageSink} whose uses can be made to fit a limit. Each
@@ -208,10 +207,7 @@ export class PostgresQuotaStore
   }
 
   async #reserve(claim: HoldClaim): Promise<ReserveOutcome> {
-    checkClaim(claim)
-    const { userId, quotaType, period, value, limit, id, settleLimit = limit } = claim
-    checkLimit('settleLimit', settleLimit)
-    const ttlMs = Math.ceil(checkDuration('ttlMs', claim.ttlMs, 1, longestMs))
+    const { userId, quotaType, period, value, limit, id, settleLimit, ttlMs } = checkHold(claim)
     const whose = [id, userId, quotaType, period, value]
     const { reserve, recallHold } = this.#statements
     const row = await this.#ledger.call('reserving a quota', async (run) => {
@@ -329,16 +325,6 @@ function mayBeKnown({ status, stale }: { readonly status: string; readonly stale
 
 function usageOf({ used, held }: UsageRow): QuotaUsage {
   return { used: Number(used), held: Number(held) }
-}
-
-function checkClaim(claim: QuotaClaim): void {
-  if (typeof claim !== 'object' || claim === null) failOption('claim', 'must be an object', claim)
-  throwIf(problemOfKey(claim) ?? problemOfText('id', claim.id) ?? problemOfValue('value', claim.value))
-  checkLimit('limit', claim.limit)
-}
-
-function checkLimit(field: string, limit: number): void {
-  if (typeof limit !== 'number' || Number.isNaN(limit)) failOption(field, 'must be a number', limit)
 }
 
 function throwIf(problem: SpillwayError | undefined): void {

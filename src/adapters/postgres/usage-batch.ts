@@ -1,6 +1,7 @@
-import { type SpillwayError, StoreError } from '../../core/errors.js'
+import { StoreError } from '../../core/errors.js'
 import { shorten } from '../../core/options.js'
-import type { AcceptedUsage, QuotaKey, RefusedUsage, UsageBatch, UsageTotal } from '../../core/ports.js'
+import type { AcceptedUsage, RefusedUsage, UsageBatch, UsageTotal } from '../../core/ports.js'
+import { problemOfKey } from '../../internal/store-arguments.js'
 import {
   beyondRange,
   nameOfQuota,
@@ -242,11 +243,6 @@ function problemOfEvent(event: AcceptedUsage): Error | undefined {
     problemOfText('period', period) ??
     (id === undefined ? undefined : problemOfText('id', id))
   )
-}
-
-/** What is wrong with a key; undefined where it can be stored. */
-export function problemOfKey({ userId, quotaType, period }: QuotaKey): SpillwayError | undefined {
-  return problemOfText('userId', userId) ?? problemOfText('quotaType', quotaType) ?? problemOfText('period', period)
 }
 
 /** Whether the sums can be taken as they are: each of them can be stored, if it fits, and no event falsifies one. */

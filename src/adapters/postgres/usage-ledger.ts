@@ -3,11 +3,12 @@ import { StoreError } from '../../core/errors.js'
 import type { Emitter } from '../../core/events.js'
 import { checkOptions, checkSignal, failOption } from '../../core/options.js'
 import type { BatchContext, QuotaKey, RefusedUsage, UsageBatch, UsageTotal } from '../../core/ports.js'
+import { checkContext, checkList, checkUsageBatch, problemOfKey } from '../../internal/store-arguments.js'
 import { ConflictRetries, type ConflictRetry } from './conflict-retries.js'
 import { isPGlite, isPool, openSession, type PostgresDatabase, type RunQuery, type Session } from './database.js'
 import { makeTables } from './make-tables.js'
 import { sqlStateOf } from './postgres-error.js'
-import { EventRows, problemOfKey, type StoredRefusals, TotalRows, type UsageRows } from './usage-batch.js'
+import { EventRows, type StoredRefusals, TotalRows, type UsageRows } from './usage-batch.js'
 import { type Chore, type CleanUpTally, UsageCleaning } from './usage-clean-up.js'
 import { UsagePartitions } from './usage-partitions.js'
 import type {
@@ -98,7 +99,9 @@ export class UsageLedger {
   }
 
   /** Applies a batch, and answers what it refused. */
-  async write(batch: UsageBatch, { signal }: BatchContext): Promise<readonly RefusedUsage[]> {
+  async write(batch: UsageBatch, context: BatchContext): Promise<readonly RefusedUsage[]> {
+    const { signal } = checkContext(context)
+    checkUsageBatch(batch)
     const { dedupe, requestRetentionDays: retentionDays, requestSpanDays: spanDays } = this.#settings
     if (dedupe === 'batch') {
       const rows = new TotalRows(batch)
@@ -119,7 +122,7 @@ export class UsageLedger {
 
   /** Runs a statement that has a row for each key. */
   async read<Row>(statement: string, keys: readonly QuotaKey[]): Promise<readonly Row[]> {
-    if (keys.length === 0) return []
+    if (checkList('keys', keys).length === 0) return []
     // What can't be stored was never used, and the server would refuse to look for it.
     const storable = keys.map((key) => (problemOfKey(key) === undefined ? key : undefined))
     const values = (['userId', 'quotaType', 'period'] as const).map((part) =>

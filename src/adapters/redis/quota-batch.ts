@@ -1,14 +1,7 @@
-import { type InvalidEventError, StoreError } from '../../core/errors.js'
+import { StoreError } from '../../core/errors.js'
 import type { AcceptedUsage, QuotaKey, RefusedUsage, UsageBatch, UsageDedupe } from '../../core/ports.js'
-import {
-  beyondRange,
-  keyText,
-  maxUsage,
-  nameOfQuota,
-  problemOfText,
-  problemOfValue,
-  userText,
-} from '../../internal/usage.js'
+import { problemOfKey } from '../../internal/store-arguments.js'
+import { beyondRange, keyText, maxUsage, nameOfQuota, problemOfValue, userText } from '../../internal/usage.js'
 import { endOf, type QuotaKeys, type UserKeys } from './quota-keys.js'
 import { notUsage } from './quota-scripts.js'
 
@@ -170,7 +163,7 @@ export class PreparedBatch {
   #takeTotals(): void {
     for (const total of this.#batch.totals) {
       const { value } = total
-      const wrong = problemOf(total) ?? (value > maxUsage ? beyondRange(total) : problemOfValue('value', value))
+      const wrong = problemOfKey(total) ?? (value > maxUsage ? beyondRange(total) : problemOfValue('value', value))
       if (wrong === undefined) this.#partOf(total.userId).addTotal(total, value)
       else this.#wrongTotals.set(textOf(total), wrong)
     }
@@ -182,7 +175,7 @@ export class PreparedBatch {
     this.#batch.events.forEach((event, index) => {
       const { quotaType, period, value } = event
       const key = { userId: userText(event.userId), quotaType, period }
-      const wrong = problemOf(key) ?? problemOfValue('value', value)
+      const wrong = problemOfKey(key) ?? problemOfValue('value', value)
       if (wrong !== undefined) {
         this.#wrongEvents.set(index, wrong)
         return
@@ -226,11 +219,6 @@ export class PreparedBatch {
 /** How a request is remembered among its user's ids: the same whether it is consumed or written. */
 export function requestMark(quotaType: string, id: string): string {
   return `r${quotaType}\0${id}`
-}
-
-/** What is wrong with a key that came here past all checks: NUL parts its texts in Redis, so none may have any. */
-export function problemOf({ userId, quotaType, period }: QuotaKey): InvalidEventError | undefined {
-  return problemOfText('userId', userId) ?? problemOfText('quotaType', quotaType) ?? problemOfText('period', period)
 }
 
 function textOf({ userId, quotaType, period }: Pick<AcceptedUsage, 'userId' | 'quotaType' | 'period'>): string {

@@ -1,30 +1,5 @@
-import { checkDuration, checkOptions, failOption } from '../../core/options.js'
-import type { HoldClaim, QuotaClaim, QuotaKey, QuotaUsage } from '../../core/ports.js'
-import { maxUsage, problemOfText, problemOfValue } from '../../internal/usage.js'
-import { problemOf } from './quota-batch.js'
-
-/** The longest that anything is remembered, in milliseconds: a hundred years, which Redis can add to any date. */
-export const longestMs = 3_155_760_000_000
-
-/** Checks what is claimed, and throws an `InvalidEventError` or an `OptionError`. */
-export function checkClaim(claim: QuotaClaim): void {
-  checkOptions('claim', claim)
-  const problem = problemOf(claim) ?? problemOfText('id', claim.id) ?? problemOfValue('value', claim.value)
-  if (problem !== undefined) throw problem
-  checkLimit('limit', claim.limit)
-}
-
-/** Checks what is to be held, as {@link checkClaim} does; returns it with what was left out, its time to live in whole milliseconds. */
-export function checkHold(claim: HoldClaim): HoldClaim & { readonly settleLimit: number } {
-  checkClaim(claim)
-  const { settleLimit = claim.limit } = claim
-  checkLimit('settleLimit', settleLimit)
-  return { ...claim, settleLimit, ttlMs: Math.ceil(checkDuration('ttlMs', claim.ttlMs, 1, longestMs)) }
-}
-
-function checkLimit(field: string, limit: number): void {
-  if (typeof limit !== 'number' || Number.isNaN(limit)) failOption(field, 'must be a number', limit)
-}
+import type { QuotaClaim, QuotaKey, QuotaUsage } from '../../core/ports.js'
+import { maxUsage } from '../../internal/usage.js'
 
 /** What used and held may come to: a limit is never above what a number holds exactly. */
 export function ceilingOf({ limit }: QuotaClaim): string {

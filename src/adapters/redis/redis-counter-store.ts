@@ -3,6 +3,7 @@ import { checkCount, checkDuration, checkOptions, failOption, valueOr } from '..
 import type { BatchContext, CounterIncrement, CounterStore, RefusedIncrement } from '../../core/ports.js'
 import { orAbort } from '../../internal/abort.js'
 import { invalidIncrement, refusal, validSums } from '../../internal/counter-batch.js'
+import { checkIdentified, checkList, checkSums } from '../../internal/store-arguments.js'
 import { bucketOf } from './counter-bucket.js'
 import { applyBatch, fixLayout, notCounter, outOfRange } from './counter-scripts.js'
 import { type RedisClient, type RedisFace, redisFace } from './redis-client.js'
@@ -115,7 +116,8 @@ export class RedisCounterStore implements CounterStore {
     increments: readonly CounterIncrement[],
     context: BatchContext,
   ): Promise<readonly (number | Error)[]> {
-    const { signal, batchId } = context
+    const { signal, batchId } = checkIdentified(context)
+    checkList('increments', increments)
     signal.throwIfAborted()
     const answers: (number | Error)[] = new Array(increments.length)
     const portions = new Portions(this.buckets)
@@ -142,7 +144,8 @@ export class RedisCounterStore implements CounterStore {
    * @returns what was refused, nothing as a rule. Rejects as `increment` does.
    */
   async add(sums: ReadonlyMap<string, number>, context: BatchContext): Promise<readonly RefusedIncrement[]> {
-    const { signal, batchId } = context
+    const { signal, batchId } = checkIdentified(context)
+    checkSums(sums)
     signal.throwIfAborted()
     const { valid, refused } = validSums(sums)
     const portions = new Portions(this.buckets)
@@ -169,7 +172,7 @@ export class RedisCounterStore implements CounterStore {
    * a key holds a text that is no counter.
    */
   async getMany(keys: readonly string[]): Promise<readonly number[]> {
-    const values: number[] = new Array(keys.length).fill(0)
+    const values: number[] = new Array(checkList('keys', keys).length).fill(0)
     const portions = new Portions(this.buckets)
     for (let i = 0; i < keys.length; i++) {
       const key = keys[i] as string

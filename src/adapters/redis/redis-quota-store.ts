@@ -15,9 +15,18 @@ import type {
   UsageDedupe,
 } from '../../core/ports.js'
 import { orAbort } from '../../internal/abort.js'
+import {
+  checkClaim,
+  checkContext,
+  checkHold,
+  checkList,
+  checkUsageBatch,
+  longestMs,
+  problemOfKey,
+} from '../../internal/store-arguments.js'
 import { problemOfText, problemOfValue } from '../../internal/usage.js'
-import { type BatchPart, KeyList, PreparedBatch, problemOf, type RefusedTotal, requestMark } from './quota-batch.js'
-import { ceilingOf, checkClaim, checkHold, longestMs, ownerOf, usageOf } from './quota-claims.js'
+import { type BatchPart, KeyList, PreparedBatch, type RefusedTotal, requestMark } from './quota-batch.js'
+import { ceilingOf, ownerOf, usageOf } from './quota-claims.js'
 import { endOf, QuotaKeys } from './quota-keys.js'
 import {
   again,
@@ -174,7 +183,8 @@ export class RedisQuotaStore implements QuotaStore {
    * is then unknown.
    */
   async write(batch: UsageBatch, context: BatchContext): Promise<readonly RefusedUsage[]> {
-    const { signal } = context
+    const { signal } = checkContext(context)
+    checkUsageBatch(batch)
     signal.throwIfAborted()
     const prepared = new PreparedBatch(batch, this.dedupe, this.#keys, this.#face.cluster)
     const { parts } = prepared
@@ -194,10 +204,11 @@ export class RedisQuotaStore implements QuotaStore {
    * Redis holds something else.
    */
   async readUsage(keys: readonly QuotaKey[]): Promise<readonly QuotaUsage[]> {
+    checkList('keys', keys)
     const usages: QuotaUsage[] = new Array(keys.length)
     const groups = new Map<string, number[]>()
     keys.forEach((key, place) => {
-      if (problemOf(key) !== undefined) {
+      if (problemOfKey(key) !== undefined) {
         usages[place] = { used: 0, held: 0 }
         return
       }

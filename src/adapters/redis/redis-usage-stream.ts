@@ -26,6 +26,7 @@ import { resolveBatchOptions } from '../../internal/batch-options.js'
 import { type BatchFace, BatchQueue } from '../../internal/batch-queue.js'
 import { rejected } from '../../internal/deferred.js'
 import { isStorable } from '../../internal/storable.js'
+import { checkContext, checkUsageBatch } from '../../internal/store-arguments.js'
 import { TurnClock } from '../../internal/turn-clock.js'
 import { acceptUsage, problemOfUsage, quotaPeriods } from '../../internal/usage.js'
 import type { RedisClient } from './redis-client.js'
@@ -337,7 +338,8 @@ export class RedisUsageStream
    * `TimeoutError` after `timeoutMs`, `ClosedError`, `OptionError` for a batch id that is none, or the signal's reason.
    */
   async write(batch: UsageBatch, context: BatchContext): Promise<readonly RefusedUsage[]> {
-    context.signal.throwIfAborted()
+    checkContext(context).signal.throwIfAborted()
+    checkUsageBatch(batch)
     if (this.#queue.closed) throw this.#queue.closedError()
     if (!isStorable(batch.id) || batch.id.length === 0 || batch.id.length > maxBatchIdLength) {
       failOption('batch.id', `must be a text of 1 to ${maxBatchIdLength} characters`, batch.id)
