@@ -170,6 +170,17 @@ describe('what is redacted', () => {
     ['a token by itself', '{"msg":"eyJhbGci.eyJzdWIi.c2ln-_x is wrong"}', '{"msg":"[redacted] is wrong"}'],
     ['a parameter', '{"url":"/a?token=hush&b=1"}', '{"url":"/a?token=[redacted]&b=1"}'],
     ["a URL's password", '{"msg":"postgres://ann:hush@db/x"}', '{"msg":"postgres://ann:[redacted]@db/x"}'],
+    ['one that nobody has escaped', '{"msg":"redis://:hu/sh@hu@db/0"}', '{"msg":"redis://:[redacted]@db/0"}'],
+    [
+      'a field with blanks',
+      '{"msg":"got {\\"password\\": \\"hush\\"}"}',
+      '{"msg":"got {\\"password\\": \\"[redacted]\\"}"}',
+    ],
+    [
+      'no port, though somebody has an address behind it',
+      '{"msg":"http://db:80/ of ann@db"}',
+      '{"msg":"http://db:80/ of ann@db"}',
+    ],
     ['several', '{"msg":"Bearer hush-hush Bearer hush-hush"}', '{"msg":"Bearer [redacted] Bearer [redacted]"}'],
   ])('%s', (_name, line, expected) => {
     expect(redact(line)).toBe(expected)

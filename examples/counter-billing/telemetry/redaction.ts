@@ -10,12 +10,12 @@ const fields = 'authorization|proxy-authorization|cookie|set-cookie|access_token
  */
 const secrets = new RegExp(
   [
-    String.raw`(\\?"(?:${fields})\\?":\\?")[^"\\]+`,
+    String.raw`(\\?"(?:${fields})\\?"\s*:\s*\\?")[^"\\]+`,
     String.raw`(\b(?:bearer|basic) +)[\w\-.~+/]{8,}=*`,
     String.raw`\beyJ[\w-]+\.[\w-]+\.[\w-]*`,
     String.raw`\bcbk_[\da-f]{16}_[\w-]+`,
     String.raw`(\b(?:access_token|client_secret|token|secret|password)=)[^&\s"\\]+`,
-    String.raw`(:\/\/[^\s:@/"\\]*:)[^\s@/"\\]+(?=@)`,
+    String.raw`(:\/\/[^\s:@/"\\]*:)[^\s"\\]+(?=@)`,
   ].join('|'),
   'gi',
 )
