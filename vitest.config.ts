@@ -25,8 +25,11 @@ const primitives = of([
   'token',
 ])
 const adapters = of(['adapters', 'log', 'regressions'])
-/** They put something in place of a module of Node, which from Node 22 on works only where no other file has imported it before. */
-const mocking = ['faults', 'crash', 'dead-letters'].map((part) => `test/adapters/file/file-journal.${part}.test.ts`)
+/** They put something in place of a module, which works only where no other file has imported it before. */
+const mocking = [
+  ...['faults', 'crash', 'dead-letters'].map((part) => `test/adapters/file/file-journal.${part}.test.ts`),
+  'test/examples/config-effects.test.ts',
+]
 
 export default defineConfig({
   resolve: {
@@ -43,7 +46,12 @@ export default defineConfig({
       // Whole services, and the repository itself.
       {
         extends: true,
-        test: { name: 'systems', include: ['test/**/*.test.ts'], exclude: [...primitives, ...adapters] },
+        test: {
+          name: 'systems',
+          include: ['test/**/*.test.ts'],
+          exclude: [...primitives, ...adapters, ...mocking],
+          isolate: false,
+        },
       },
     ],
     pool: 'forks',

@@ -187,7 +187,7 @@ describe.skipIf(server === undefined)('RedisQuotaStore when things go wrong', ()
 
   test('a server that says nothing: what changes something has an unknown outcome, what reads has none', async () => {
     const proxy = await proxied()
-    const client = owned(new Redis(proxy.port, '127.0.0.1', { commandTimeout: 100 }))
+    const client = owned(new Redis(proxy.port, '127.0.0.1', { commandTimeout: 500 }))
     client.on('error', () => undefined)
     const store = quotas({}, client)
     await usageOf(store)
