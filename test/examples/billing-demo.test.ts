@@ -23,9 +23,11 @@ function tokens(output: string, whose: string): string[] {
 
 describe('the demo of billing', { timeout: 180_000 }, () => {
   test('meters and bills on what it has in itself, and its sums are equal', async () => {
-    const { code, output } = await runDemo(['--seconds', '1', '--port', '0', '--verbose'], { REDIS_URL: '' })
+    const env = { REDIS_URL: '', COUNTER_BILLING_CACHE_TTL_MS: '3000' }
+    const { code, output } = await runDemo(['--seconds', '1', '--port', '0', '--verbose'], env)
 
     expect({ code, passes: passes(output) }, output).toEqual({ code: 0, passes: 4 })
+    expect(output).toContain('What a gateway has read is kept for 3 s')
     expect(output).toMatch(/deduct 50 +free 20, charged 60, balance 440/)
     expect(output).toMatch(/settle 10 of them +free 0, charged 20, balance 420/)
     expect(output).toMatch(/check 1000 +allowed false/)

@@ -23,12 +23,18 @@ export type GatewayStats = Readonly<Record<(typeof ways)[number], BatchStats>> &
   }
 }
 
+/** How long tokens are valid, and how long what was read is kept. */
+export interface Lives {
+  readonly tokenSeconds: number
+  readonly cacheMs: number
+}
+
 /** Prints what a run was like, in tables. */
-export function printDetails(report: LoadReport, gateways: readonly GatewayStats[], lifeSeconds: number): void {
+export function printDetails(report: LoadReport, gateways: readonly GatewayStats[], lives: Lives): void {
   printRequests(report)
   printWork(report, gateways)
-  printReads(gateways)
-  printTokens(lifeSeconds, report, gateways)
+  printReads(gateways, lives.cacheMs)
+  printTokens(lives.tokenSeconds, report, gateways)
 }
 
 /** Prints what the tokens of services took: whose calls carried how many. */
@@ -48,7 +54,7 @@ function printTokens(lifeSeconds: number, { tokens }: LoadReport, gateways: read
 }
 
 /** Prints where what was read came from. */
-function printReads(gateways: readonly GatewayStats[]): void {
+function printReads(gateways: readonly GatewayStats[], keptMs: number): void {
   console.log()
   row('reads', 'all', 'L1', 'L2', 'loaded', 'too old')
   for (const { reads } of gateways) {
@@ -57,7 +63,7 @@ function printReads(gateways: readonly GatewayStats[]): void {
     row('counters', whole(offered), share(hits.l1), share(hits.l2), share(loaded), whole(reads.outdated))
   }
   console.log(`
-  What a gateway has read is kept for 5 s, in its memory (L1) and where gateways share it (L2). Too old is what was read before its
+  What a gateway has read is kept for ${keptMs / 1_000} s, in its memory (L1) and where gateways share it (L2). Too old is what was read before its
   counter's next value was told: it is read again.`)
 }
 

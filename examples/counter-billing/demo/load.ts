@@ -22,7 +22,7 @@ const settleMs = 30_000
 
 /** Drives the load, and compares what was sent with what is stored, accounted and paid for. */
 export async function drive(parts: DemoParts, services: DemoServices, interrupted: AbortSignal): Promise<DemoResult> {
-  const { seconds, connections, tokenLifeSeconds, verbose } = parts.options
+  const { seconds, connections, tokenLifeSeconds: tokenSeconds, verbose, config } = parts.options
   const { stores, fleet, auth, urls } = services
   const { log, logging } = parts
   const prefix = `demo-${randomUUID().slice(0, 8)}-`
@@ -36,7 +36,7 @@ export async function drive(parts: DemoParts, services: DemoServices, interrupte
   const sums = await sumsOf(stores, prefix, report)
   const crashed = await crash
   if (verbose) {
-    printDetails(report, gateways, tokenLifeSeconds)
+    printDetails(report, gateways, { tokenSeconds, cacheMs: config.values['cache.ttlMs'] })
     if (crashed !== undefined) printCrash(report, crashed)
     printLog(gateways, logging, stores.database)
   }
