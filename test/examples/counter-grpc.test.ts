@@ -67,6 +67,21 @@ describe.each(all)('the counter service on $title', async ({ stores }) => {
   })
 
   test.each([
+    ['a key that no store takes', { key: 'a\0b', delta: 1 }, /no text to store/],
+    ['a delta that is not exact', { key: 'a', delta: 2 ** 60 }, /whole number that is exact/],
+  ])('an increment with %s is refused, and not accepted and lost', async (_, increment, message) => {
+    const call = pool.call('increment', { ...increment, acknowledgement: 'ACCEPTED' })
+
+    await expect(call).rejects.toMatchObject({
+      statusName: 'INVALID_ARGUMENT',
+      retryable: false,
+      message: expect.stringMatching(message),
+    })
+    await service.counters.flush()
+    expect(service.counters.losses.lost).toBe(0)
+  })
+
+  test.each([
     ['no id', { batchId: '', keys: ['a'], deltas: [1] }, /a batch needs an id/],
     ['keys without deltas', { batchId: 'x', keys: ['a', 'b'], deltas: [1] }, /2 keys need as many deltas, got 1/],
     ['a key twice where nobody waits', { batchId: 'x', keys: ['a', 'a'], deltas: [1, 1] }, /has each key once/],

@@ -88,8 +88,8 @@ export class RemoteCounterListing implements CounterListing {
   }
 }
 
-/** What a message can't carry: it would arrive as something else. */
-function problemOf({ key, delta }: CounterIncrement): StoreError | undefined {
+/** What a message can't carry, as it would arrive as something else, and no store takes. */
+export function problemOf({ key, delta }: CounterIncrement): StoreError | undefined {
   if (!Number.isSafeInteger(delta)) return refused(`a delta must be a whole number that is exact, got ${delta}`)
   if (key.includes('\0') || /[\uD800-\uDFFF]/u.test(key)) return refused(`${JSON.stringify(key)} is no text to store`)
   return undefined

@@ -17,6 +17,7 @@ import {
   type StreamAcknowledgement,
   type StreamIncrement,
 } from './protocol.ts'
+import { problemOf } from './remote-store.ts'
 
 /** What the counter service works on. */
 export interface CounterServerParts {
@@ -67,6 +68,9 @@ async function increment(
   counters: Counters,
   { key, delta, acknowledgement }: IncrementRequest,
 ): Promise<IncrementReply> {
+  // What is accepted is answered before a store sees it.
+  const problem = problemOf({ key, delta })
+  if (problem !== undefined) throw statusError(status.INVALID_ARGUMENT, problem.message)
   if (acknowledgement === 'REDIS') return { value: await counters.incrementLive({ key, delta }) }
   if (acknowledgement === 'COMMITTED') return { value: await counters.commit({ key, delta }) }
   if (!counters.accept({ key, delta })) throw statusError(status.RESOURCE_EXHAUSTED, 'too much waits to be written')
