@@ -74,7 +74,8 @@ export function* planOf(seed: number, client: number): Generator<PlannedRequest,
           ? { resource: `own-${id}-${place}`, type: 'like', delta: 1 }
           : { ...hotKey(), delta: 1 + below(3) },
       )
-      const user = `writer-${now}-${below(users)}`
+      // As with keys, half of the users are of one request alone.
+      const user = n % 2 === 0 ? `writer-${now}-${below(users)}` : `own-${id}`
       // One that is made again may be metered again: that is not what is looked at here.
       const whose = random() < 0.15 ? { idempotencyKey: `k-${seed}-${id}` } : { user }
       yield { kind: 'add', gateway, ack, ...whose, operations }
