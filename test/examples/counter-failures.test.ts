@@ -210,6 +210,29 @@ describe('when no more counters fit', () => {
   })
 })
 
+test('where the oldest are given up, every way in has room, and the log names those that had to go', async () => {
+  const { store, increment, post, value, service, log } = await switched(
+    { attempts: 1 },
+    { capacity: 2, overflow: 'drop-oldest' },
+  )
+  const [c, d] = [fresh('c'), fresh('d')]
+  const earlier = ['first', 'second', 'a', 'b'].map(fresh)
+  const release = store.hold()
+  // Two are on their way, and two wait.
+  for (const resource of earlier) await increment(resource)
+
+  const answers = [
+    await post(batches, { operations: operations([c, 5], [d, 5]), async: true }),
+    await increment(c, 1, 'redis'),
+  ]
+  release()
+  await service.counters.flush()
+
+  expect(answers.map(({ status }) => status)).toEqual([202, 200])
+  expect(await Promise.all([...earlier, c, d].map((key) => value(key)))).toEqual([1, 1, 0, 0, 6, 5])
+  expect(log.filter((line) => line.startsWith('error LOST'))).toHaveLength(2)
+})
+
 test('an asynchronous batch whose sums no longer stay exact says how far it was accepted', async () => {
   const { post, service, value } = await switched({ attempts: 1 })
   const [a, b, c] = [fresh('a'), fresh('b'), fresh('c')]

@@ -88,6 +88,8 @@ export class Counters {
   readonly durableReads: AsyncBatcher<string, number>
   readonly losses: Losses = { lost: 0, notLive: 0, failing: false, reason: undefined }
   readonly #capacity: number
+  /** Whether those that wait longest are given up for new ones. */
+  readonly #makesRoom: boolean
   readonly #log: Log
   /** Increments that are on their way to the live store and have a place in `durableWrites` kept for them. */
   #promised = 0
@@ -99,6 +101,7 @@ export class Counters {
     const { maxBatchSize: maxAnswers = 500, maxWaitMs: besideMs = 2, concurrency = 2 } = options.answers ?? {}
     this.#log = log
     this.#capacity = capacity
+    this.#makesRoom = overflow === 'drop-oldest'
     const writes = {
       merge: addDeltas,
       maxBatchSize: Math.min(maxBatchSize, capacity),
@@ -258,6 +261,7 @@ export class Counters {
 
   /** How many new counters can be accepted. */
   get #room(): number {
+    if (this.#makesRoom) return Number.POSITIVE_INFINITY
     return this.#capacity - this.durableWrites.pendingKeys - this.#promised
   }
 
