@@ -187,6 +187,18 @@ describe.skipIf(browser === undefined)('the page of a gateway', { timeout: testM
       .toMatch(/2xx done [\d.]+\/s/)
   })
 
+  test('comes back where the answer was no, too', async () => {
+    const service = await startService()
+    onTestFinished(() => service.close())
+    const { page } = await open(service.url)
+    await page.route('**/dashboard/events', (route) => route.fulfill({ status: 503 }), { times: 2 })
+
+    await page.reload()
+    await expect.poll(() => page.locator('#connection').textContent(), patience).toBe('reconnecting')
+
+    await expect.poll(() => page.locator('#connection').textContent(), patience).toBe('live')
+  })
+
   test('stands still while it is paused, even where the gateway is another one', async () => {
     const first = await startService()
     const { page } = await open(first.url)

@@ -49,6 +49,7 @@ function show(): void {
   for (const view of [...made, states, instances]) view.show(samples, latest.at)
 }
 
+const againMs = 2_000
 const connection = found('connection')
 
 function connected(state: 'live' | 'lost'): void {
@@ -59,25 +60,33 @@ function connected(state: 'live' | 'lost'): void {
   write(connection, state === 'live' ? 'live' : 'reconnecting')
 }
 
-// It comes back by itself, for as long as the page is open.
-const stream = new EventSource('/dashboard/events')
-stream.addEventListener('error', () => connected('lost'))
-stream.addEventListener('hello', ({ data }: MessageEvent<string>) => {
-  connected('live')
-  const { history } = JSON.parse(data) as Hello
-  take(history)
-  const latest = history.at(-1)
-  if (latest !== undefined) {
-    // What happens until the next sample is a change, too.
-    happenings.show(latest)
-    panel?.show(latest)
-  }
-  if (!paused) show()
-})
-stream.addEventListener('sample', ({ data }: MessageEvent<string>) => {
-  const sample = JSON.parse(data) as Sample
-  take([sample])
-  happenings.show(sample)
-  panel?.show(sample)
-  if (!paused) show()
-})
+/** It comes back by itself, for as long as the page is open. */
+function connect(): void {
+  const stream = new EventSource('/dashboard/events')
+  stream.addEventListener('error', () => {
+    connected('lost')
+    // A browser tries again where the connection was lost, and not where the answer was no, as it is while a gateway closes.
+    if (stream.readyState === EventSource.CLOSED) setTimeout(connect, againMs)
+  })
+  stream.addEventListener('hello', ({ data }: MessageEvent<string>) => {
+    connected('live')
+    const { history } = JSON.parse(data) as Hello
+    take(history)
+    const latest = history.at(-1)
+    if (latest !== undefined) {
+      // What happens until the next sample is a change, too.
+      happenings.show(latest)
+      panel?.show(latest)
+    }
+    if (!paused) show()
+  })
+  stream.addEventListener('sample', ({ data }: MessageEvent<string>) => {
+    const sample = JSON.parse(data) as Sample
+    take([sample])
+    happenings.show(sample)
+    panel?.show(sample)
+    if (!paused) show()
+  })
+}
+
+connect()
