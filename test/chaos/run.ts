@@ -66,6 +66,12 @@ function readArguments(): { runs: readonly Run[]; kinds: readonly FaultKind[] } 
       process.exit(0)
     }
     const kinds = (values.faults?.split(',') ?? faultKinds) as FaultKind[]
+    const others = (['seed', 'seeds', 'faults', 'minutes', 'seconds', 'smoke'] as const).filter(
+      (flag) => flag in values,
+    )
+    if (values.regressions && others.length > 0) {
+      throw new Error(`--regressions has seeds, kinds and lengths of its own, and takes no --${others[0]}`)
+    }
     const unknown = kinds.find((kind) => !faultKinds.includes(kind))
     if (unknown !== undefined) throw new Error(`--faults must name some of ${faultKinds.join(', ')}, got "${unknown}"`)
     const seeds = whole('seeds', values.seeds ?? '1', 1, 100)
