@@ -4,6 +4,7 @@ import { randomSecrets } from '../../examples/counter-billing/auth/clients.ts'
 import { SigningKeys } from '../../examples/counter-billing/auth/signing-keys.ts'
 import { basicCredentials } from '../../examples/counter-billing/auth/token-request.ts'
 import { startAuth, type TestAuth } from './auth-client.ts'
+import { rawConnection } from './raw-http.ts'
 
 const grant_type = 'client_credentials'
 
@@ -14,6 +15,15 @@ async function keysOf({ service }: TestAuth): Promise<JSONWebKeySet['keys']> {
 }
 
 describe('the token endpoint', () => {
+  test('waits for no form that never ends', async () => {
+    const { service, ask } = await startAuth({ limits: { headersTimeoutMs: 200, requestTimeoutMs: 400 } })
+    const form = 'content-type: application/x-www-form-urlencoded\r\ncontent-length: 100'
+    const text = `POST /oauth/token HTTP/1.1\r\nhost: localhost\r\n${form}\r\n\r\ngrant_type=`
+
+    expect(await rawConnection(service.url, text).closed).toMatch(/^HTTP\/1\.1 408 /)
+    expect((await ask({ grant_type, audience: 'counter-service' }, 'gateway')).status).toBe(200)
+  })
+
   test('gives a client a token for the audience and the scopes that it asks for', async () => {
     const auth = await startAuth({ tokenLifeSeconds: 120 })
 

@@ -1,7 +1,8 @@
 import Fastify, { type FastifyError, type FastifyInstance } from 'fastify'
-import type { Logger } from 'pino'
 import type { Closable } from 'spillway/process'
 import { type Log, text } from '../counter/counters.ts'
+import { type ApiOptions, apiSettings } from '../http/api-options.ts'
+import { arrivalLimits } from '../http/server-limits.ts'
 import { closeAll, closeHttp, defaultHost, logToStderr, type Running } from '../running.ts'
 import type { Logging } from '../telemetry/logging.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
@@ -31,6 +32,8 @@ export interface AuthServiceOptions {
   tokenLifeSeconds?: number | undefined
   /** How long a key signs. */
   keyLifeSeconds?: number | undefined
+  /** How long a request may take to arrive. */
+  limits?: Pick<ApiOptions, 'headersTimeoutMs' | 'requestTimeoutMs'> | undefined
   log?: Log | undefined
   /** What is measured in this process. Nothing is without it. */
   metrics?: Metrics | undefined
@@ -53,7 +56,7 @@ export async function startAuthService(options: AuthServiceOptions): Promise<Aut
   const clients = new Clients(options.secrets)
   let name = options.issuer ?? ''
   const issuer = new TokenIssuer({ issuer: () => name, clients, keys, tokenLifeSeconds })
-  const app = createAuthServer(issuer, keys, log, options.logging?.logger.child({ service: 'auth' }))
+  const app = createAuthServer(issuer, keys, options)
   options.metrics?.time('auth', app)
   const url = await app.listen({ host, port })
   name ||= url
@@ -75,10 +78,10 @@ export async function startAuthService(options: AuthServiceOptions): Promise<Aut
 function createAuthServer(
   issuer: TokenIssuer,
   keys: SigningKeys,
-  log: Log,
-  logger: Logger | undefined,
+  { log = logToStderr, logging, limits }: AuthServiceOptions,
 ): FastifyInstance {
-  const app = Fastify({ ...requestLogging(logger), bodyLimit: maxBodyBytes })
+  const logger = logging?.logger.child({ service: 'auth' })
+  const app = Fastify({ ...requestLogging(logger), ...arrivalLimits(apiSettings(limits)), bodyLimit: maxBodyBytes })
   answerWithId(app)
   app.removeAllContentTypeParsers()
   const form = 'application/x-www-form-urlencoded'

@@ -7,22 +7,23 @@ import { ProblemError } from './problem-error.ts'
 /** How often Node looks for requests that take too long, in milliseconds: by so much the limits are exceeded. */
 const checkEveryMs = 1_000
 
+/** How long a request may take to arrive. */
+export function arrivalLimits({ headersTimeoutMs, requestTimeoutMs }: ApiSettings) {
+  const connectionsCheckingInterval = Math.min(checkEveryMs, headersTimeoutMs)
+  return { requestTimeout: requestTimeoutMs, http: { headersTimeout: headersTimeoutMs, connectionsCheckingInterval } }
+}
+
 /** What one caller may cost a server. */
 export function serverLimits(settings: ApiSettings): FastifyHttpOptions<Server> {
-  const { maxBodyBytes, maxHeaderBytes, maxParamLength, headersTimeoutMs, requestTimeoutMs } = settings
+  const { requestTimeout, http } = arrivalLimits(settings)
   return {
-    bodyLimit: maxBodyBytes,
-    requestTimeout: requestTimeoutMs,
+    bodyLimit: settings.maxBodyBytes,
+    requestTimeout,
     keepAliveTimeout: settings.keepAliveTimeoutMs,
     // Long ids must reach the rule that refuses them with a reason.
-    routerOptions: { maxParamLength },
-    http: {
-      maxHeaderSize: maxHeaderBytes,
-      headersTimeout: headersTimeoutMs,
-      connectionsCheckingInterval: Math.min(checkEveryMs, headersTimeoutMs),
-      // Node would refuse it without saying why.
-      requireHostHeader: false,
-    },
+    routerOptions: { maxParamLength: settings.maxParamLength },
+    // Without a host, Node would refuse it without saying why.
+    http: { ...http, maxHeaderSize: settings.maxHeaderBytes, requireHostHeader: false },
     trustProxy: settings.trustedProxies.length === 0 ? false : [...settings.trustedProxies],
   }
 }
