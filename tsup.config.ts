@@ -1,9 +1,10 @@
-import { defineConfig } from 'tsup'
+import { rmSync } from 'node:fs'
+import { defineConfig, type Options } from 'tsup'
 
 /** No entries: files apart from the root entry's, so that only whoever uses a cache bundles lru-cache, whose side effects bundlers fear. */
 const apart = { 'memory-tier': 'src/cache/memory-tier.ts' }
 
-export default defineConfig({
+const both: Options = {
   entry: {
     index: 'src/index.ts',
     consul: 'src/adapters/consul/index.ts',
@@ -17,16 +18,23 @@ export default defineConfig({
     testing: 'src/testing/index.ts',
     ...apart,
   },
-  format: ['esm', 'cjs'],
   target: 'es2022',
   platform: 'neutral',
   // One copy of each error class, whichever sub-path it is imported from.
   splitting: true,
   sourcemap: true,
-  clean: true,
   treeshake: false,
   // Node's own modules under their full names, which other runtimes tell from packages.
   removeNodeProtocol: false,
   external: [/^node:/],
   dts: { compilerOptions: { ignoreDeprecations: '6.0' } },
-})
+}
+
+// Not tsup's `clean`: each of the two would remove what the other one wrote.
+rmSync('dist', { recursive: true, force: true })
+
+export default defineConfig([
+  { ...both, format: 'esm' },
+  // p-limit is ESM alone, which Jest, tsx and bundlers of CommonJS can't require.
+  { ...both, format: 'cjs', noExternal: ['p-limit', 'yocto-queue'] },
+])
