@@ -1,3 +1,4 @@
+import { checkDuration, checkRatio } from '../core/options.js'
 import { onAbort } from '../internal/abort.js'
 import { FakeClock, StuckError } from './fake-clock.js'
 import type { RejectionWatch } from './rejection-watch.js'
@@ -11,9 +12,9 @@ export interface SimulationWorld {
   readonly clock: FakeClock
   /** Numbers from 0 up to, not including, 1, the same in each run of the seed. */
   readonly random: () => number
-  /** A whole number from 0 up to, not including, `n`. */
+  /** A whole number from 0 up to, not including, `n`. Throws an `OptionError` where that is no number of 0 or more. */
   below(n: number): number
-  /** Whether something happens that has this chance, from 0 to 1. */
+  /** Whether something happens that has this chance, from 0 to 1. Throws an `OptionError` for any other. */
   happens(chance: number): boolean
   /** One of a list's elements. */
   pick<T>(list: readonly T[]): T
@@ -58,9 +59,10 @@ export class SimulationRun<R> implements SimulationWorld {
     return this.#random()
   }
 
-  readonly below = (n: number): number => Math.floor(this.random() * n)
+  readonly below = (n: number): number => Math.floor(this.random() * checkDuration('n', n, 0, Number.MAX_SAFE_INTEGER))
 
-  readonly happens = (chance: number): boolean => this.random() < chance
+  // One that is no number would never happen: a fault that a scenario forgot to give a rate.
+  readonly happens = (chance: number): boolean => this.random() < checkRatio('chance', chance)
 
   readonly pick = <T>(list: readonly T[]): T => {
     if (list.length === 0) throw new RangeError('pick takes a list that is not empty')

@@ -90,6 +90,18 @@ describe('a simulation', () => {
     )
   })
 
+  test.each<[string, (world: SimulationWorld) => unknown]>([
+    ['chance must be a number between 0 and 1, got undefined', ({ happens }) => happens(undefined as never)],
+    ['chance must be a number between 0 and 1, got 5', ({ happens }) => happens(5)],
+    ['n must be a number between 0 and', ({ below }) => below(Number.NaN)],
+    ['n must be a number between 0 and', ({ below }) => below(-1)],
+    ['delayMs must be a number, got NaN', ({ sleep }) => sleep(Number.NaN)],
+  ])('fails where dice can never fall, or sleep never ends: %s', async (message, scenario) => {
+    const { cause } = await failureOf(scenario, { seeds: 1 })
+
+    expect(cause).toMatchObject({ name: 'OptionError', message: expect.stringContaining(message) })
+  })
+
   test('lets the scenario move the clock too', async () => {
     const { results } = await simulate(
       async ({ clock, sleep }) => {
