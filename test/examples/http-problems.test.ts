@@ -256,6 +256,16 @@ describe('limits of size and time', () => {
     expect(client.log).toEqual([])
   })
 
+  test.each([0, 300])('an idle connection is closed after %i ms', async (keepAliveTimeoutMs) => {
+    const client = await start({ keepAliveTimeoutMs })
+    const { closed } = rawConnection(client.service.url, 'GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n')
+
+    const { status, headers } = rawAnswer(await closed)
+
+    expect(status).toBe(200)
+    expect(headers.toLowerCase()).toContain(`connection: ${keepAliveTimeoutMs === 0 ? 'close' : 'keep-alive'}`)
+  })
+
   test('options that can not be meant are a reason not to start', async () => {
     await expect(start({ maxBodyBytes: 3 })).rejects.toThrow('api.maxBodyBytes must be a whole number from 1024')
     await expect(start({ headersTimeoutMs: 500, requestTimeoutMs: 400 })).rejects.toThrow('api.headersTimeoutMs')

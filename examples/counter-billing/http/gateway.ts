@@ -82,7 +82,8 @@ export async function createGateway(
   app.addSchema(problemSchema)
   const routes = answerErrors(app, log)
 
-  answerWithId(app, () => health.closing)
+  // To Node and fastify, no time is as good as any.
+  answerWithId(app, () => health.closing || settings.keepAliveTimeoutMs === 0)
   limitServer(app, settings)
   const { rateLimit } = settings
   const { keys, counts } = parts
