@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process'
-import { chmodSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -71,6 +71,23 @@ describe('a server that the demo starts', { timeout: 120_000 }, () => {
     await expect.poll(left, { timeout: 20_000 }).toEqual([])
     const late = new pg.Client({ port: Number(stdout), host: '127.0.0.1' })
     await expect(late.connect()).rejects.toThrow('ECONNREFUSED')
+  })
+
+  test('that has ended is not killed later, when another process may have its number', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'counter-billing-ended-'))
+    onTestFinished(() => rmSync(folder, { recursive: true, force: true }))
+    const binary = { path: '/bin/sh', env: {} }
+    const options = { name: 'Short', binary, args: ['-c', 'sleep 0.5'], url: '', signal: 'TERM', folder } as const
+    const guards = (): number => {
+      const { stdout } = spawnSync('ps', ['-A', '-o', 'args='], { encoding: 'utf8' })
+      return stdout.split('\n').filter((args) => args.includes(folder)).length
+    }
+    const server = await startDemoServer({ ...options, isReady: async () => true })
+
+    expect(guards()).toBe(1)
+    await expect.poll(guards, { timeout: 20_000 }).toBe(0)
+    await server.close()
+    expect(existsSync(folder)).toBe(false)
   })
 
   test('that ends at once is told of with its own words', async () => {

@@ -57,6 +57,8 @@ export async function startDemoServer(options: DemoServerOptions): Promise<DemoS
   const ended = new Promise<void>((resolve) => {
     const end = (): void => {
       hasEnded = true
+      // Another process may have its number soon.
+      watch.kill('SIGKILL')
       resolve()
     }
     server.once('exit', end)
