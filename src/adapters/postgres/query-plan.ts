@@ -37,8 +37,13 @@ export interface QueryPlan {
   readonly worst: WorstNodes
 }
 
-/** All nodes of a plan, in the order of their ids. */
+/**
+ * All nodes of a plan, in the order of their ids.
+ *
+ * @throws OptionError when it isn't a plan of `explain` or `readPlan`: what `EXPLAIN` answers goes through `readPlan` first.
+ */
 export function planNodes(plan: QueryPlan): PlanNode[] {
+  if (!Array.isArray(plan?.root?.children)) failOption('plan', 'must be a plan of explain or readPlan', plan)
   const nodes: PlanNode[] = []
   const walk = (node: PlanNode): void => {
     nodes.push(node)

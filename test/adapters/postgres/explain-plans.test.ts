@@ -189,3 +189,14 @@ describe('readPlan', () => {
     expect(planNodes(readPlan([{ Plan: hash }])).map(({ spilledBytes }) => spilledBytes)).toEqual([2 * 8192, 10 * 8192])
   })
 })
+
+test('planNodes refuses what EXPLAIN answered itself, and says what it takes', () => {
+  for (const raw of [undefined, null, [{ Plan: scan() }], { Plan: scan() }, { root: {} }]) {
+    expect(() => planNodes(raw as never)).toThrow(
+      expect.objectContaining({
+        code: 'ERR_OPTION',
+        message: expect.stringContaining('plan must be a plan of explain'),
+      }),
+    )
+  }
+})
