@@ -7,6 +7,7 @@ import { connectRedis } from '../../examples/counter-billing/counter/stores.ts'
 import { type AnswerStore, MemoryAnswers } from '../../examples/counter-billing/idempotency/answer-stores.ts'
 import { DatabaseAnswers } from '../../examples/counter-billing/idempotency/database-answers.ts'
 import { BegunCounterStore, keyedBatchesIn } from '../../examples/counter-billing/idempotency/keyed-batches.ts'
+import { KeyedWrites } from '../../examples/counter-billing/idempotency/keyed-writes.ts'
 import { RedisAnswers } from '../../examples/counter-billing/idempotency/redis-answers.ts'
 import type { GatewayServiceOptions } from '../../examples/counter-billing/service.ts'
 import { type Answer, batches, type Client, increments, startClient } from './counter-client.ts'
@@ -362,6 +363,36 @@ test('the live values of a process count a write once that came before its resta
   expect(await live.increment([a], context(before))).toEqual([5])
   expect(await live.add(new Map([[a.key, 5]]), context(before))).toEqual([])
   expect(await live.increment([a], context(after))).toEqual([10])
+})
+
+describe('a write under a key that the live store has not', () => {
+  const missed = () => ({ lost: 0, notLive: 0, failing: false, reason: undefined })
+  const write = { batchId: 'key:1', ageMs: 0 }
+  const increment = { key: 'a:like', delta: 2 }
+
+  test.each(['redis', 'committed'] as const)(
+    'as it refuses it is committed, answered so, and counted as not live: %s',
+    async (ack) => {
+      const full = new MemoryCounterStore({ initial: [['a:like', Number.MAX_SAFE_INTEGER]] })
+      const losses = missed()
+      const writes = new KeyedWrites({ live: full, durable: new MemoryCounterStore() }, losses, () => undefined)
+
+      expect(await writes.apply(write, [increment], ack)).toEqual([2])
+      for (const part of writes.parts) await part.close()
+
+      expect(losses.notLive).toBe(1)
+    },
+  )
+
+  test('as it comes too late for it is answered by the durable one alone', async () => {
+    const [live, losses] = [new MemoryCounterStore(), missed()]
+    const writes = new KeyedWrites({ live, durable: new MemoryCounterStore() }, losses, () => undefined)
+
+    expect(await writes.apply({ ...write, ageMs: 300_001 }, [increment], 'redis')).toEqual([2])
+    for (const part of writes.parts) await part.close()
+
+    expect([await live.getMany(['a:like']), losses.notLive]).toEqual([[0], 1])
+  })
 })
 
 /** A durable store that applies what it is told under a key, and says nothing of it until it is woken. */

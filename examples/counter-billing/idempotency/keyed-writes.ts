@@ -56,13 +56,25 @@ export class KeyedWrites {
       this.#missLive(taken, new Error('the request came again too late to tell whether they have it'))
       return committed
     }
-    const applied = this.live.add({ id, increments: taken })
+    const applied = this.live.add({ id, increments: taken }).then((answers) => this.#noteRefused(taken, answers))
     if (acknowledgement !== 'redis') {
       applied.catch((error: unknown) => this.#missLive(taken, error))
       return committed
     }
     const values = [...(await applied.catch(unknownToo))]
-    return committed.map((answer) => (typeof answer === 'number' ? (values.shift() ?? answer) : answer))
+    // What the live store refuses is committed all the same: the durable value is all there is to tell then.
+    return committed.map((answer) => {
+      const value = typeof answer === 'number' ? values.shift() : undefined
+      return typeof value === 'number' ? value : answer
+    })
+  }
+
+  #noteRefused(increments: readonly CounterIncrement[], answers: Answers): Answers {
+    for (const [index, increment] of increments.entries()) {
+      const answer = answers[index]
+      if (answer instanceof Error) this.#missLive([increment], answer)
+    }
+    return answers
   }
 
   #missLive(increments: readonly CounterIncrement[], error: unknown): void {
