@@ -130,6 +130,33 @@ describe.each(all.filter(({ title }) => !title.includes('Redis')))('API keys in 
     expect(quota.body.used + quota.body.pending).toBe(2)
   })
 
+  test('make an idempotency key their user’s: another user’s is another one, and all keys of a user share it', async () => {
+    const client = await startKeyed(database, {}, 'optional')
+    const resource_id = fresh('post')
+    const [ann, bob] = [fresh('ann'), fresh('bob')]
+    const callers: Headers[] = [
+      { 'x-api-key': (await issue(client, { user_id: ann })).key },
+      { 'x-api-key': (await issue(client, { user_id: ann })).key },
+      { 'x-api-key': (await issue(client, { user_id: bob })).key },
+      await bearer('load-generator'),
+      {},
+    ]
+    const key = { 'idempotency-key': fresh('key') }
+
+    const answers: Answer[] = []
+    for (const caller of callers)
+      answers.push(await ask(client, increments, { ...caller, ...key }, like({ resource_id, ack: 'committed' })))
+
+    expect(answers.map(({ status, body }) => [status, body.value])).toEqual([
+      [200, 1],
+      [200, 1],
+      [200, 2],
+      [200, 3],
+      [200, 4],
+    ])
+    expect(answers.map(({ headers }) => headers.get('idempotency-replayed'))).toEqual([null, 'true', null, null, null])
+  })
+
   test('that were revoked let nobody in: here at once, elsewhere as soon as it looks again', async () => {
     const [here, there] = [await startKeyed(database), await startKeyed(database, { apiKeys: { cacheMs: 300 } })]
     const { key, id } = await issue(here, { user_id: fresh('ann') })
