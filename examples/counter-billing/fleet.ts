@@ -39,11 +39,16 @@ export async function startFleet(
   throw failure.reason
 }
 
-/** Starts one of them. */
+/**
+ * Starts one of them.
+ *
+ * @param signal - gives it up, as long as it starts.
+ */
 export async function startMember(
   flags: readonly string[],
   env: Readonly<Record<string, string>>,
   tell: (line: string) => void,
+  signal?: AbortSignal,
 ): Promise<FleetMember> {
   const main = fileURLToPath(new URL('./main.ts', import.meta.url))
   const child = fork(main, ['--with-parent', ...flags], {
@@ -67,7 +72,7 @@ export async function startMember(
   const kill = (): Promise<void> => end(() => child.kill('SIGKILL'))
   const close = (): Promise<void> => end(() => child.connected && child.disconnect())
   try {
-    return { address: await addressOf(child), pid: child.pid as number, ended: hasEnded, kill, close }
+    return { address: await addressOf(child, signal), pid: child.pid as number, ended: hasEnded, kill, close }
   } catch (error) {
     await kill()
     throw error
@@ -75,12 +80,20 @@ export async function startMember(
 }
 
 /** What it says once it listens. */
-function addressOf(child: ChildProcess): Promise<string> {
+function addressOf(child: ChildProcess, signal: AbortSignal | undefined): Promise<string> {
   return new Promise((resolve, reject) => {
+    const giveUp = (): void => reject(new Error('it was given up'))
     const timer = setTimeout(() => reject(new Error(`a part of the service took over ${startMs} ms to start`)), startMs)
+    signal?.addEventListener('abort', giveUp)
+    if (signal?.aborted) giveUp()
     child.once('message', (message) => resolve((message as { url: string }).url))
     child.once('error', reject)
     child.once('exit', (code, signal) => reject(new Error(`a part of the service ended early, with ${signal ?? code}`)))
-    for (const event of ['message', 'error', 'exit']) child.once(event, () => clearTimeout(timer))
+    for (const event of ['message', 'error', 'exit']) {
+      child.once(event, () => {
+        clearTimeout(timer)
+        signal?.removeEventListener('abort', giveUp)
+      })
+    }
   })
 }

@@ -98,7 +98,8 @@ class SupervisedProcess implements Supervised {
   async start(): Promise<void> {
     const { flags, portFlag, env } = this.#part
     const port = portFlag === undefined ? [] : [`--${portFlag}`, this.#address.split(':').at(-1) || '0']
-    const member = await this.#options.start([...flags, ...port], env, this.#options.tell)
+    const { start, tell } = this.#options
+    const member = await start([...flags, ...port], env, tell, this.#closing.signal)
     this.#member = member
     this.#address = member.address
     void member.ended.then((how) => this.#onEnd(how))

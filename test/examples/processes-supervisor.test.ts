@@ -1,6 +1,7 @@
+import { spawnSync } from 'node:child_process'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { environmentOf } from '../../examples/counter-billing/config/environment.ts'
-import type { FleetMember } from '../../examples/counter-billing/fleet.ts'
+import { type FleetMember, startMember } from '../../examples/counter-billing/fleet.ts'
 import { Supervisor, type SupervisorOptions } from '../../examples/counter-billing/supervisor.ts'
 
 const delays = { delayMs: 1, maxDelayMs: 4 }
@@ -110,6 +111,23 @@ describe('a supervisor', () => {
     expect(made).toHaveLength(2)
   })
 
+  test('doesn’t wait for what is starting when it is told to close', async () => {
+    const { start, flags } = makeshift()
+    const startSlowly: SupervisorOptions['start'] = async (own, _env, _tell, signal) => {
+      const member = await start(own)
+      if (flags.length === 1) return member
+      return new Promise((_resolve, reject) => signal?.addEventListener('abort', () => reject(new Error('given up'))))
+    }
+    const { supervisor, said } = supervise({ start: startSlowly })
+    const { members, closable } = await supervisor.start('gateways', [part])
+
+    await members[0]?.kill()
+    await expect.poll(() => flags.length).toBe(2)
+    await closable.close()
+
+    expect(said).toHaveLength(1)
+  })
+
   test('starts all of them, or none', async () => {
     const { start, members: made } = makeshift((attempt) => (attempt === 2 ? new Error('no') : undefined))
     const { supervisor } = supervise({ start })
@@ -118,13 +136,27 @@ describe('a supervisor', () => {
     expect(made.map(({ closed }) => closed)).toEqual([true, true])
   })
 
+  const env = {
+    ...environmentOf({ 'log.level': 'error' }),
+    AUTH_CLIENT_SECRETS: '{"gateway":"sixteen letters!!"}',
+    NODE_OPTIONS: '--import ./examples/tsx.mjs',
+  }
+
+  test('gives up a real part that is starting, and leaves no process behind', { timeout: 60_000 }, async () => {
+    const giveUp = new AbortController()
+    const unique = String(Math.random()).slice(2)
+    const isThere = (): boolean => spawnSync('ps', ['-A', '-o', 'args='], { encoding: 'utf8' }).stdout.includes(unique)
+    const starting = startMember(['--role', 'auth', '--secrets', unique], env, () => undefined, giveUp.signal)
+
+    expect(isThere()).toBe(true)
+    giveUp.abort()
+
+    await expect(starting).rejects.toThrow('it was given up')
+    expect(isThere()).toBe(false)
+  })
+
   test('has a real part back after kill -9, which answers where the dead one did', { timeout: 180_000 }, async () => {
     const { supervisor, said } = supervise({ delayMs: 50 })
-    const env = {
-      ...environmentOf({ 'log.level': 'error' }),
-      AUTH_CLIENT_SECRETS: '{"gateway":"sixteen letters!!"}',
-      NODE_OPTIONS: '--import ./examples/tsx.mjs',
-    }
     const { members, closable } = await supervisor.start('auth', [
       { name: 'auth', flags: ['--role', 'auth'], portFlag: 'auth-port', env },
     ])
