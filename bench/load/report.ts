@@ -177,6 +177,8 @@ function method({ rounds, seconds, connections }: Comparison): string[] {
   return [
     `wrk sends over ${connections} connections, from a process of its own; all services, Redis and Postgres are processes of their own on the
 same machine, which they share with the load.`,
+    `A connection sends its next request when it has the answer to the last, and wrk adds the latencies of those that a stall has kept
+back (coordinated omission).`,
     `Every target takes its turn ${rounds === 1 ? 'once' : `in each of ${rounds} rounds`}, for ${seconds} s; the figures are the rounds' medians.`,
     'Look at the ratios: the requests a second depend on the machine.',
   ].map((sentence) => sentence.replaceAll('\n', ' '))
