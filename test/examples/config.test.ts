@@ -171,6 +171,14 @@ describe('what is wrong', () => {
     expect(others).toEqual([])
   })
 
+  test('a secret that would be another one in the environment of another process', () => {
+    const content = { query: { cursorSecrets: ['one of many letters, with a comma'] } }
+
+    expect(problemsOf({ flags: { config: fileOf(JSON.stringify(content)) } })[0]).toMatch(
+      /^query.cursorSecrets must be a secret of at least 16 characters without a comma, or several \(/,
+    )
+  })
+
   test.each([
     { services: { databaseUrl: { url: 'postgres://user:hush@h/d' } } },
     { services: 'postgres://user:hush@h/d' },

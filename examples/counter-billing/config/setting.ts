@@ -168,13 +168,15 @@ function withoutCredentials(url: string): string {
 
 /** Secrets, of which nobody sees any: an array, or a text in which commas separate them. */
 export function secrets(minLength: number, doc: string, notes?: SettingNotes): Setting<readonly string[] | undefined> {
-  const isSecret = (given: unknown): boolean => typeof given === 'string' && given.length >= minLength
+  // A comma would make two of it for a process that finds it in its environment.
+  const isSecret = (given: unknown): boolean =>
+    typeof given === 'string' && given.length >= minLength && !given.includes(',')
   return {
     ...notes,
     doc,
     value: undefined,
-    rule: `a secret of at least ${minLength} characters, or several`,
-    schema: { type: 'array', minItems: 1, items: { type: 'string', minLength } },
+    rule: `a secret of at least ${minLength} characters without a comma, or several`,
+    schema: { type: 'array', minItems: 1, items: { type: 'string', minLength, pattern: '^[^,]*$' } },
     accept: (given) => (Array.isArray(given) && given.length > 0 && given.every(isSecret) ? given : undefined),
     parse: (given) => given.split(','),
     show: () => '***',
