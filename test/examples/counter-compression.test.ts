@@ -1,5 +1,5 @@
 import { Readable } from 'node:stream'
-import { brotliDecompressSync, createBrotliDecompress, createGunzip, gunzipSync } from 'node:zlib'
+import { brotliDecompressSync, createBrotliDecompress, createGunzip, gunzipSync, gzipSync } from 'node:zlib'
 import Fastify from 'fastify'
 import { MemoryCounterStore } from 'spillway/testing'
 import { request } from 'undici'
@@ -85,13 +85,15 @@ describe('answers of the gateway', () => {
     const { service } = await startClient(newStores())
     const headers = { 'content-type': 'application/json', 'content-encoding': 'gzip' }
 
-    const { statusCode } = await request(service.url + increments, {
-      method: 'POST',
-      headers,
-      body: Buffer.from([31, 139, 8]),
-    })
+    const plain = JSON.stringify({ resource_id: 'a', counter_type: 'like' })
 
-    expect(statusCode).toBe(400)
+    for (const body of [gzipSync(plain), plain]) {
+      const answer = await request(service.url + increments, { method: 'POST', headers, body })
+
+      expect([answer.statusCode, answer.headers['accept-encoding']]).toEqual([415, 'identity'])
+      expect(await answer.body.json()).toMatchObject({ code: 'unsupported_media_type' })
+    }
+    expect(service.counters.durableWrites.stats().offered).toBe(0)
   })
 })
 

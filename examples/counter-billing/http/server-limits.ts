@@ -6,6 +6,8 @@ import { ProblemError } from './problem-error.ts'
 
 /** How often Node looks for requests that take too long, in milliseconds: by so much the limits are exceeded. */
 const checkEveryMs = 1_000
+/** Methods of requests whose bodies are of no interest. */
+const bodiless: ReadonlySet<string | undefined> = new Set(['GET', 'HEAD'])
 
 /** How long a request may take to arrive. */
 export function arrivalLimits({ headersTimeoutMs, requestTimeoutMs }: ApiSettings) {
@@ -34,9 +36,14 @@ export function limitServer(app: FastifyInstance, { maxConnections, handlerTimeo
   // An expectation that nobody knows may be passed over (RFC 9110, section 10.1.1).
   app.server.on('checkExpectation', app.routing)
   app.addHook('onRequest', ({ raw }, reply, done) => {
-    if (raw.headers.host !== undefined || raw.httpVersion !== '1.1') return done()
-    reply.header('connection', 'close')
-    done(new ProblemError('malformed_http', 'a request of HTTP/1.1 needs a host'))
+    const { host, 'content-encoding': encoding = 'identity' } = raw.headers
+    if (host === undefined && raw.httpVersion === '1.1') {
+      reply.header('connection', 'close')
+      return done(new ProblemError('malformed_http', 'a request of HTTP/1.1 needs a host'))
+    }
+    if (encoding === 'identity' || bodiless.has(raw.method)) return done()
+    reply.header('accept-encoding', 'identity')
+    done(new ProblemError('unsupported_media_type', 'a body must come as it is, without a content-encoding'))
   })
   // Fastify's own clock stops with the last byte of the request, and runs where the answer is there at once.
   app.addHook('onRoute', (route) => {
