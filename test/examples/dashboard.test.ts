@@ -300,17 +300,24 @@ describe('faults', () => {
   })
 
   test.each([
-    {},
-    { do: 'format' },
-    { do: 'redis', condition: 'gone' },
-    { do: 'burst', factor: 1_000, seconds: 10 },
-    { do: 'burst', factor: 5, seconds: 1e9 },
-    { do: 'kill' },
-    { do: 'clear', more: 1 },
-  ])('that make no sense are refused: %j', async (body) => {
+    [{}, 'do is missing'],
+    [{ do: 'format' }, /^do must be one of redis, .*, got "format"/],
+    [{ do: 'redis', condition: 'gone' }, /^condition must be one of .*dead.*, got "gone"/],
+    [{ do: 'burst', factor: 1_000, seconds: 10 }, 'factor must be a whole number from 2 to 10, got 1000 (number)'],
+    [{ do: 'burst', factor: 5, seconds: 1e9 }, /^seconds must be a whole number from 1 to 60/],
+    [{ do: 'kill' }, 'instance is missing'],
+    [{ do: 'clear', more: 1 }, /more is not a known field/],
+    [{ do: 'clear', condition: 'dead' }, 'body must be do, got an object'],
+    ['clear', /must be a JSON object/],
+  ])('that make no sense are refused: %j', async (body, why) => {
     const { faults, post, right } = await start()
 
-    expect((await post(right, body)).status).toBe(400)
+    const refused = await post(right, body)
+
+    expect(refused.status).toBe(400)
+    expect(((await refused.json()) as { detail: string }).detail).toEqual(
+      typeof why === 'string' ? why : expect.stringMatching(why),
+    )
     expect(faults.actions).toEqual([])
   })
 

@@ -7,37 +7,40 @@ import { type FaultAction, serverConditions } from './sample.ts'
 /** A burst that is more than this, or lasts longer, is refused. */
 const mostBurst = { factor: 10, seconds: 60 }
 
+const servers = ['redis', 'postgres']
+const instances = ['kill', 'start']
+const others = ['clear', 'compare', 'load-stop', 'load-start']
+const actions = [...servers, ...instances, 'burst', ...others]
+
+/** What an action says beside its name, all of it and nothing else. */
+const needs = (action: readonly string[], required: readonly string[]): object => ({
+  if: { required: ['do'], properties: { do: { enum: action } } },
+  // biome-ignore lint/suspicious/noThenProperty: a word of JSON Schema.
+  then: { required, maxProperties: required.length + 1, description: ['do', ...required].join(', ') },
+})
+
 const body = {
-  oneOf: [
-    {
-      type: 'object',
-      required: ['do', 'condition'],
-      additionalProperties: false,
-      properties: { do: { enum: ['redis', 'postgres'] }, condition: { enum: serverConditions } },
-    },
-    {
-      type: 'object',
-      required: ['do', 'instance'],
-      additionalProperties: false,
-      properties: { do: { enum: ['kill', 'start'] }, instance: { type: 'string', maxLength: 100 } },
-    },
-    {
-      type: 'object',
-      required: ['do', 'factor', 'seconds'],
-      additionalProperties: false,
-      properties: {
-        do: { const: 'burst' },
-        factor: { type: 'integer', minimum: 2, maximum: mostBurst.factor },
-        seconds: { type: 'integer', minimum: 1, maximum: mostBurst.seconds },
-      },
-    },
-    {
-      type: 'object',
-      required: ['do'],
-      additionalProperties: false,
-      properties: { do: { enum: ['clear', 'compare', 'load-stop', 'load-start'] } },
-    },
+  type: 'object',
+  description: 'a JSON object',
+  required: ['do'],
+  additionalProperties: false,
+  properties: {
+    do: { enum: actions, description: `one of ${actions.join(', ')}` },
+    condition: { enum: serverConditions, description: `one of ${serverConditions.join(', ')}` },
+    instance: { type: 'string', maxLength: 100, description: 'the name of an instance' },
+    factor: wholeNumber(2, mostBurst.factor),
+    seconds: wholeNumber(1, mostBurst.seconds),
+  },
+  allOf: [
+    needs(servers, ['condition']),
+    needs(instances, ['instance']),
+    needs(['burst'], ['factor', 'seconds']),
+    needs(others, []),
   ],
+}
+
+function wholeNumber(minimum: number, maximum: number): object {
+  return { type: 'integer', minimum, maximum, description: `a whole number from ${minimum} to ${maximum}` }
 }
 
 /**

@@ -24,6 +24,8 @@ const validators = new WeakMap<object, ValidateFunction>()
 export function brokenRules(request: FastifyRequest, found: readonly FastifySchemaValidationError[]): BrokenRule[] {
   const rules = new Map<string, BrokenRule>()
   const add = (error: FastifySchemaValidationError): void => {
+    // What it led to is told by itself.
+    if (error.keyword === 'if') return
     const rule = explain(error)
     if (rules.size < maxRules && !rules.has(rule.field)) rules.set(rule.field, rule)
   }
