@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
 import { type CounterStore, StoreError } from 'spillway'
 import { MemoryCounterStore } from 'spillway/testing'
-import { afterAll, describe, expect, onTestFinished, test } from 'vitest'
+import { afterAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { connectRedis } from '../../examples/counter-billing/counter/stores.ts'
 import { type AnswerStore, MemoryAnswers } from '../../examples/counter-billing/idempotency/answer-stores.ts'
 import { DatabaseAnswers } from '../../examples/counter-billing/idempotency/database-answers.ts'
@@ -108,6 +108,35 @@ test('a key in the database is forgotten after a day', async () => {
 
   const left = await database.query<{ id: string }>('SELECT id FROM api_answers WHERE id IN ($1, $2)', [old, young])
   expect(left).toEqual([{ id: young }])
+})
+
+test('a key in memory is forgotten after a day, and not before', async () => {
+  vi.useFakeTimers({ toFake: ['Date'] })
+  onTestFinished(() => void vi.useRealTimers())
+  const store = new MemoryAnswers()
+  const claim = { fingerprint: 'a', owner: 'x', leaseMs: 60_000 }
+  await store.begin('key', claim)
+  await store.finish('key', 'x', { status: 200, body: { value: 7 } })
+
+  vi.setSystemTime(Date.now() + 86_399_999)
+  expect((await store.begin('key', claim)).state).toBe('answered')
+  vi.setSystemTime(Date.now() + 1)
+  expect(await store.begin('key', { ...claim, fingerprint: 'b' })).toEqual({ state: 'yours', ageMs: 0 })
+})
+
+test.runIf(all.length > 1)('a key in Redis is forgotten after a day, whatever was noted under it', async () => {
+  const redis = await connectRedis(all[1]?.servers.redisUrl ?? '')
+  onTestFinished(() => redis.disconnect())
+  const [store, id] = [new RedisAnswers(redis), fresh('key')]
+  const left = () => redis.pttl(`counters:answers:${id}`)
+
+  await store.begin(id, { fingerprint: 'a', owner: 'x', leaseMs: 60_000 })
+  const noted = await left()
+  await store.finish(id, 'x', { status: 200, body: {} })
+
+  expect(noted).toBeGreaterThan(86_390_000)
+  expect(await left()).toBeLessThanOrEqual(noted)
+  expect(await left()).toBeGreaterThan(86_390_000)
 })
 
 test('however many keys in the database are over, all are removed', async () => {
