@@ -308,6 +308,26 @@ describe.each(all)('a write under a key, on $title', ({ stores, servers }) => {
     }
   })
 
+  test('is made at once by who sends it again, where the key was noted and nobody has heard of it', async () => {
+    const [a, key] = [fresh('a'), fresh('key')]
+    let losses = 1
+    const { query } = stores.database
+    const lossy: typeof query = async (...args) => {
+      const rows = await query(...args)
+      if (args[0].includes('INSERT INTO api_answers') && losses-- > 0) throw new Error('the connection broke')
+      return rows as never
+    }
+    const client = await startClient(stores, { database: { ...stores.database, query: lossy } })
+    const body = like(a, { ack: 'committed' })
+
+    const lost = await send(client, key, increments, body)
+    const again = (): Promise<Answer> => send(client, key, increments, body)
+
+    expect([lost.status, lost.body.code, lost.body.applied]).toEqual([503, 'unavailable', 'unknown'])
+    await expect.poll(again, { timeout: 10_000 }).toMatchObject({ status: 200, body: { value: 1, ack: 'committed' } })
+    expect(await client.value(a)).toBe(1)
+  })
+
   test('what was applied when the gateway died counts once, though nobody has noted an answer', async () => {
     const [a, key] = [fresh('a'), fresh('key')]
     const body = like(a, { delta: 4, ack: 'redis' })

@@ -82,6 +82,8 @@ export class AnsweredKeys {
     try {
       begun = await this.#store.begin(id, { fingerprint, owner, leaseMs })
     } catch (error) {
+      // The key may have been noted all the same; nobody is at it.
+      this.#store.release(id, owner).catch(() => undefined)
       // This request has done nothing, and nobody knows of an earlier one.
       return unavailable(reply, error, { applied: 'unknown' })
     }
