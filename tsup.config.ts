@@ -1,4 +1,4 @@
-import { rmSync } from 'node:fs'
+import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { defineConfig, type Options } from 'tsup'
 
 /** No entries: files apart from the root entry's, so that only whoever uses a cache bundles lru-cache, whose side effects bundlers fear. */
@@ -33,8 +33,20 @@ const both: Options = {
 // Not tsup's `clean`: each of the two would remove what the other one wrote.
 rmSync('dist', { recursive: true, force: true })
 
+/** p-limit is ESM alone, which Jest, tsx and bundlers of CommonJS can't require. */
+const bundledIntoCjs = ['p-limit', 'yocto-queue']
+
+const licences = bundledIntoCjs.map((name) => {
+  const text = readFileSync(`node_modules/${name}/license`, 'utf8')
+  return `The CommonJS files contain ${name}:\n\n${text}`
+})
+
 export default defineConfig([
   { ...both, format: 'esm' },
-  // p-limit is ESM alone, which Jest, tsx and bundlers of CommonJS can't require.
-  { ...both, format: 'cjs', noExternal: ['p-limit', 'yocto-queue'] },
+  {
+    ...both,
+    format: 'cjs',
+    noExternal: bundledIntoCjs,
+    onSuccess: async () => writeFileSync('dist/LICENSES.txt', licences.join('\n')),
+  },
 ])
