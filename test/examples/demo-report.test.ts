@@ -49,7 +49,7 @@ describe('the report of the demo', { timeout: 240_000 }, () => {
 
   test('is of all until a Ctrl-C, which ends the load', async () => {
     const demo = startDemo(['--seconds', '300', '--port', '0'])
-    await demo.prints(/load {2}\d+ s {2}[1-9]\d* requests/)
+    await demo.prints(/load {2}\d+ s {2}[1-9][\d,]* requests/)
 
     demo.signal('SIGINT')
 
