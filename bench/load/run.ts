@@ -63,6 +63,8 @@ if (process.argv[2] === 'quota') {
   process.exit(await runQuotaLoad(process.argv.slice(3)))
 }
 const { chosen, rounds, seconds, pace, only, out, docs, check } = readArguments()
+// First: later the load of the machine would be this one's.
+const facts = readFacts(root, ['fastify', '@grpc/grpc-js', 'ioredis', 'pg', 'pino', 'winston'])
 process.exitCode = await main()
 
 async function main(): Promise<number> {
@@ -225,7 +227,6 @@ async function report(
   wrong: readonly string[],
 ): Promise<number> {
   const quota = chosen.includes('quota') ? await loadQuotas() : { code: 0, scenarios: undefined }
-  const facts = readFacts(root, ['fastify', '@grpc/grpc-js', 'ioredis', 'pg', 'pino', 'winston'])
   const references = referencesOf({ writes: rows, sections, quota: quota.scenarios })
   const effort = { rounds, seconds, connections, keys: manyKeys, pace }
   const comparison: Comparison = { rows, sections, references, facts, ...effort, wrong }
@@ -252,7 +253,7 @@ async function report(
 async function loadQuotas() {
   const { runQuotaLoad } = await import('./quota/run.ts')
   const flags = ['--rounds', String(rounds), '--seconds', String(seconds), '--out', out]
-  const code = await runQuotaLoad([...flags, ...(docs ? ['--docs'] : []), ...(check ? ['--check'] : [])])
+  const code = await runQuotaLoad([...flags, ...(docs ? ['--docs'] : []), ...(check ? ['--check'] : [])], facts.load)
   const results = join(out, 'quota.json')
   return {
     code,
