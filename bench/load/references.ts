@@ -36,7 +36,9 @@ export interface QuotaScenarios {
 const perSecond = (value: number): string => `${Math.round(value).toLocaleString('en-US')}/s`
 const milliseconds = (value: number): string =>
   value < 1 ? `${value.toFixed(3)} ms` : `${value.toFixed(value < 10 ? 1 : 0)} ms`
-const times = (value: number): string => `${value.toFixed(value < 10 ? 1 : 0)} x`
+/** Beyond a thousand, a figure would only tell how short nothing is. */
+const times = (value: number): string =>
+  value > 1_000 ? 'more than 1,000 x' : `${value.toFixed(value < 10 ? 1 : 0)} x`
 
 /** The documents' figures with what was measured of the same. */
 export function referencesOf({ writes, sections, quota }: Measured): Reference[] {

@@ -8,6 +8,8 @@ export interface SectionTarget {
   readonly url: string
   /** The path of its requests, in which `KEY` stands for a key. */
   readonly get: string
+  /** Before a run: what a service that has been at it would have done already. */
+  warm?(): Promise<void>
   /** Once a run is over: whether all is as it was answered, and what there is to say of it. */
   settle?(result: LoadResult): Promise<Settled>
 }
@@ -65,6 +67,7 @@ export async function runSection(
   const wrong: string[] = []
   const runs = new Map(targets.map((target) => [target, [] as (LoadResult & Required<Pick<Settled, 'counts'>>)[]]))
   const runOne = async (target: SectionTarget, forSeconds: number) => {
+    await target.warm?.()
     const result = await wrk({ url: target.url, connections, seconds: forSeconds, prefix, keys, get: target.get })
     const settled = await target.settle?.(result)
     const problem = settled?.wrong ?? (result.errors > 0 ? `${result.errors} errors` : undefined)

@@ -23,6 +23,8 @@ export function tokenSection(proxies: {
     name,
     url,
     get: '/call',
+    // Its last token ended while others had their turn.
+    warm: async () => void (await (await fetch(`${url}/call`)).text()),
     settle: async () => {
       const report = (await (await fetch(`${url}/report`)).json()) as TokenReport
       const { refused, ...counts } = report
