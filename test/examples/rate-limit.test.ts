@@ -1,9 +1,17 @@
+import { once } from 'node:events'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { get, type IncomingMessage } from 'node:http'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import Fastify from 'fastify'
 import type { Redis } from 'ioredis'
 import { MemoryCounterStore } from 'spillway/testing'
 import { afterAll, describe, expect, onTestFinished, test } from 'vitest'
 import { newKey } from '../../examples/counter-billing/auth/api-key.ts'
 import { connectRedis } from '../../examples/counter-billing/counter/stores.ts'
 import type { ApiOptions } from '../../examples/counter-billing/http/api-options.ts'
+import { answerErrors } from '../../examples/counter-billing/http/error-answers.ts'
+import { limitRates } from '../../examples/counter-billing/http/rate-limit.ts'
 import { RequestCounts } from '../../examples/counter-billing/http/request-counts.ts'
 import { startRedis } from '../servers/redis.ts'
 import { startAuth } from './auth-client.ts'
@@ -98,6 +106,27 @@ describe('a gateway', () => {
     }
 
     expect(statuses).toEqual([401, 401, 401, 429, 429])
+  })
+
+  test('counts who has no address, too, as one whose connection has gone', async () => {
+    const app = Fastify()
+    onTestFinished(() => app.close())
+    answerErrors(app, () => undefined)
+    await limitRates(app, { maxRequests: 2, windowMs }, new RequestCounts(windowMs, undefined, () => undefined))
+    app.get('/hot', { config: { isHot: true } }, () => 'hot')
+    app.get('/cold', () => 'cold')
+    const folder = mkdtempSync(join(tmpdir(), 'rate-limit-'))
+    onTestFinished(() => rmSync(folder, { recursive: true }))
+    const socketPath = join(folder, 'socket')
+    await app.listen({ path: socketPath })
+
+    const ask = async (path: string): Promise<number | undefined> => {
+      const [response] = (await once(get({ socketPath, path }), 'response')) as [IncomingMessage]
+      response.resume()
+      return response.statusCode
+    }
+
+    expect([await ask('/hot'), await ask('/cold'), await ask('/hot')]).toEqual([200, 200, 429])
   })
 
   test('limits nobody where that is said', async () => {

@@ -53,7 +53,9 @@ function nameOf(request: FastifyRequest): string {
 const names = new Map<string, string>()
 const maxNames = 10_000
 
-function nameOfAddress(ip: string): string {
+/** Without an address is whose connection has gone while this process stood still, or came by a socket of this machine. */
+function nameOfAddress(ip: string | undefined): string {
+  if (ip === undefined) return 'no address'
   let name = names.get(ip)
   if (name === undefined) {
     if (names.size >= maxNames) names.clear()
