@@ -113,8 +113,16 @@ describe.skipIf(server === undefined)('a pool of exclusive connections', () => {
   describe.each(Object.entries(kinds))('of %s', (_, create) => {
     test('runs uses on connections of their own, keeps them, and ends them at close', async () => {
       const pool = poolOf({ max: 2 }, () => create())
+      let used = 0
+      // Not before the other one has one, too, however long it takes to connect.
+      const heldTogether: typeof idOf = async (connection) => {
+        const id = await idOf(connection)
+        used++
+        await vi.waitFor(() => expect(used).toBe(2), { timeout: 10_000 })
+        return id
+      }
 
-      const [a, b] = await Promise.all([pool.use(idOf), pool.use(idOf)])
+      const [a, b] = await Promise.all([pool.use(heldTogether), pool.use(heldTogether)])
       const c = await pool.use(idOf)
 
       expect(a).not.toBe(b)
@@ -331,7 +339,7 @@ describe.skipIf(server === undefined)('a pool of exclusive connections', () => {
   })
 
   test('a signal that never aborts is left without a listener, however its use ended', async () => {
-    const pool = poolOf({ max: 1, capacity: 1, acquireTimeoutMs: 30 })
+    const pool = poolOf({ max: 1, capacity: 1, acquireTimeoutMs: 1_000 })
     const { signal } = new AbortController()
     const first = hold(pool)
     await first.begun
