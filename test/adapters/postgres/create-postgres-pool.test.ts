@@ -127,7 +127,7 @@ describe.skipIf(server === undefined)('on a real server', () => {
 
   test('at the deadline connections in use are cut, whether they pipeline or not', async () => {
     for (const pipeline of [true, false]) {
-      const pool = createPostgresPool(pg, { maxConnections: 2, pipeline, connectTimeoutMs: 10_000, config })
+      const pool = createPostgresPool(pg, { maxConnections: 2, pipeline, connectTimeoutMs: 3_000, config })
       const held = await pool.connect()
       const hanging = pool.query('SELECT pg_sleep(30)').catch((error: Error) => error)
       const waiting = pool.query('SELECT 1').catch((error: Error) => error)
