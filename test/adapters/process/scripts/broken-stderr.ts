@@ -5,5 +5,6 @@ import { closeOnExit } from 'spillway/process'
 const [file = ''] = process.argv.slice(2)
 closeOnExit([{ close: async () => appendFileSync(file, 'closed') }])
 setInterval(() => undefined, 1000)
-process.once('SIGUSR2', () => console.error('is anybody there?'))
+// Not by the console, which may keep the error of its stream to itself.
+process.once('SIGUSR2', () => process.stderr.write('is anybody there?'))
 process.stdout.write('ready')
