@@ -51,8 +51,8 @@ export function cacheTimes(test: CacheTest): void {
       await put('a', 1, { freshMs, keptMs: freshMs + day })
       const read = await get('a')
       expectEqual(read.value, 1, 'what is stored')
-      expectBetween(read.freshMs, freshMs - slackMs, freshMs, 'how long it is fresh')
-      expectBetween(read.keptMs, freshMs + day - slackMs, freshMs + day, 'how long it is kept')
+      expectBetween(read.freshMs, freshMs - slackMs, freshMs + grainMs, 'how long it is fresh')
+      expectBetween(read.keptMs, freshMs + day - slackMs, freshMs + day + grainMs, 'how long it is kept')
     }
   })
 
