@@ -4,6 +4,7 @@ import type { TokenSource } from 'spillway'
 import { Pool } from 'undici'
 import { authClient, trustedIssuer } from '../auth/environment.ts'
 import { serviceTokens } from '../auth/service-tokens.ts'
+import type { Operation } from '../http/schemas.ts'
 
 export interface SteadyLoadOptions {
   readonly urls: readonly string[]
@@ -55,12 +56,6 @@ const kindAt: readonly (readonly [number, Kind])[] = [
   [0.82, 'batch'],
   [1, 'get'],
 ]
-
-interface Operation {
-  readonly resource_id: string
-  readonly counter_type: string
-  readonly delta: number
-}
 
 interface Answer {
   readonly accepted?: boolean | number

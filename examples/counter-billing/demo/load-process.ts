@@ -5,6 +5,7 @@ import type { TokenSource } from 'spillway'
 import { type Dispatcher, Pool } from 'undici'
 import { authClient, trustedIssuer } from '../auth/environment.ts'
 import { type ServiceTokens, serviceTokens } from '../auth/service-tokens.ts'
+import type { Operation } from '../http/schemas.ts'
 
 export interface LoadOptions {
   /** Gateways; connections are shared out between them. */
@@ -93,12 +94,6 @@ const kindAt: readonly [number, RequestKind][] = [
   [0.94, 'batch sync'],
   [1, 'get'],
 ]
-
-interface Operation {
-  readonly resource_id: string
-  readonly counter_type: string
-  readonly delta: number
-}
 
 interface Answer {
   readonly accepted?: boolean | number
